@@ -1,0 +1,1 @@
+"""Easel's engine and fronts, one room per folder; docs/architecture.md is the map."""

@@ -1,0 +1,1 @@
+"""HTTP routes: events followed by id, picture files, health."""

@@ -1,0 +1,1 @@
+"""The page: Gradio components on one side, requests and followed jobs on the other."""

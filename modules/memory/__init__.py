@@ -1,0 +1,1 @@
+"""Which device, dtype, attention; how much fits: detection, policy, prediction."""

@@ -1,0 +1,1 @@
+"""Architectures as plain modules in the original LDM key layout: UNet, VAE, text encoders."""

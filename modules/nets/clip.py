@@ -1,0 +1,74 @@
+"""CLIP text towers through transformers' modules, with an input of our own.
+
+Radford et al. 2021 (arXiv:2103.00020). The encoder takes token embeddings, so textual-inversion rows are just rows; it
+returns every hidden state, so clip skip is a choice of the caller. Keys are those of a Hugging Face CLIP text model
+without the `text_model.` prefix, whichever transformers release builds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of a text tower; `heads` is not in the weights. `projection` is the pooled width, None where there is none."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    activation: str = "quick_gelu"
+    vocab: int = 49408
+    positions: int = 77
+    projection: int | None = None
+
+
+class TextEncoder(nn.Module):
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        model = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=config.vocab,
+                hidden_size=config.width,
+                intermediate_size=config.mlp,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                max_position_embeddings=config.positions,
+                hidden_act=config.activation,
+                eos_token_id=49407,  # the class default, 2, selects a legacy pooling rule
+                attn_implementation="eager",  # exact additive mask; the text pass is too small for a fused kernel to matter
+            )
+        )
+        inner = getattr(model, "text_model", model)  # transformers < 5 nests the tower one level deeper
+        # The buffer would stay on the meta device after loading; positions are added from the table directly.
+        inner.embeddings.position_ids = None
+        self.embeddings = inner.embeddings
+        self.encoder = inner.encoder
+        self.final_layer_norm = inner.final_layer_norm
+        if config.projection is not None:
+            self.text_projection = nn.Linear(config.width, config.projection, bias=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, N] -> token embeddings [B, N, width], without positions."""
+        return self.embeddings.token_embedding(ids)
+
+    def hidden_states(self, embeds: Tensor) -> list[Tensor]:
+        """Token embeddings [B, N, width] -> the input and each layer's output, layers + 1 tensors [B, N, width].
+
+        None of them has passed `final_layer_norm`.
+        """
+        n = embeds.shape[1]
+        h = embeds + self.embeddings.position_embedding.weight[:n]
+        mask = torch.full((n, n), torch.finfo(h.dtype).min, dtype=h.dtype, device=h.device).triu(1)[None, None]
+        states = [h]
+        for layer in self.encoder.layers:
+            out = layer(h, mask)
+            h = out[0] if isinstance(out, tuple) else out  # transformers < 5 returns a tuple
+            states.append(h)
+        return states

@@ -1,0 +1,263 @@
+"""The denoiser of Stable Diffusion 1, 2 and XL, in the key layout of the original checkpoints.
+
+U-Net with timestep, cross-attention and (SDXL) vector conditioning: Rombach et al., arXiv:2112.10752; Podell et al.,
+arXiv:2307.01952. Attribute names follow the checkpoint keys below `model.diffusion_model.` and so cannot be chosen freely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.nets.attention import Attention, sdp
+from modules.nets.layers import PLAIN, Ops, timestep_embedding
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything the architecture depends on. All but the head rule can be read off a checkpoint's tensor shapes.
+
+    `input_depths`, `output_depths`: transformer blocks behind each residual block, in file order (0 = none).
+    `middle_depth` is None where the middle is a single residual block (SSD-1B, Vega).
+    Heads: `num_heads` per attention if given, else channels // `head_dim`.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    input_depths: tuple[int, ...] = (1, 1, 1, 1, 1, 1, 0, 0)
+    middle_depth: int | None = 1
+    output_depths: tuple[int, ...] = (0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+    context_dim: int = 768
+    adm_channels: int | None = None
+    linear_projection: bool = False
+    num_heads: int | None = 8
+    head_dim: int | None = None
+
+    def heads(self, channels: int) -> int:
+        return self.num_heads if self.num_heads is not None else channels // (self.head_dim or 64)
+
+
+class ResBlock(nn.Module):
+    """Residual block with the timestep embedding added between its two convolutions."""
+
+    def __init__(self, channels: int, out_channels: int, emb_channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            ops.GroupNorm(32, channels, 1e-5, silu=True), nn.Identity(), ops.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb_channels, out_channels))
+        self.out_layers = nn.Sequential(
+            ops.GroupNorm(32, out_channels, 1e-5, silu=True),
+            nn.Identity(),
+            nn.Identity(),
+            ops.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        same = channels == out_channels
+        self.skip_connection = nn.Identity() if same else ops.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class CrossAttention(nn.Module):
+    """Attention to a context [B, M, context_dim], or to the tokens themselves."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = attention
+        self.to_q = ops.Linear(channels, channels, bias=False)
+        self.to_k = ops.Linear(context_dim, channels, bias=False)
+        self.to_v = ops.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(ops.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out = self.attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).reshape(x.shape))
+
+    def _split(self, t: Tensor) -> Tensor:
+        batch, tokens, channels = t.shape
+        return t.view(batch, tokens, self.heads, channels // self.heads).transpose(1, 2)
+
+
+class GEGLU(nn.Module):
+    """Gated linear unit with an exact GELU gate (Shazeer, arXiv:2002.05202)."""
+
+    def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.proj = ops.Linear(channels, out_channels * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, channels * 4, ops), nn.Identity(), ops.Linear(channels * 4, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, channels: int, context_dim: int, heads: int, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(channels, channels, heads, ops, attention)
+        self.attn2 = CrossAttention(channels, context_dim, heads, ops, attention)
+        self.ff = FeedForward(channels, ops)
+        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map."""
+
+    def __init__(self, channels: int, depth: int, config: UNetConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.linear = config.linear_projection
+
+        def projection() -> nn.Module:
+            return ops.Linear(channels, channels) if self.linear else ops.Conv2d(channels, channels, 1)
+
+        heads = config.heads(channels)
+        self.norm = ops.GroupNorm(32, channels, 1e-6)
+        self.proj_in = projection()
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, config.context_dim, heads, ops, attention) for _ in range(depth)
+        )
+        self.proj_out = projection()
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        h = self.norm(x)
+        if self.linear:
+            h = self.proj_in(h.permute(0, 2, 3, 1).reshape(batch, height * width, channels))
+        else:
+            h = self.proj_in(h).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.linear:
+            h = self.proj_out(h)
+        h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return x + (h if self.linear else self.proj_out(h))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Stage(nn.Sequential):
+    """One numbered block of the file: each child gets what it needs of the timestep embedding and the context."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w]."""
+
+    def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
+        super().__init__()
+        self.config = config
+        mc = config.model_channels
+        emb = mc * 4
+        self.time_embed = nn.Sequential(ops.Linear(mc, emb), nn.SiLU(), ops.Linear(emb, emb))
+        if config.adm_channels is not None:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(ops.Linear(config.adm_channels, emb), nn.SiLU(), ops.Linear(emb, emb))
+            )
+
+        def stage(channels: int, out: int, depth: int) -> Stage:
+            layers: list[nn.Module] = [ResBlock(channels, out, emb, ops)]
+            if depth:
+                layers.append(SpatialTransformer(out, depth, config, ops, attention))
+            return Stage(*layers)
+
+        levels = len(config.channel_mult)
+        channels = mc
+        self.input_blocks = nn.ModuleList([Stage(ops.Conv2d(config.in_channels, mc, 3, padding=1))])
+        skips = [mc]
+        depths = iter(config.input_depths)
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                self.input_blocks.append(stage(channels, mc * mult, next(depths)))
+                channels = mc * mult
+                skips.append(channels)
+            if level < levels - 1:
+                self.input_blocks.append(Stage(Downsample(channels, ops)))
+                skips.append(channels)
+
+        middle: list[nn.Module] = [ResBlock(channels, channels, emb, ops)]
+        if config.middle_depth is not None:
+            middle.append(SpatialTransformer(channels, config.middle_depth, config, ops, attention))
+            middle.append(ResBlock(channels, channels, emb, ops))
+        self.middle_block = Stage(*middle)
+
+        self.output_blocks = nn.ModuleList()
+        depths = iter(config.output_depths)
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                block = stage(channels + skips.pop(), mc * mult, next(depths))
+                channels = mc * mult
+                if level and i == config.num_res_blocks:
+                    block.append(Upsample(channels, ops))
+                self.output_blocks.append(block)
+        self.out = nn.Sequential(
+            ops.GroupNorm(32, channels, 1e-5, silu=True),
+            nn.Identity(),
+            ops.Conv2d(channels, config.out_channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        if self.config.adm_channels is not None:
+            if y is None:
+                raise ValueError(f"this net needs a vector y [B, {self.config.adm_channels}]")
+            emb = emb + self.label_emb(y)
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            skip = skips.pop()
+            if h.shape[-2:] != skip.shape[-2:]:  # a latent side that is not a multiple of 2^levels
+                h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")
+            h = block(torch.cat([h, skip], dim=1), emb, context)
+        return self.out(h)

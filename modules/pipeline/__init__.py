@@ -1,0 +1,1 @@
+"""One request from plan to pictures: text, latents, sampling, decoding; the hook points."""

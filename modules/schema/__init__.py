@@ -1,0 +1,1 @@
+"""The words everybody speaks: requests, plans, records, events, settings, errors."""

@@ -1,0 +1,1 @@
+"""The one front desk: jobs, workers, events, catalogue, gallery, settings store."""
