@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of a text tower; `heads` is not in the weights. `projection` is the pooled width, None where there is none."""
+    """Sizes of a text tower; `heads` is not in the weights. `projection`: pooled width or None."""
 
     width: int = 768
     layers: int = 12
@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
                 max_position_embeddings=config.positions,
                 hidden_act=config.activation,
                 eos_token_id=49407,  # the class default, 2, selects a legacy pooling rule
-                attn_implementation="eager",  # exact additive mask; the text pass is too small for a fused kernel to matter
+                attn_implementation="eager",  # exact additive mask; too small for fused kernels to matter
             )
         )
         inner = getattr(model, "text_model", model)  # transformers < 5 nests the tower one level deeper

@@ -1,7 +1,7 @@
 """The denoiser of Stable Diffusion 1, 2 and XL, in the key layout of the original checkpoints.
 
 U-Net with timestep, cross-attention and (SDXL) vector conditioning: Rombach et al., arXiv:2112.10752; Podell et al.,
-arXiv:2307.01952. Attribute names follow the checkpoint keys below `model.diffusion_model.` and so cannot be chosen freely.
+arXiv:2307.01952. Attribute names follow the checkpoint keys below `model.diffusion_model.` and are not free.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, emb_channels: int, ops: Ops) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            ops.GroupNorm(32, channels, 1e-5, silu=True), nn.Identity(), ops.Conv2d(channels, out_channels, 3, padding=1)
+            ops.GroupNorm(32, channels, 1e-5, silu=True),
+            nn.Identity(),
+            ops.Conv2d(channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(

@@ -1,0 +1,38 @@
+"""The plan: a request with everything looked up, decided and checked, before any weight moves.
+
+Infotext is a function of the plan; the same plan gives the same picture.
+"""
+
+from __future__ import annotations
+
+from modules.schema.fields import Frozen
+from modules.schema.record import CheckpointView
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+
+
+class Plan(Frozen):
+    """`prompts`, `seeds`… have one entry per picture, n_iter × batch_size in all.
+
+    Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size.
+    """
+
+    request: GenerationRequest
+    settings: Settings
+    checkpoint: CheckpointView
+    sampler: str
+    scheduler: str
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    subseeds: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        return len(self.seeds)
+
+    def batches(self) -> list[range]:
+        """Indices of the pictures drawn together."""
+        size = self.request.batch_size
+        return [range(start, min(start + size, self.pictures)) for start in range(0, self.pictures, size)]

@@ -1,0 +1,70 @@
+"""What remains after a job: the picture's record, and the job as everybody may see it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from modules.schema.fields import Frozen
+from modules.schema.request import GenerationRequest
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+FINAL_STATES: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+
+
+class SavedRecord(Frozen):
+    """One finished picture. `path` is relative to the data folder, or None where it could not be (or was not) saved:
+    then its bytes are kept by the service until it stops, and `problem` says why."""
+
+    id: str
+    job: str
+    index: int
+    path: str | None
+    width: int
+    height: int
+    seed: int
+    infotext: str
+    created: float
+    problem: str | None = None
+
+
+class JobView(Frozen):
+    """A job from outside. `position` is its place in the queue (0 = running or finished); times are Unix seconds.
+
+    `attempts` counts how often a worker took it; `progress` is 0…1 over the whole job.
+    """
+
+    id: str
+    request: GenerationRequest
+    state: JobState
+    position: int
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    attempts: int = 0
+    progress: float = 0.0
+    step: int = 0
+    steps: int = 0
+    eta: float | None = None
+    text: str = ""
+    error: str | None = None
+    error_code: str | None = None
+    warnings: tuple[str, ...] = ()
+    images: tuple[SavedRecord, ...] = ()
+
+
+class CheckpointView(Frozen):
+    """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height)."""
+
+    name: str
+    title: str
+    path: str
+    size: int
+    family: str
+    resolution: tuple[int, int]
+    cfg_scale: float | None = None
+    sha256: str | None = None
+    problem: str | None = None
+
+    @property
+    def short_hash(self) -> str | None:
+        return self.sha256[:10] if self.sha256 else None

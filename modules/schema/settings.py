@@ -1,0 +1,136 @@
+"""Settings: one frozen object with sections; a job keeps the copy it was submitted with.
+
+Each field is named by A1111's option key, so its config.json can be read; the section only groups them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from modules.schema.errors import BadRequest
+from modules.schema.fields import Frozen, fact
+
+
+class Saving(Frozen):
+    """Where pictures go and how they are named (patterns: imaging.naming)."""
+
+    samples_save: bool = fact(True, label="Save images")
+    enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
+    outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
+    save_to_dirs: bool = fact(True, label="Save images to a subdirectory")
+    directories_filename_pattern: str = fact("[date]", label="Directory name pattern")
+    samples_filename_pattern: str = fact("", label="Images filename pattern")
+    save_images_add_number: bool = fact(True, label="Add number to filename when saving")
+
+
+class Model(Frozen):
+    """What is loaded."""
+
+    sd_model_checkpoint: str | None = fact(None, label="Stable Diffusion checkpoint")
+    CLIP_stop_at_last_layers: int = fact(1, label="Clip skip", ge=1, le=12, step=1, infotext="Clip skip")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = fact(
+        "auto", label="Precision", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+
+class Prompting(Frozen):
+    """How prompts are read."""
+
+    emphasis: Literal["None", "Ignore", "Original", "No norm"] = fact(
+        "Original", label="Emphasis mode", infotext="Emphasis", choices=("None", "Ignore", "Original", "No norm")
+    )
+    comma_padding_backtrack: int = fact(
+        20, label="Prompt word wrap length limit", ge=0, le=74, step=1, hint="in tokens, before a chunk's end"
+    )
+    enable_prompt_comments: bool = fact(True, label="Enable comments")
+    use_old_scheduling: bool = fact(
+        False, label="Old prompt editing timelines", infotext="Old prompt editing timelines"
+    )
+
+
+class Sampling(Frozen):
+    """Options of samplers and noise; each sampler's row says which of them it reads."""
+
+    randn_source: Literal["GPU", "CPU", "NV"] = fact(
+        "GPU", label="Random number generator source", infotext="RNG", choices=("GPU", "CPU", "NV")
+    )
+    eta_noise_seed_delta: int = fact(0, label="Eta noise seed delta", infotext="ENSD")
+    eta_ddim: float = fact(0.0, label="Eta for DDIM", ge=0, le=1, step=0.01, infotext="Eta DDIM")
+    eta_ancestral: float = fact(1.0, label="Eta for k-diffusion samplers", ge=0, le=1, step=0.01, infotext="Eta")
+    s_churn: float = fact(0.0, label="sigma churn", ge=0, le=100, step=0.01, infotext="Sigma churn")
+    s_tmin: float = fact(0.0, label="sigma tmin", ge=0, le=10, step=0.01, infotext="Sigma tmin")
+    s_tmax: float = fact(0.0, label="sigma tmax", ge=0, le=999, step=0.01, infotext="Sigma tmax", hint="0 = inf")
+    s_noise: float = fact(1.0, label="sigma noise", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
+    sigma_min: float = fact(0.0, label="sigma min", ge=0, le=1000, infotext="Schedule min sigma", hint="0 = default")
+    sigma_max: float = fact(0.0, label="sigma max", ge=0, le=10000, infotext="Schedule max sigma", hint="0 = default")
+    rho: float = fact(0.0, label="rho", ge=0, le=100, infotext="Schedule rho", hint="0 = default (7 for karras)")
+    always_discard_next_to_last_sigma: bool = fact(
+        False, label="Always discard next-to-last sigma", infotext="Discard penultimate sigma"
+    )
+    sgm_noise_multiplier: bool = fact(False, label="SGM noise multiplier", infotext="SGM noise multiplier")
+    s_min_uncond: float = fact(0.0, label="Negative Guidance minimum sigma", ge=0, le=15, step=0.01, infotext="NGMS")
+    s_min_uncond_all: bool = fact(False, label="NGMS: skip every step", infotext="NGMS all steps")
+    skip_early_cond: float = fact(
+        0.0, label="Ignore negative prompt during early sampling", ge=0, le=1, step=0.01, infotext="Skip Early CFG"
+    )
+    uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = fact(
+        "bh1", label="UniPC variant", choices=("bh1", "bh2", "vary_coeff"), infotext="UniPC variant"
+    )
+    uni_pc_skip_type: Literal["time_uniform", "time_quadratic", "logSNR"] = fact(
+        "time_uniform", label="UniPC skip type", choices=("time_uniform", "time_quadratic", "logSNR"),
+        infotext="UniPC skip type",
+    )  # fmt: skip
+    uni_pc_order: int = fact(3, label="UniPC order", ge=1, le=50, step=1, infotext="UniPC order")
+    uni_pc_lower_order_final: bool = fact(True, label="UniPC lower order final", infotext="UniPC lower order final")
+    beta_dist_alpha: float = fact(0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha")
+    beta_dist_beta: float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
+
+
+class Preview(Frozen):
+    """Pictures shown while a job draws."""
+
+    live_previews_enable: bool = fact(True, label="Show live previews of the created image")
+    show_progress_every_n_steps: int = fact(
+        1, label="Live preview display period", ge=-1, le=32, step=1, hint="in steps; -1 shows only finished pictures"
+    )
+
+
+class Settings(Frozen):
+    """All settings. `option(key)` and `with_options({...})` speak A1111's flat names."""
+
+    saving: Saving = Saving()
+    model: Model = Model()
+    prompting: Prompting = Prompting()
+    sampling: Sampling = Sampling()
+    preview: Preview = Preview()
+
+    def option(self, key: str) -> Any:
+        """The value of one option by its flat key; KeyError where there is none."""
+        return getattr(getattr(self, SECTION_OF[key]), key)
+
+    def with_options(self, changes: dict[str, Any]) -> Settings:
+        """A copy with options changed by flat key; BadRequest names an unknown key or a refused value."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in changes.items():
+            if key not in SECTION_OF:
+                raise BadRequest(f"No setting is called {key!r}.", field=key)
+            sections.setdefault(SECTION_OF[key], {})[key] = value
+        update = {}
+        for name, values in sections.items():
+            section = getattr(self, name)
+            try:
+                update[name] = type(section).model_validate({**section.model_dump(), **values})
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = str(first["loc"][0]) if first["loc"] else name
+                raise BadRequest(f"Setting {key!r} cannot be {values.get(key)!r}: {first['msg']}.", field=key) from None
+        return self.model_copy(update=update)
+
+
+SECTION_OF: dict[str, str] = {
+    key: section
+    for section, field in Settings.model_fields.items()
+    for key in field.annotation.model_fields  # type: ignore[union-attr]
+}
