@@ -24,7 +24,7 @@ class GenerationRequest(Frozen):
     sampler: str = fact("DPM++ 2M", label="Sampling method", infotext="Sampler", api=("sampler_name", "sampler_index"))
     scheduler: str = fact("Automatic", label="Schedule type", infotext="Schedule type")
     steps: int = fact(20, label="Sampling steps", ge=1, le=150, step=1, infotext="Steps")
-    cfg_scale: float = fact(7.0, label="CFG Scale", ge=0, le=1000, soft_le=30, step=0.5, infotext="CFG scale")
+    cfg_scale: int | float = fact(7.0, label="CFG Scale", ge=0, le=1000, soft_le=30, step=0.5, infotext="CFG scale")
 
     width: int = fact(512, label="Width", ge=64, le=16384, soft_le=2048, step=8, infotext="Size-1")
     height: int = fact(512, label="Height", ge=64, le=16384, soft_le=2048, step=8, infotext="Size-2")
