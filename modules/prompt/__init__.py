@@ -1,0 +1,1 @@
+"""The prompt language and infotext: text to structure and back."""
