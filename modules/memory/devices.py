@@ -1,0 +1,75 @@
+"""What machine this is: the device that draws, its memory, the number types it is good at.
+
+`detect()` is the only place that asks; everything else takes `DeviceFacts`, so any machine can be made up in a test.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+DeviceKind = Literal["cuda", "mps", "cpu"]
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """`memory` and `ram` in bytes (on CPU and MPS, which share it, `memory` is the RAM). `kind` "cuda" is also ROCm.
+
+    `fp16`, `bf16`: the device computes in them at speed and rightly. `features`: CPU flags such as "amx_bf16".
+    """
+
+    kind: DeviceKind
+    name: str
+    memory: int
+    ram: int
+    fp16: bool = False
+    bf16: bool = False
+    index: int = 0
+    threads: int = 1
+    features: frozenset[str] = frozenset()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", self.index) if self.kind == "cuda" else torch.device(self.kind)
+
+
+def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
+    """The best device of this machine: CUDA (or ROCm) card number `index`, else Apple's GPU, else the CPU."""
+    ram = psutil.virtual_memory().total
+    if not use_cpu and torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(index)
+        capability = (card.major, card.minor)
+        # GTX 16xx cards answer float16 convolutions with NaN: a black picture.
+        fp16 = capability >= (5, 3) and "GTX 16" not in card.name
+        bf16 = torch.version.hip is not None or capability >= (8, 0)
+        return DeviceFacts("cuda", card.name, card.total_memory, ram, fp16, bf16, index, torch.get_num_threads())
+    if not use_cpu and torch.backends.mps.is_available():
+        return DeviceFacts("mps", "Apple GPU", ram, ram, fp16=True, threads=torch.get_num_threads())
+    features = cpu_features()
+    return DeviceFacts(
+        "cpu",
+        platform.processor() or platform.machine(),
+        ram,
+        ram,
+        fp16="avx512_fp16" in features or "amx_fp16" in features,
+        bf16="avx512_bf16" in features or "amx_bf16" in features,
+        threads=torch.get_num_threads(),
+        features=features,
+    )
+
+
+def cpu_features(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The CPU's flags where the system tells them (Linux), else nothing."""
+    if os.name != "posix" or not path.exists():
+        return frozenset()
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()

@@ -1,0 +1,38 @@
+"""What is known of a checkpoint before any of its weights is touched: plain values, safe to keep in a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Component:
+    """One net of a checkpoint: which keys are its own, and the numbers its configuration is made of.
+
+    `rename` turns a key behind the prefix into the net's own name; None means the key is none of the net's.
+    """
+
+    prefix: str
+    config: dict[str, Any]
+    rename: Callable[[str], str | None] = staticmethod(lambda key: key)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """`scale_factor`: latents are the autoencoder's times this. `prediction`: "eps" or "v".
+
+    `resolution` is the native (width, height) in pixels, `cfg_scale` the author's advice or None.
+    """
+
+    family: str
+    label: str
+    unet: Component
+    vae: Component
+    text: Component
+    scale_factor: float
+    prediction: str
+    resolution: tuple[int, int]
+    cfg_scale: float | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,212 @@
+"""Which model is in memory. It alone loads, moves and frees weights.
+
+    with residency.lease(checkpoint, policy) as model:
+        latents = model.vae.encode_moments(picture)
+
+The same checkpoint with the same policy is reused for nothing; another one frees the old before it is filled, since
+two may not fit. All that can be wrong with a file's header is found before the old model goes; should filling fail
+half-way, the old model is brought back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from modules.memory.devices import DeviceFacts
+from modules.memory.policy import Policy
+from modules.nets.autoencoder import Autoencoder
+from modules.nets.clip import TextEncoder
+from modules.nets.unet import UNet
+from modules.schema.errors import BadFile, NotFound, OutOfMemory
+from modules.schema.record import CheckpointView
+from modules.weights.build import ATTENTIONS, Nets, blueprint, fill
+from modules.weights.catalogue import Catalogue
+from modules.weights.detect import detect
+from modules.weights.facts import ModelFacts
+from modules.weights.reading import ModelFile, open_model
+from modules.weights.sidecar import read_sidecar, sidecar_path
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: nets in eval mode without gradients, on `policy.device`.
+
+    `extra_keys` counts tensors of the file that no net asked for. `warnings` are sentences for the user.
+    """
+
+    checkpoint: CheckpointView
+    facts: ModelFacts
+    policy: Policy
+    unet: UNet
+    vae: Autoencoder
+    text: TextEncoder
+    extra_keys: int
+    catalogue: Catalogue | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.checkpoint.path)
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    @property
+    def family(self) -> str:
+        return self.facts.family
+
+    @property
+    def scale_factor(self) -> float:
+        """Latents are the autoencoder's mean times this."""
+        return self.facts.scale_factor
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser answers: "eps" or "v"."""
+        return self.facts.prediction
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.facts.warnings
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file, computed at the first asking; None where there is no catalogue to ask."""
+        return self.catalogue.hash_of(self.checkpoint) if self.catalogue else self.checkpoint.sha256
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """Two leases with equal identities want the very same tensors."""
+
+    path: str
+    stamp: tuple[int, int]
+    sidecar: tuple[int, int] | None
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file that has passed every check, and its nets without weights."""
+
+    file: ModelFile
+    facts: ModelFacts
+    nets: Nets
+
+
+class Residency:
+    """Keeps one model in memory. One lease at a time; a second thread waits, the same thread may lease again."""
+
+    def __init__(self, catalogue: Catalogue | None, facts: DeviceFacts) -> None:
+        self.catalogue = catalogue
+        self.facts = facts
+        self._lock = threading.RLock()
+        self._model: LoadedModel | None = None
+        self._identity: _Identity | None = None
+
+    @property
+    def loaded(self) -> CheckpointView | None:
+        """The checkpoint in memory."""
+        return self._model.checkpoint if self._model else None
+
+    @contextlib.contextmanager
+    def lease(self, checkpoint: CheckpointView, policy: Policy) -> Iterator[LoadedModel]:
+        """The model for the time of a `with`.
+
+        Raises:
+            NotFound: its file is gone.
+            BadFile: its file is damaged or of a family this version does not draw with.
+            OutOfMemory: it does not fit.
+            After any of them the model that was in memory before is there again.
+        """
+        with self._lock:
+            identity = _identity(checkpoint, policy)
+            if self._model is None or identity != self._identity:
+                self._switch(checkpoint, policy, identity)
+            model = self._model
+            assert model is not None
+            yield model
+
+    def close(self) -> None:
+        """Free the model; the next lease loads again."""
+        with self._lock:
+            self._free()
+
+    def _switch(self, checkpoint: CheckpointView, policy: Policy, identity: _Identity) -> None:
+        opened = _open(Path(checkpoint.path), policy)
+        before = (self._model.checkpoint, self._model.policy, self._identity) if self._model else None
+        self._free()
+        try:
+            self._model = self._load(checkpoint, policy, opened)
+            self._identity = identity
+        except BaseException as error:
+            del opened
+            if before:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self._model = self._load(before[0], before[1], _open(Path(before[0].path), before[1]))
+                    self._identity = before[2]
+            if _is_memory(error):
+                raise OutOfMemory(
+                    f"{checkpoint.name} does not fit into the memory of {self.facts.name}; close other programs, "
+                    "choose a smaller model, or set Precision to float16."
+                ) from error
+            raise
+
+    def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened) -> LoadedModel:
+        facts, nets = opened.facts, opened.nets
+        with opened.file as file:
+            last = policy.channels_last
+            fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, last)
+            fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype, last)
+            fill(nets.text, file, facts.text, policy.device, policy.text_dtype)
+        return LoadedModel(checkpoint, facts, policy, nets.unet, nets.vae, nets.text, nets.extra, self.catalogue)
+
+    def _free(self) -> None:
+        if self._model is None:
+            return
+        probe = weakref.ref(self._model.unet)
+        self._model = self._identity = None
+        if probe() is not None:  # somebody's cycle holds it
+            gc.collect()
+        if self.facts.kind == "cuda":
+            torch.cuda.empty_cache()
+        elif self.facts.kind == "mps":
+            torch.mps.empty_cache()
+
+
+def _open(path: Path, policy: Policy) -> _Opened:
+    file = open_model(path)
+    facts = detect(file.header, read_sidecar(path))
+    return _Opened(file, facts, blueprint(facts, file.header, ATTENTIONS[policy.attention]))
+
+
+def _identity(checkpoint: CheckpointView, policy: Policy) -> _Identity:
+    path = Path(checkpoint.path)
+    stamp = _stamp(path)
+    if stamp is None:
+        raise NotFound(f"The file of {checkpoint.name} is gone ({path.name}); put it back or choose another checkpoint.")
+    return _Identity(checkpoint.path, stamp, _stamp(sidecar_path(path)), policy)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadFile(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,81 @@
+"""The yaml file beside a checkpoint (`<name>.yaml`, CompVis layout), of which only values are read.
+
+Such files name Python classes under `target:`; here nothing is ever imported or built from them. They decide what
+weights cannot tell (heads, prediction); sizes are always those of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class SideCar:
+    """What a side-car says; None where it says nothing. `warnings` are for the user."""
+
+    num_heads: int | None = None
+    head_dim: int | None = None
+    prediction: str | None = None
+    scale_factor: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+NO_SIDECAR = SideCar()
+
+
+def sidecar_path(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".yaml")
+
+
+def read_sidecar(checkpoint: Path) -> SideCar:
+    """The side-car of a checkpoint. A missing one says nothing; a broken one says nothing and warns."""
+    path = sidecar_path(checkpoint)
+    try:
+        if not path.is_file():
+            return NO_SIDECAR
+        if path.stat().st_size > MAX_BYTES:
+            return SideCar(warnings=(f"{path.name} is larger than {MAX_BYTES // 1024} KB and was ignored.",))
+        document = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, ValueError, RecursionError):
+        return SideCar(warnings=(f"{path.name} is not readable yaml and was ignored.",))
+    params = _at(document, "model", "params")
+    net = _at(params, "unet_config", "params") or _at(params, "network_config", "params")
+    scaling = _at(params, "denoiser_config", "params", "scaling_config", "target")
+    prediction = _at(params, "parameterization")
+    if isinstance(scaling, str) and scaling.endswith("VScaling"):
+        prediction = "v"
+    return SideCar(
+        num_heads=_positive(_at(net, "num_heads")),
+        head_dim=_positive(_at(net, "num_head_channels")),
+        prediction=prediction if prediction in ("eps", "v") else None,
+        scale_factor=_number(_at(params, "scale_factor")),
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; aliases are refused, since they can make a small file huge."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  # yaml's own types
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def _at(value: Any, *names: str) -> Any:  # noqa: ANN401  # whatever the yaml holds
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _positive(value: Any) -> int | None:  # noqa: ANN401  # whatever the yaml holds
+    return value if type(value) is int and 0 < value < 1000 else None
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401  # whatever the yaml holds
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1000 else None
