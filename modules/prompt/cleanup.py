@@ -1,10 +1,10 @@
 """Text as CLIP's tokenizers see it: copy-and-paste damage repaired before the words are cut into tokens.
 
-The original tokenizers first pass the text through ftfy's `fix_text` (github.com/rspeer/python-ftfy), so the same prompt
-only gives the same tokens if its rules are kept: HTML entities decoded (in a text without `<`), curly quotes
-straightened, Latin ligatures and full-width forms spelled out, control characters and terminal colours removed, lone
-surrogates replaced, Unicode composed (NFC). Of its mojibake repair only the common case is kept: a line that as a whole
-is UTF-8 read as Windows-1252.
+The original tokenizers first pass the text through ftfy's `fix_text` (github.com/rspeer/python-ftfy), so a prompt only
+gives the same tokens if its rules are kept: HTML entities decoded (in a text without `<`), curly quotes straightened,
+Latin ligatures and full-width forms spelled out, control characters and terminal colours removed, lone surrogates
+replaced, Unicode composed (NFC). Of its mojibake repair only the common case is kept: a line that as a whole is UTF-8
+read as Windows-1252.
 """
 
 from __future__ import annotations

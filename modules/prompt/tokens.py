@@ -304,3 +304,8 @@ def chunk(
 def token_count(chunks: Sequence[Chunk]) -> int:
     """Tokens as the counter shows them: a closed chunk counts 75 however short it is, so BREAK jumps."""
     return sum(CHUNK if chunk.closed else chunk.used for chunk in chunks)
+
+
+def token_limit(count: int) -> int:
+    """The size of the chunks that hold so many tokens."""
+    return -(-max(count, 1) // CHUNK) * CHUNK
