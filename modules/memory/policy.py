@@ -1,5 +1,7 @@
 """How a model is to be run on a machine: a pure function from facts to decisions, held by a table of machines.
 
+For example:
+
     policy = choose(detect(), settings, sizes)      # Policy(device=cpu, denoiser_dtype=torch.float32, …)
 """
 

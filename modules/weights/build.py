@@ -1,5 +1,7 @@
 """From plain facts to nets: built on the meta device, checked against the header, then filled from the mapped file.
 
+In the order of use:
+
     nets = blueprint(facts, header, attention)    # BadFile here costs nothing: no weight has moved
     fill(nets.unet, file, facts.unet, device, dtype)
 """

@@ -1,5 +1,7 @@
 """The checkpoints on this machine: found, looked at by their headers only, and called by any of their names.
 
+For example:
+
     catalogue = Catalogue(folders, folders.database)
     catalogue.checkpoints()                    # every file, damaged ones too, with what is wrong in `problem`
     catalogue.find("v1-5-pruned [e1441589a6]") # by title, name, stem or hash, as A1111 looks them up
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.schema.errors import BadFile, EaselError, NotFound
+from modules.schema.errors import EaselError, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView
 from modules.weights import hashing
@@ -55,7 +57,7 @@ class Catalogue:
             return list(self._views)
 
     def find(self, name: str) -> CheckpointView:
-        """A checkpoint by name, in A1111's order: any exact alias (hashes of 8, 10, 64 digits, name, title, path, stem),
+        """A checkpoint by name, in A1111's order: any exact alias (hash of 8, 10, 64 digits, name, title, path, stem),
         then a part of a title (the shortest wins), then the same without a trailing "[…]".
 
         Raises:
@@ -169,8 +171,8 @@ def _walk(folder: str, depth: int = 0, above: frozenset[tuple[int, int]] = froze
     except OSError:
         return  # missing or unreadable folders are empty
     identity = (here.st_dev, here.st_ino)
-    if identity in above or depth > 32:
-        return
+    if identity in above or depth > 32 or any(entry.name == "model_index.json" for entry in entries):
+        return  # the last is a model in the diffusers layout: its parts are no checkpoints
     for entry in entries:
         try:
             if entry.is_dir():
@@ -235,6 +237,3 @@ def _hashed(view: CheckpointView, sha256: str) -> CheckpointView:
         return view
     relative = view.title.removesuffix(f" [{view.short_hash}]") if view.short_hash else view.title
     return view.model_copy(update={"sha256": sha256, "title": f"{relative} [{hashing.short(sha256)}]"})
-
-
-__all__ = ["BadFile", "Catalogue", "NotFound"]

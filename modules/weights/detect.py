@@ -34,6 +34,4 @@ def detect(header: Header, sidecar: SideCar = NO_SIDECAR) -> ModelFacts:
         facts = recognise(header, sidecar)
         if facts is not None:
             return facts
-    raise BadFile(
-        f"{header.path.name} is a safetensors file, but no model known here; this version draws with SD 1.x checkpoints."
-    )
+    raise BadFile(f"{header.path.name} is no model known here; this version draws with SD 1.x checkpoints.")

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint before any of its weights is touched: plain values, safe to keep in a database."""
+"""What is known of a checkpoint before any of its weights is touched: plain values."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def same_name(key: str) -> str | None:
+    return key
+
+
 @dataclass(frozen=True)
 class Component:
     """One net of a checkpoint: which keys are its own, and the numbers its configuration is made of.
 
-    `rename` turns a key behind the prefix into the net's own name; None means the key is none of the net's.
+    `config` holds the fields of the net's config class (UNetConfig, AutoencoderConfig, ClipConfig), which this side
+    cannot import without a tensor library. `rename` turns a key behind the prefix into the net's own name; None means
+    the key is none of the net's.
     """
 
     prefix: str
     config: dict[str, Any]
-    rename: Callable[[str], str | None] = staticmethod(lambda key: key)
+    rename: Callable[[str], str | None] = same_name
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """`scale_factor`: latents are the autoencoder's times this. `prediction`: "eps" or "v".
 
-    `resolution` is the native (width, height) in pixels, `cfg_scale` the author's advice or None.
+    `resolution` is the native (width, height) in pixels, `cfg_scale` the author's advice or None. `warnings` are
+    sentences for the user.
     """
 
     family: str

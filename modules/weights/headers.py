@@ -149,9 +149,7 @@ class _Broken(Exception):
     """Which rule of the format is broken; becomes the middle of a sentence."""
 
 
-def _check(
-    name: str, raw: bytes, start: int, size: int
-) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
+def _check(name: str, raw: bytes, start: int, size: int) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
     try:
         if raw.count(b",") > MAX_COMMAS:
             raise _Broken("lists more entries than any model has")
@@ -178,7 +176,7 @@ def _check(
     return MappingProxyType(tensors), MappingProxyType(metadata)
 
 
-def _tensor(key: str, entry: Any, start: int) -> TensorInfo:  # noqa: ANN401  # whatever the JSON holds
+def _tensor(key: str, entry: Any, start: int) -> TensorInfo:
     where = f"at {key!r:.120}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _Broken(f"has something other than dtype, shape and data_offsets {where}")
@@ -195,7 +193,7 @@ def _tensor(key: str, entry: Any, start: int) -> TensorInfo:  # noqa: ANN401  # 
     return TensorInfo(dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
-def _naturals(value: Any) -> bool:  # noqa: ANN401  # whatever the JSON holds
+def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 

@@ -1,5 +1,7 @@
 """The one door for model files: a checked header and tensors that are views of the mapped file.
 
+For example:
+
     with open_model(path) as file:
         weight = file.tensor("model.diffusion_model.out.2.weight")   # no bytes are read before it is used
 """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import traceback
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,10 +37,21 @@ from modules.weights.sidecar import read_sidecar, sidecar_path
 
 
 @dataclass(frozen=True)
+class _Identity:
+    """Two leases with equal identities want the very same tensors."""
+
+    path: str
+    stamp: tuple[int, int]
+    sidecar: tuple[int, int] | None
+    policy: Policy
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model ready to run: nets in eval mode without gradients, on `policy.device`.
 
-    `extra_keys` counts tensors of the file that no net asked for. `warnings` are sentences for the user.
+    `extra_keys` counts tensors of the file that no net asked for. `warnings` are sentences for the user. `identity`
+    is equal for equal weights under equal policies, so results may be kept under it.
     """
 
     checkpoint: CheckpointView
@@ -49,6 +61,7 @@ class LoadedModel:
     vae: Autoencoder
     text: TextEncoder
     extra_keys: int
+    identity: _Identity
     catalogue: Catalogue | None = None
 
     @property
@@ -81,16 +94,6 @@ class LoadedModel:
     def sha256(self) -> str | None:
         """Of the file, computed at the first asking; None where there is no catalogue to ask."""
         return self.catalogue.hash_of(self.checkpoint) if self.catalogue else self.checkpoint.sha256
-
-
-@dataclass(frozen=True)
-class _Identity:
-    """Two leases with equal identities want the very same tensors."""
-
-    path: str
-    stamp: tuple[int, int]
-    sidecar: tuple[int, int] | None
-    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,14 @@ class Residency:
         before = (self._model.checkpoint, self._model.policy, self._identity) if self._model else None
         self._free()
         try:
-            self._model = self._load(checkpoint, policy, opened)
+            self._model = self._load(checkpoint, policy, opened, identity)
             self._identity = identity
         except BaseException as error:
             del opened
+            traceback.clear_frames(error.__traceback__)  # they hold the half-filled nets
             if before:
                 with contextlib.suppress(Exception):  # the first error is the one to tell
-                    self._model = self._load(before[0], before[1], _open(Path(before[0].path), before[1]))
+                    self._model = self._load(before[0], before[1], _open(Path(before[0].path), before[1]), before[2])
                     self._identity = before[2]
             if _is_memory(error):
                 raise OutOfMemory(
@@ -160,14 +164,16 @@ class Residency:
                 ) from error
             raise
 
-    def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened) -> LoadedModel:
+    def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:
         facts, nets = opened.facts, opened.nets
         with opened.file as file:
             last = policy.channels_last
             fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, last)
             fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype, last)
             fill(nets.text, file, facts.text, policy.device, policy.text_dtype)
-        return LoadedModel(checkpoint, facts, policy, nets.unet, nets.vae, nets.text, nets.extra, self.catalogue)
+        return LoadedModel(
+            checkpoint, facts, policy, nets.unet, nets.vae, nets.text, nets.extra, identity, self.catalogue
+        )
 
     def _free(self) -> None:
         if self._model is None:
@@ -192,7 +198,7 @@ def _identity(checkpoint: CheckpointView, policy: Policy) -> _Identity:
     path = Path(checkpoint.path)
     stamp = _stamp(path)
     if stamp is None:
-        raise NotFound(f"The file of {checkpoint.name} is gone ({path.name}); put it back or choose another checkpoint.")
+        raise NotFound(f"{path.name} is gone from {path.parent.name}; put it back or choose another checkpoint.")
     return _Identity(checkpoint.path, stamp, _stamp(sidecar_path(path)), policy)
 
 

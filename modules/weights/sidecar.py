@@ -61,21 +61,22 @@ def read_sidecar(checkpoint: Path) -> SideCar:
 class _Loader(yaml.SafeLoader):
     """Plain values only; aliases are refused, since they can make a small file huge."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  # yaml's own types
+    def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read")
         return super().compose_node(parent, index)
 
 
-def _at(value: Any, *names: str) -> Any:  # noqa: ANN401  # whatever the yaml holds
+def _at(value: Any, *names: str) -> Any:
+    """value[name][name]…, or None as soon as there is none."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def _positive(value: Any) -> int | None:  # noqa: ANN401  # whatever the yaml holds
+def _positive(value: Any) -> int | None:
     return value if type(value) is int and 0 < value < 1000 else None
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401  # whatever the yaml holds
+def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and 0 < value < 1000 else None

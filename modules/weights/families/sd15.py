@@ -43,7 +43,9 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
     unet = _unet(reader, header, sidecar)
     text = _text(reader, header)
     if unet["context_dim"] != text["width"]:
-        raise reader.odd(f"its U-Net expects a text width of {unet['context_dim']}, its text encoder has {text['width']}")
+        raise reader.odd(
+            f"its U-Net expects text {unet['context_dim']} wide, its text encoder makes it {text['width']}"
+        )
     vae = _vae(reader)
     if vae["embed_dim"] != unet["in_channels"] or vae["in_channels"] != 3:
         raise reader.odd(f"its autoencoder has {vae['embed_dim']} latent channels, its U-Net {unet['in_channels']}")
@@ -86,9 +88,13 @@ class _Shapes:
     def __init__(self, header: Header) -> None:
         self.name = header.path.name
         self.tensors = header.tensors
+        self._children: dict[str, set[str]] = {}
+        for key in header.tensors:
+            for match in re.finditer(r"\.(\d{1,3})(?=\.)", key):
+                self._children.setdefault(key[: match.start() + 1], set()).add(match[1])
 
     def odd(self, reason: str) -> BadFile:
-        return BadFile(f"{self.name} looks like an SD 1.x checkpoint, but {reason}; get the file again from its source.")
+        return BadFile(f"{self.name} looks like an SD 1.x checkpoint, but {reason}; get it again from its source.")
 
     def __call__(self, key: str, dims: int) -> tuple[int, ...]:
         info: TensorInfo | None = self.tensors.get(key)
@@ -100,7 +106,7 @@ class _Shapes:
 
     def indices(self, prefix: str) -> int:
         """How many numbered children a key has: 3 for prefix.0 … prefix.2; a gap is odd."""
-        found = {match[1] for key in self.tensors if (match := re.match(re.escape(prefix) + r"(\d{1,3})\.", key))}
+        found = self._children.get(prefix, set())
         if found != {str(n) for n in range(len(found))}:
             raise self.odd(f"the numbers behind {prefix} have gaps")
         return len(found)
@@ -132,7 +138,9 @@ def _unet(shape: _Shapes, header: Header, sidecar: SideCar) -> dict[str, Any]:
         raise shape.odd("the widths of its U-Net are no multiples of its first")
     outputs = shape.indices(UNET + "output_blocks.")
     if outputs != len(widths) * (per_level + 1):
-        raise shape.odd(f"its U-Net has {outputs} output blocks, {len(widths) * (per_level + 1)} belong to its input side")
+        raise shape.odd(f"its U-Net has {outputs} output blocks instead of {len(widths) * (per_level + 1)}")
+    if UNET + "label_emb.0.0.weight" in header.tensors:
+        raise shape.odd("its U-Net asks for a class vector")
     middle = shape.indices(UNET + "middle_block.1.transformer_blocks.")
 
     attention = [key for key in header.tensors if key.startswith(UNET) and key.endswith(".attn2.to_k.weight")]
@@ -147,9 +155,7 @@ def _unet(shape: _Shapes, header: Header, sidecar: SideCar) -> dict[str, Any]:
         "num_res_blocks": per_level,
         "input_depths": tuple(depths),
         "middle_depth": middle or None,
-        "output_depths": tuple(
-            shape.indices(f"{UNET}output_blocks.{n}.1.transformer_blocks.") for n in range(outputs)
-        ),
+        "output_depths": tuple(shape.indices(f"{UNET}output_blocks.{n}.1.transformer_blocks.") for n in range(outputs)),
         "context_dim": shape(attention[0], 2)[1],
         "linear_projection": len(header.tensors[projections[0]].shape) == 2,
     }
@@ -171,7 +177,8 @@ def _unet_heads(shape: _Shapes, header: Header, sidecar: SideCar, config: dict[s
     for mult in config["channel_mult"]:
         channels = mult * config["model_channels"]
         if channels % (heads or dim or 1) or channels < (heads or dim or 1):
-            raise shape.odd(f"{channels} channels cannot be split into {f'{heads} heads' if heads else f'heads of {dim}'}")
+            parts = f"{heads} heads" if heads else f"heads of {dim}"
+            raise shape.odd(f"{channels} channels cannot be split into {parts}")
     return {"num_heads": heads, "head_dim": dim}
 
 
