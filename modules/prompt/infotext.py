@@ -100,7 +100,7 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 def read(text: str) -> Infotext:
     """An infotext as written: prompts and fields as strings. Never raises; text without a parameter line is a prompt.
 
-    The last line holds the fields if it has three or more; of a repeated field the last value counts, empty ones do not.
+    The last line holds the fields if it has three or more. Repeated fields have their last value; empty ones drop out.
     """
     *lines, last = text.strip().split("\n")
     pairs = list(_pairs(last))

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 ROUND = 1.1  # what one ( ) multiplies by
 SQUARE = 1 / 1.1  # what one [ ] multiplies by
@@ -103,6 +104,50 @@ def _saturate(weight: float) -> float:
     return min(max(weight, -WEIGHT_LIMIT), WEIGHT_LIMIT)
 
 
+def emphasis_pieces(text: str) -> list[tuple[str, float, int]]:
+    """Text in pieces with their weights and where each begins in the text, before equal neighbours are merged."""
+    nesting = _Nesting()
+    pieces: list[tuple[str, float, int, tuple[int, int]]] = []  # text, sign, start, brackets around it
+
+    def add(piece: str, start: int, sign: float = 1.0) -> None:
+        pieces.append((piece, sign, start, (nesting.top["("], nesting.top["["])))
+
+    for match in _EMPHASIS.finditer(text):
+        token, start = match.group(), match.start()
+        if token[0] == "\\":
+            if len(token) == 2:
+                add(token[1], start + 1)
+        elif token in ("(", "["):
+            nesting.open(token)
+        elif match.group(1) is not None and nesting.top["("]:
+            weight = _number(match.group(1))
+            if weight is None:
+                add(token[:-1], start)
+            nesting.close("(", ROUND if weight is None else weight)
+        elif token == ")":
+            if not nesting.close("(", ROUND):
+                add(token, start)
+        elif token == "]":
+            if not nesting.close("[", SQUARE):
+                add(token, start)
+        else:
+            done = 0
+            for word in _BREAK_WORD.finditer(token):
+                _add_stripped(add, token[done : word.start()], start + done, left=done > 0, right=True)
+                add("BREAK", start + word.start(), -1.0)
+                done = word.end()
+            _add_stripped(add, token[done:], start + done, left=done > 0, right=False)
+    return [(piece, sign * nesting.weight(around), start) for piece, sign, start, around in pieces]
+
+
+def _add_stripped(add: Callable[[str, int], None], piece: str, start: int, left: bool, right: bool) -> None:
+    """Adds a piece without the space towards a BREAK at its left or right."""
+    if left:
+        start += len(piece) - len(piece.lstrip())
+        piece = piece.lstrip()
+    add(piece.rstrip() if right else piece, start)
+
+
 def parse_emphasis(text: str) -> list[tuple[str, float]]:
     r"""Text in pieces with their weights; neighbours of equal weight are one piece. Never empty.
 
@@ -111,47 +156,10 @@ def parse_emphasis(text: str) -> list[tuple[str, float]]:
     >>> parse_emphasis("a (red:1.4) [house]")
     [('a ', 1.0), ('red', 1.4), (' ', 1.0), ('house', 0.9090909090909091)]
     """
-    nesting = _Nesting()
-    pieces: list[tuple[str, float, tuple[int, int]]] = []  # text, sign, brackets around it
-
-    def add(piece: str, sign: float = 1.0) -> None:
-        pieces.append((piece, sign, (nesting.top["("], nesting.top["["])))
-
-    for match in _EMPHASIS.finditer(text):
-        token = match.group()
-        first = token[0]
-        if first == "\\":
-            if len(token) == 2:
-                add(token[1])
-        elif token in ("(", "["):
-            nesting.open(token)
-        elif match.group(1) is not None and nesting.top["("]:
-            weight = _number(match.group(1))
-            if weight is None:
-                add(token[:-1])
-            nesting.close("(", ROUND if weight is None else weight)
-        elif token == ")":
-            if not nesting.close("(", ROUND):
-                add(token)
-        elif token == "]":
-            if not nesting.close("[", SQUARE):
-                add(token)
-        else:
-            parts = _BREAK_WORD.split(token)
-            for i, part in enumerate(parts):
-                if i:
-                    add("BREAK", -1.0)
-                    part = part.lstrip()
-                add(part if i == len(parts) - 1 else part.rstrip())
-
-    merged: list[tuple[list[str], float]] = []
-    for piece, sign, around in pieces:
-        weight = sign * nesting.weight(around)
-        if merged and merged[-1][1] == weight:
-            merged[-1][0].append(piece)
-        else:
-            merged.append(([piece], weight))
-    return [("".join(parts), weight) for parts, weight in merged] or [("", 1.0)]
+    return [
+        ("".join(piece for piece, _, _ in run), weight)
+        for weight, run in groupby(emphasis_pieces(text), key=itemgetter(1))
+    ] or [("", 1.0)]
 
 
 def _number(text: str) -> float | None:
@@ -187,7 +195,10 @@ class _Alternation:
     options: list[list[_Piece]]
 
 
-_Piece = str | _Edit | _Alternation
+Slice = tuple[int, int]
+"""A part of the text, `text[start:end]`."""
+
+_Piece = Slice | _Edit | _Alternation
 
 
 @dataclass(eq=False)
@@ -201,10 +212,7 @@ class _Frame:
 
 
 class _Unreadable(Exception):
-    """A stray `|` or a dangling backslash: the whole prompt is literal (position in the text)."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
+    """A stray `|` or a dangling backslash: the whole prompt is literal."""
 
 
 def _read_edits(text: str) -> tuple[list[_Piece], list[_Edit | _Alternation]]:
@@ -216,25 +224,23 @@ def _read_edits(text: str) -> tuple[list[_Piece], list[_Edit | _Alternation]]:
     pieces: list[_Piece] = []
     groups: list[_Edit | _Alternation] = []
     frames: list[_Frame] = []
-    bar_at = 0  # position in the text of the latest |
 
     def make_literal() -> None:
         if any(frame.bars for frame in frames):
-            raise _Unreadable(bar_at)
+            raise _Unreadable
         frames.clear()
 
     for match in _EDITING.finditer(text):
         token = match.group()
         if token == "\\":
-            raise _Unreadable(match.start())
+            raise _Unreadable
         if token in ("(", "["):
             frames.append(_Frame(token, len(pieces)))
         elif token == ":" and frames:
             frames[-1].colons.append(len(pieces))
         elif token == "|":
-            bar_at = match.start()
             if not frames or frames[-1].bracket != "[":
-                raise _Unreadable(bar_at)
+                raise _Unreadable
             frames[-1].bars.append(len(pieces))
         elif token == ")":
             if not frames or frames[-1].bracket != "(" or len(frames.pop().colons) > 1:
@@ -244,22 +250,22 @@ def _read_edits(text: str) -> tuple[list[_Piece], list[_Edit | _Alternation]]:
                 make_literal()
             else:
                 frame = frames.pop()
-                group = _group(pieces, frame)
+                group = _group(text, pieces, frame)
                 if group is not None:
                     del pieces[frame.start :]
                     pieces.append(group)
                     groups.append(group)
                     continue
                 if frame.bars:
-                    raise _Unreadable(bar_at)
+                    raise _Unreadable
                 if frame.colons:
                     make_literal()
-        pieces.append(token)
+        pieces.append(match.span())
     make_literal()
     return _joined(pieces), groups
 
 
-def _group(pieces: list[_Piece], frame: _Frame) -> _Edit | _Alternation | None:
+def _group(text: str, pieces: list[_Piece], frame: _Frame) -> _Edit | _Alternation | None:
     """What a `[ ]` is, the pieces after frame.start being its inside; None when it is not a group."""
     if frame.bars:
         if frame.colons:
@@ -269,8 +275,8 @@ def _group(pieces: list[_Piece], frame: _Frame) -> _Edit | _Alternation | None:
     if len(frame.colons) not in (1, 2):
         return None
     last = frame.colons[-1]
-    when = "".join(piece for piece in pieces[last + 1 :] if isinstance(piece, str))
-    number = _WHEN.fullmatch(when)
+    when = pieces[-1]
+    number = _WHEN.fullmatch(text, *when) if isinstance(when, tuple) else None
     if number is None or len(pieces) != last + 2:
         return None
     if len(frame.colons) == 1:
@@ -282,27 +288,21 @@ def _group(pieces: list[_Piece], frame: _Frame) -> _Edit | _Alternation | None:
 def _joined(pieces: list[_Piece]) -> list[_Piece]:
     """The same pieces with neighbouring texts put together."""
     out: list[_Piece] = []
-    run: list[str] = []
     for piece in pieces:
-        if isinstance(piece, str):
-            run.append(piece)
+        if out and isinstance(piece, tuple) and isinstance(out[-1], tuple) and out[-1][1] == piece[0]:
+            out[-1] = (out[-1][0], piece[1])
         else:
-            if run:
-                out.append("".join(run))
-                run = []
             out.append(piece)
-    if run:
-        out.append("".join(run))
     return out
 
 
-def _text_at(pieces: list[_Piece], step: int) -> str:
-    """The prompt as it reads at a (1-based) step."""
-    out: list[str] = []
+def _slices_at(pieces: list[_Piece], step: int) -> tuple[Slice, ...]:
+    """What the prompt consists of at a (1-based) step."""
+    out: list[Slice] = []
     pending: list[Iterator[_Piece]] = [iter(pieces)]
     while pending:
         for piece in pending[-1]:
-            if isinstance(piece, str):
+            if isinstance(piece, tuple):
                 out.append(piece)
                 continue
             if isinstance(piece, _Edit):
@@ -313,7 +313,7 @@ def _text_at(pieces: list[_Piece], step: int) -> str:
             break
         else:
             pending.pop()
-    return "".join(out)
+    return tuple(out)
 
 
 def _boundary(when: str, steps: int, first_pass_steps: int | None, use_old: bool) -> int:
@@ -328,6 +328,27 @@ def _boundary(when: str, steps: int, first_pass_steps: int | None, use_old: bool
     return int(min(max(value, 0.0), steps)) if not math.isnan(value) else 0
 
 
+def schedule_slices(
+    text: str, steps: int, hires_steps: int | None = None, use_old: bool = False
+) -> tuple[tuple[int, tuple[Slice, ...]], ...]:
+    """As `schedule`, but each entry's text as parts of the prompt, in order."""
+    second_pass = hires_steps is not None and not use_old
+    total = hires_steps if hires_steps is not None and second_pass else steps
+    try:
+        pieces, groups = _read_edits(text)
+    except _Unreadable:
+        return ((total, ((0, len(text)),)),)
+    ends = {total}
+    for group in groups:
+        if isinstance(group, _Edit):
+            group.boundary = _boundary(group.when, total, steps if second_pass else None, use_old)
+            if group.boundary >= 1:
+                ends.add(group.boundary)
+        else:
+            ends.update(range(1, total + 1))
+    return tuple((end, _slices_at(pieces, end)) for end in sorted(ends))
+
+
 def schedule(text: str, steps: int, hires_steps: int | None = None, use_old: bool = False) -> Schedule:
     """What the prompt reads at which steps: `((end_step, text), ...)`, the last end being the steps of this pass.
 
@@ -338,26 +359,15 @@ def schedule(text: str, steps: int, hires_steps: int | None = None, use_old: boo
     >>> schedule("a [cat:dog:0.5]", 20)
     ((10, 'a cat'), (20, 'a dog'))
     """
-    second_pass = hires_steps is not None and not use_old
-    total = hires_steps if hires_steps is not None and second_pass else steps
-    try:
-        pieces, groups = _read_edits(text)
-    except _Unreadable:
-        return ((total, text),)
-    ends = {total}
-    for group in groups:
-        if isinstance(group, _Edit):
-            group.boundary = _boundary(group.when, total, steps if second_pass else None, use_old)
-            if group.boundary >= 1:
-                ends.add(group.boundary)
-        else:
-            ends.update(range(1, total + 1))
-    return tuple((end, _text_at(pieces, end)) for end in sorted(ends))
+    return tuple(
+        (end, "".join(text[a:b] for a, b in slices))
+        for end, slices in schedule_slices(text, steps, hires_steps, use_old)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ AND, tags, comments
 
-_AND_WORD = re.compile(r"\bAND\b")
+AND_WORD = re.compile(r"\bAND\b")
 _AND_WEIGHT = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))")
 
 
@@ -368,7 +378,7 @@ def split_and(text: str) -> tuple[tuple[str, float], ...]:
     (('a cat', 1.0), (' a dog', 0.5))
     """
     out: list[tuple[str, float]] = []
-    for part in _AND_WORD.split(text):
+    for part in AND_WORD.split(text):
         part = part.rstrip()
         before, colon, after = part.rpartition(":")
         match = _AND_WEIGHT.fullmatch(after) if colon else None
@@ -399,7 +409,8 @@ class Tag:
 _TAG_HEAD = re.compile(r"<(\w+):(?=[^>])")
 
 
-def _tag_matches(text: str) -> Iterator[tuple[int, int, Tag]]:
+def tag_spans(text: str) -> Iterator[tuple[int, int, Tag]]:
+    """Every network tag with its place, `text[start:end]`."""
     position = 0
     while (head := _TAG_HEAD.search(text, position)) is not None:
         end = text.find(">", head.end())
@@ -418,7 +429,7 @@ def extract_tags(text: str) -> tuple[str, tuple[Tag, ...]]:
     kept: list[str] = []
     tags: list[Tag] = []
     position = 0
-    for start, end, tag in _tag_matches(text):
+    for start, end, tag in tag_spans(text):
         kept.append(text[position:start])
         tags.append(tag)
         position = end
@@ -457,13 +468,15 @@ def network_weights(tag: Tag) -> NetworkWeights | None:
     return NetworkWeights(positional[0], te, unet, None if dyn is None else int(dyn))
 
 
-_COMMENT_LINE = re.compile(r"(?:\A|\n)#[^\n]*\n?")
-_COMMENT = re.compile(r"#[^\n]*\n?")
+COMMENTS = (re.compile(r"(?:\A|\n)#[^\n]*\n?"), re.compile(r"#[^\n]*\n?"))
+"""Whole comment lines with both line ends, then comments at the end of a line; one newline takes the place of each."""
 
 
 def strip_comments(text: str) -> str:
     """The text without `#` comments: first whole comment lines, then line ends; each leaves one newline."""
-    return _COMMENT.sub("\n", _COMMENT_LINE.sub("\n", text))
+    for comment in COMMENTS:
+        text = comment.sub("\n", text)
+    return text
 
 
 # ------------------------------------------------------------------------------------------------- the whole prompt

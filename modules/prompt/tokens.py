@@ -226,24 +226,71 @@ class _Page:
         self.ids: list[int] = []
         self.weights: list[float] = []
         self.fixes: list[Fix] = []
+        self.origins: list[Origin] = []
+        self.closed = True
 
-    def finished(self, pad: int, closed: bool = True) -> Chunk:
+    def finished(self, pad: int) -> Chunk:
         missing = CHUNK - len(self.ids)
         ids = [START, *self.ids, *[END] * (missing + 1)]
         if pad != END:
             first_end = ids.index(END)
             ids[first_end + 1 :] = [pad] * (len(ids) - first_end - 1)
         weights = (1.0, *self.weights, *[1.0] * (missing + 1))
-        return Chunk(tuple(ids), weights, tuple(self.fixes), used=len(self.ids), closed=closed)
+        return Chunk(tuple(ids), weights, tuple(self.fixes), used=len(self.ids), closed=self.closed)
 
     def split(self, at: int) -> _Page:
         """Keeps the first `at` tokens and returns the rest, embeddings included, as the beginning of the next chunk."""
         rest = _Page()
         rest.ids, self.ids = self.ids[at:], self.ids[:at]
         rest.weights, self.weights = self.weights[at:], self.weights[:at]
+        rest.origins, self.origins = self.origins[at:], self.origins[:at]
         rest.fixes = [Fix(fix.offset - at, fix.name, fix.vectors) for fix in self.fixes if fix.offset >= at]
         self.fixes = [fix for fix in self.fixes if fix.offset < at]
         return rest
+
+
+Origin = tuple[int, int]
+"""Where a token comes from: the number of its piece, the number of its token."""
+
+
+def _pages(
+    parsed: Iterable[tuple[str, float]], tokenizer: Tokenizer, comma_backtrack: int, embeddings: Embeddings | None
+) -> list[_Page]:
+    pages: list[_Page] = []
+    page = _Page()
+    last_comma = -1
+    for number, (text, weight) in enumerate(parsed):
+        if (text, weight) == BREAK:
+            pages.append(page)
+            page, last_comma = _Page(), -1
+            continue
+        tokens = tokenizer.encode(text)
+        position = 0
+        while position < len(tokens):
+            token = tokens[position]
+            full = len(page.ids) == CHUNK
+            if token == COMMA:
+                # Recorded before a full chunk is closed, which then forgets it: so it was, and so chunks fall.
+                last_comma = len(page.ids)
+            elif full and comma_backtrack and last_comma != -1 and CHUNK - last_comma <= comma_backtrack:
+                rest = page.split(last_comma + 1)
+                pages.append(page)
+                page, last_comma = rest, -1
+            match = embeddings.find(tokens, position) if embeddings else None
+            name, vectors, taken = match or ("", 1, 1)
+            if len(page.ids) + vectors > CHUNK:
+                pages.append(page)
+                page, last_comma = _Page(), -1
+            if match:
+                page.fixes.append(Fix(len(page.ids), name, vectors))
+            page.ids.extend([PLACEHOLDER if match else token] * vectors)
+            page.weights.extend([weight] * vectors)
+            page.origins.extend([(number, position)] * vectors)
+            position += taken
+    if page.ids or not pages:
+        page.closed = False
+        pages.append(page)
+    return pages
 
 
 def chunk(
@@ -259,46 +306,18 @@ def chunk(
     embedding is never cut in two; one that moves takes its place along (the original leaves it behind, encoding
     placeholders instead).
     """
-    chunks: list[Chunk] = []
-    page = _Page()
-    last_comma = -1
-    for text, weight in parsed:
-        if (text, weight) == BREAK:
-            chunks.append(page.finished(tokenizer.pad))
-            page, last_comma = _Page(), -1
-            continue
-        tokens = tokenizer.encode(text)
-        position = 0
-        while position < len(tokens):
-            token = tokens[position]
-            full = len(page.ids) == CHUNK
-            if token == COMMA:
-                # Recorded before a full chunk is closed, which then forgets it: so it was, and so chunks fall.
-                last_comma = len(page.ids)
-            elif full and comma_backtrack and last_comma != -1 and CHUNK - last_comma <= comma_backtrack:
-                rest = page.split(last_comma + 1)
-                chunks.append(page.finished(tokenizer.pad))
-                page, last_comma = rest, -1
-            if len(page.ids) == CHUNK:
-                chunks.append(page.finished(tokenizer.pad))
-                page, last_comma = _Page(), -1
-            match = embeddings.find(tokens, position) if embeddings else None
-            if match is None:
-                page.ids.append(token)
-                page.weights.append(weight)
-                position += 1
-                continue
-            name, vectors, taken = match
-            if len(page.ids) + vectors > CHUNK:
-                chunks.append(page.finished(tokenizer.pad))
-                page, last_comma = _Page(), -1
-            page.fixes.append(Fix(len(page.ids), name, vectors))
-            page.ids.extend([PLACEHOLDER] * vectors)
-            page.weights.extend([weight] * vectors)
-            position += taken
-    if page.ids or not chunks:
-        chunks.append(page.finished(tokenizer.pad, closed=False))
-    return chunks
+    return [page.finished(tokenizer.pad) for page in _pages(parsed, tokenizer, comma_backtrack, embeddings)]
+
+
+def chunk_starts(
+    parsed: Iterable[tuple[str, float]],
+    tokenizer: Tokenizer,
+    comma_backtrack: int = 20,
+    embeddings: Embeddings | None = None,
+) -> list[Origin | None]:
+    """For each chunk that `chunk` makes, where its first token comes from; None for an empty one."""
+    pages = _pages(parsed, tokenizer, comma_backtrack, embeddings)
+    return [page.origins[0] if page.origins else None for page in pages]
 
 
 def token_count(chunks: Sequence[Chunk]) -> int:

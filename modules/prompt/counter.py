@@ -1,0 +1,124 @@
+"""The token counter beside a prompt: how many tokens, out of how many, and where in the text each new chunk begins.
+
+Counts what will be encoded: comments and network tags taken out, subprompts apart, edits and alternations as they read
+at each step; the longest of these texts counts (A1111's rule). The text is followed through those steps as characters
+with their places in the prompt, so that a boundary can be drawn where the user typed it.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+from .parse import AND_WORD, COMMENTS, Slice, emphasis_pieces, schedule_slices, split_and, tag_spans
+from .tokens import Embeddings, Tokenizer, chunk, chunk_starts, token_count, token_limit
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of the longest reading, the room in its chunks, and the places in the prompt where chunks 2, 3 begin."""
+
+    tokens: int
+    limit: int
+    boundaries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Located:
+    """A text and, for each of its characters, its place in the prompt."""
+
+    text: str
+    places: Sequence[int]
+
+    def kept(self, slices: Iterable[Slice]) -> _Located:
+        slices = list(slices)
+        return _Located(
+            "".join(self.text[a:b] for a, b in slices), [place for a, b in slices for place in self.places[a:b]]
+        )
+
+
+def count(
+    text: str,
+    tokenizer: Tokenizer,
+    *,
+    steps: int = 20,
+    negative: bool = False,
+    comments: bool = True,
+    emphasis: bool = True,
+    comma_backtrack: int = 20,
+    embeddings: Embeddings | None = None,
+) -> TokenCount:
+    """Counts a prompt, styles merged in. negative: AND is a word. emphasis: False for the emphasis mode None."""
+    located = _Located(text, range(len(text)))
+    if comments:
+        located = _without_comments(located)
+    located = located.kept(_between([(start, end) for start, end, _ in tag_spans(located.text)], len(located.text)))
+
+    longest, longest_reading = -1, located
+    seen: set[str] = set()
+    for reading in _readings(located, steps, negative):
+        if reading.text not in seen:
+            seen.add(reading.text)
+            parsed = [(piece.text, weight) for piece, weight in _pieces(reading, emphasis)]
+            tokens = token_count(chunk(parsed, tokenizer, comma_backtrack, embeddings))
+            if tokens > longest:
+                longest, longest_reading = tokens, reading
+
+    pieces = _pieces(longest_reading, emphasis)
+    parsed = [(piece.text, weight) for piece, weight in pieces]
+    starts = chunk_starts(parsed, tokenizer, comma_backtrack, embeddings)[1:]
+    boundaries = [_place(pieces[number][0], token, tokenizer) for number, token in filter(None, starts)]
+    return TokenCount(longest, token_limit(longest), tuple(boundaries))
+
+
+def _between(removed: Iterable[Slice], length: int) -> Iterable[Slice]:
+    position = 0
+    for start, end in removed:
+        yield position, start
+        position = end
+    yield position, length
+
+
+def _without_comments(located: _Located) -> _Located:
+    for comment in COMMENTS:
+        # A newline stays behind: the one that ended the comment, or, at the end of the text, nothing that counts.
+        removed = [(m.start(), m.end() - m.group().endswith("\n")) for m in comment.finditer(located.text)]
+        located = located.kept(_between(removed, len(located.text)))
+    return located
+
+
+def _readings(located: _Located, steps: int, negative: bool) -> Iterable[_Located]:
+    """Every text that is encoded on the way: each subprompt at each of its steps."""
+    parts = [located]
+    if not negative:
+        spans = list(_between([match.span() for match in AND_WORD.finditer(located.text)], len(located.text)))
+        texts = [text for text, _ in split_and(located.text)]  # each is the beginning of its span
+        parts = [located.kept([(start, start + len(text))]) for (start, _), text in zip(spans, texts)]
+    for part in parts:
+        for _, slices in schedule_slices(part.text, steps):
+            yield part.kept(slices)
+
+
+def _pieces(located: _Located, emphasis: bool) -> list[tuple[_Located, float]]:
+    """As parse_emphasis, with places."""
+    if not emphasis:
+        return [(located, 1.0)]
+    pieces = [
+        (located.kept((start, start + len(text)) for text, _, start in run), weight)
+        for weight, run in groupby(emphasis_pieces(located.text), key=itemgetter(1))
+    ]
+    return pieces or [(located.kept([]), 1.0)]
+
+
+def _place(piece: _Located, token: int, tokenizer: Tokenizer) -> int:
+    """The place in the prompt of the word that a token of a piece belongs to."""
+    words = list(re.finditer(r"\S+", piece.text))
+    ends: list[int] = []
+    for word in words:
+        ends.append((ends[-1] if ends else 0) + len(tokenizer.encode(word.group())))
+    word = words[min(bisect_right(ends, token), len(words) - 1)]
+    return piece.places[word.start()]
