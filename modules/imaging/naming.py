@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from PIL import Image
 
 from modules.schema.errors import BadRequest
+from modules.schema.plan import Plan
 from modules.schema.settings import Saving
 
 MAX_VALUE = 128  # characters of one text value in a name
@@ -33,8 +34,8 @@ _WORD_SPLIT = re.compile(r"[\s" + re.escape(string.punctuation) + "]+")
 class NameFields:
     """What the patterns can name of one picture. `scheduler` is the one in use, never "Automatic".
 
-    `seeds` are those of the whole job; `iteration` and `batch_index` count from 0; `style_texts` are the prompt texts
-    of the styles, for `[prompt_no_styles]`.
+    `seeds` are those of the whole job; `iteration` and `batch_index` count from 0; `[prompt_no_styles]` is
+    `plain_prompt` where it is known, else the prompt without `style_texts`.
     """
 
     prompt: str = ""
@@ -48,6 +49,7 @@ class NameFields:
     sampler: str = ""
     scheduler: str = ""
     styles: tuple[str, ...] = ()
+    plain_prompt: str | None = None
     style_texts: tuple[str, ...] = ()
     model_name: str = ""
     model_hash: str = ""
@@ -74,6 +76,35 @@ class _Scene:
     max_words: int
 
 
+def fields_of(plan: Plan, k: int, user: str = "", job_started: datetime | None = None) -> NameFields:
+    """What the patterns can name of picture k of a plan."""
+    request, now = plan.request, datetime.now()
+    return NameFields(
+        prompt=plan.prompts[k],
+        negative_prompt=plan.negative_prompts[k],
+        seed=plan.seeds[k],
+        seeds=plan.seeds,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        width=request.width,
+        height=request.height,
+        sampler=plan.sampler,
+        scheduler=plan.scheduler,
+        styles=request.styles,
+        plain_prompt=request.prompt,
+        model_name=plan.checkpoint.name,
+        model_hash=plan.checkpoint.short_hash or "",
+        clip_skip=plan.settings.model.CLIP_stop_at_last_layers,
+        batch_size=request.batch_size,
+        n_iter=request.n_iter,
+        iteration=k // request.batch_size,
+        batch_index=k % request.batch_size,
+        user=user,
+        job_started=job_started or now,
+        now=now,
+    )
+
+
 def sanitize(text: str, replace_spaces: bool = True, limit: int = MAX_VALUE) -> str:
     """A text value made fit for a file name: unsafe characters and (if asked) spaces become underscores; cut."""
     if replace_spaces:
@@ -86,6 +117,8 @@ def _hash(text: str, length: str = "8") -> str:
 
 
 def _without_styles(s: _Scene) -> str:
+    if s.fields.plain_prompt is not None:
+        return _clean(s.fields.plain_prompt)
     prompt = s.fields.prompt
     for style in s.fields.style_texts:
         for part in filter(None, style.split("{prompt}")):

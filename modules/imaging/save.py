@@ -15,8 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from modules.imaging.metadata import encode
-from modules.imaging.naming import NameFields, next_number, picture_place
+from modules.imaging.naming import NameFields, fields_of, next_number, picture_place
 from modules.schema.errors import DiskTrouble
+from modules.schema.plan import Plan
 from modules.schema.settings import Saving
 
 TEMP_PREFIX = ".easel-"
@@ -187,6 +188,19 @@ def encode_png(image: Image.Image, infotext: str | None) -> bytes:
 
 
 def save_picture(
+    image: Image.Image, infotext: str, plan: Plan, k: int, data_dir: Path, user: str = "", disk: Disk = DISK
+) -> str:
+    """Saves picture k of a plan; returns its path as records hold it (`kept_as`). Raises as `save_named`."""
+    fields = fields_of(plan, k, user)
+    return kept_as(save_named(image, infotext, fields, plan.settings.saving, data_dir, disk=disk), data_dir)
+
+
+def kept_as(path: Path, data_dir: Path) -> str:
+    """The path relative to the data folder, with `/`; absolute where the owner saves pictures elsewhere."""
+    return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else str(path)
+
+
+def save_named(
     image: Image.Image,
     infotext: str,
     fields: NameFields,

@@ -1,0 +1,324 @@
+"""The one front desk: every way in submits here, and anybody may follow, come back, cancel.
+
+    service = GenerationService(Folders.under(data))
+    job = service.submit(GenerationRequest(prompt="a red house"))     # durable before it returns
+    for position, event in service.follow(job):                       # from any thread, any number of times
+        ...
+    service.job(job).images
+
+One thread takes the jobs in order and lets the worker draw them. The browser never owns a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticSerializationError
+
+from modules.imaging.save import sweep_leftovers
+from modules.schema import events as ev
+from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
+from modules.schema.folders import Folders
+from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+from modules.service.database import Database
+from modules.service.gallery import Gallery
+from modules.service.jobs import FINAL_EVENTS, Job, JobStore
+from modules.service.lock import FolderLock
+from modules.service.settings_store import SettingsStore
+from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
+from modules.weights.catalogue import Catalogue
+
+UNSAVED_BYTES = 2**30
+"""Pictures that could not be saved are kept in memory up to this size, the newest."""
+RETRY_SECONDS = 1.0
+FORCE_SECONDS = 20.0
+"""A second cancel this long after the first one ends a worker that does not listen."""
+log = logging.getLogger("easel.service")
+
+
+class GenerationService:
+    """Jobs, events, pictures, checkpoints and settings for all front ends. Thread-safe; never imports torch."""
+
+    def __init__(self, folders: Folders, worker_factory: Callable[[Folders], Worker] = ProcessWorker) -> None:
+        """Jobs that an earlier run left queued, or was drawing when it ended, go on at once.
+
+        InUse where another process works on the same folder. `warnings` holds a sentence for everything that is not as
+        it should be (a damaged settings file, a folder that cannot be written) but did not keep it from starting.
+        """
+        self.folders = folders
+        self.warnings: list[str] = []
+        self._lock_file = self._take_folder()
+        self._database = self._open_database()
+        self._jobs = JobStore(self._database)
+        self.gallery = Gallery(self._database)
+        self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
+        self.warnings += self._settings.warnings
+        self.catalogue = Catalogue(folders, folders.database)
+
+        self._changed = threading.Condition()  # guards what follows; notified whenever a follower may have news
+        self._running: str | None = None
+        self._cancel_asked = 0.0
+        self._trouble: str | None = None
+        self._preview: tuple[str, int, ev.Preview] | None = None
+        self._unsaved: OrderedDict[str, bytes] = OrderedDict()
+        self._closing = False
+
+        self._jobs.recover()
+        self._worker = worker_factory(folders)
+        self._worker.warm()
+        self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
+        self._dispatcher.start()
+        threading.Thread(target=self._sweep, args=(time.time(),), name="sweep", daemon=True).start()
+
+    def _take_folder(self) -> FolderLock | None:
+        try:
+            return FolderLock(self.folders.state)
+        except OSError:
+            return None  # a folder that cannot be written cannot be damaged by two; the database says the rest
+
+    def _open_database(self) -> Database:
+        try:
+            database = Database(self.folders.database)
+        except DiskTrouble as error:
+            self.warnings.append(f"{error.message} Until then jobs and history are forgotten when Easel is closed.")
+            return Database(None)
+        self.warnings += database.warnings
+        return database
+
+    def _sweep(self, started: float) -> None:
+        """Removes what an earlier run had half written."""
+        for name in (self._settings.settings.saving.outdir_txt2img_samples, self.folders.state):
+            sweep_leftovers(self.folders.data / name, started)
+
+    # ---- jobs ----
+
+    def submit(self, request: GenerationRequest, owner: str = "", key: str | None = None) -> str:
+        """Queues a request with the settings of now, and returns the job's id once it is safely written.
+
+        The same `key` of the same owner gives the same job again, however often it is sent. DiskTrouble where the queue
+        cannot be written; BadRequest for what cannot be stored or must not be overridden.
+        """
+        for name in request.override_settings:
+            if name.startswith("outdir_"):
+                raise BadRequest(
+                    f"A request cannot choose the folder {name!r}; it is the owner's setting.",
+                    field="override_settings",
+                )
+        try:
+            job = self._jobs.add(request, self.settings, owner, key)
+        except (PydanticSerializationError, UnicodeError):
+            raise BadRequest(
+                "The request holds characters or values that cannot be written down; send plain text and numbers."
+            ) from None
+        with self._changed:
+            self._changed.notify_all()
+        return job
+
+    def follow(self, job: str, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, ev.Event]]:
+        """The events of a job above a position, those that were and those to come, until its final one.
+
+        Previews come live only, the newest, under the position of the event before them: `after` may be any position
+        that was given out. Ends early when nothing came for `timeout` seconds or the service closes. NotFound for an
+        unknown id.
+        """
+        self._jobs.state(job)
+        return self._follow(job, after, timeout)
+
+    def _follow(self, job: str, after: int, timeout: float | None) -> Iterator[tuple[int, ev.Event]]:
+        seen_preview = 0
+        since = time.monotonic()
+        while True:
+            with self._changed:
+                # Read under the lock that is held while events are stored: none can slip in before the wait.
+                events = self._jobs.events(job, after)
+                preview = self._preview if self._preview and self._preview[0] == job else None
+                fresh = preview is not None and preview[1] > seen_preview
+                if not events and not fresh:
+                    if self._closing or self._jobs.state(job) in FINAL_STATES:
+                        return
+                    left = None if timeout is None else since + timeout - time.monotonic()
+                    if left is not None and left <= 0:
+                        return
+                    self._changed.wait(left)
+                    continue
+            for position, event in events:
+                after = position
+                yield position, event
+                if isinstance(event, FINAL_EVENTS):
+                    return
+            if fresh and preview is not None:
+                seen_preview = preview[1]
+                yield after, preview[2]
+            since = time.monotonic()
+
+    def job(self, job: str) -> JobView:
+        """NotFound for an unknown id."""
+        return self._with_trouble(self._jobs.view(job))
+
+    def jobs(self, limit: int = 100, owner: str | None = None) -> list[JobView]:
+        """Newest first; of one owner if asked."""
+        return [self._with_trouble(view) for view in self._jobs.views(limit, owner)]
+
+    def _with_trouble(self, view: JobView) -> JobView:
+        trouble = self._trouble
+        return view.model_copy(update={"text": trouble}) if trouble and view.state == "running" else view
+
+    def cancel(self, job: str) -> None:
+        """Ends a job: a waiting one at once, the running one at its next step. Nothing happens to a finished one.
+
+        Asked again after twenty seconds, a worker that does not listen is ended by force. NotFound for an unknown id.
+        """
+        if self._jobs.cancel_queued(job):
+            with self._changed:
+                self._changed.notify_all()
+            return
+        with self._changed:
+            if self._running != job:
+                return
+            first, now = self._cancel_asked, time.monotonic()
+            self._cancel_asked = first or now
+        self._worker.cancel(job)
+        if first and now - first > FORCE_SECONDS:
+            self._worker.kill()
+
+    def skip(self, job: str) -> None:
+        """The running job goes on with its next picture. NotFound for an unknown id."""
+        self._jobs.state(job)
+        self._worker.skip(job)
+
+    def preview(self, job: str) -> tuple[int, str, bytes] | None:
+        """(number, format, encoded picture) of the newest preview while the job runs; numbers grow."""
+        with self._changed:
+            if self._preview is None or self._preview[0] != job:
+                return None
+            _, number, event = self._preview
+            return number, event.format, event.data
+
+    # ---- pictures, checkpoints, settings ----
+
+    def picture(self, record_id: str) -> tuple[bytes | Path, SavedRecord]:
+        """The file of a picture, or its bytes where it could not be saved. NotFound where neither is there."""
+        record = self.gallery.get(record_id)
+        with self._changed:
+            data = self._unsaved.get(record_id)
+        if data is not None:
+            return data, record
+        path = self.folders.data / record.path if record.path else None
+        if path is None or not path.is_file():
+            reason = "was never saved" if path is None else f"is no longer at {record.path}"
+            raise NotFound(f"That picture {reason}.")
+        return path, record
+
+    def checkpoints(self, refresh: bool = False) -> list[CheckpointView]:
+        return self.catalogue.checkpoints(refresh)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings.settings
+
+    def change_settings(self, changes: dict[str, Any]) -> Settings:
+        """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
+        return self._settings.change(changes)
+
+    def stats(self) -> dict[str, Any]:
+        return {"worker": self._worker.stats(), "running": self._running, "trouble": self._trouble}
+
+    def close(self) -> None:
+        """Ends the worker. A job that is being drawn waits again and goes on at the next start."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify_all()
+        self._worker.close()
+        self._dispatcher.join(timeout=CLOSE_SECONDS)
+        self._database.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    # ---- the dispatcher ----
+
+    def _dispatch(self) -> None:
+        while not self._closing:
+            try:
+                with self._changed:
+                    job = self._jobs.take()
+                    if job is None:
+                        if not self._closing:
+                            self._changed.wait()
+                        continue
+                    self._running, self._cancel_asked = job.id, 0.0
+                    self._changed.notify_all()
+                self._draw(job)
+            except DiskTrouble as error:  # the queue itself cannot be read or written: wait for the disk
+                self._pause(error.message)
+            except Exception:
+                log.exception("dispatcher")
+                self._pause(None)
+
+    def _draw(self, job: Job) -> None:
+        ended = False
+        try:
+            for event in self._worker.submit(job.id, job.request, job.settings, job.finished):
+                if self._closing:  # read on to the end, so that the worker is free to hear that it shall close
+                    self._jobs.put_back(job.id)
+                    ended = True
+                    continue
+                ended = isinstance(event, FINAL_EVENTS)
+                self._publish(job.id, event)
+        except EaselError:
+            raise
+        except Exception as error:
+            log.exception("job %s", job.id)
+            self._publish(job.id, ev.Failed(code="error", message=unexpected("The drawing", error)))
+            ended = True
+        finally:
+            with self._changed:
+                self._running, self._preview = None, None
+                self._changed.notify_all()
+        if not ended:
+            self._publish(job.id, ev.Failed(code="worker_lost", message="The worker went silent; try again."))
+
+    def _publish(self, job: str, event: ev.Event) -> None:
+        """Stores an event and wakes the followers. While the disk refuses, steps are left out and the rest waits."""
+        if isinstance(event, ev.Preview):
+            with self._changed:
+                number = self._preview[1] + 1 if self._preview and self._preview[0] == job else 1
+                self._preview = (job, number, event)
+                self._changed.notify_all()
+            return
+        if isinstance(event, ev.ImageReady) and event.data is not None:
+            self._keep(event.record.id, event.data)
+        while not self._closing:
+            try:
+                with self._changed:
+                    self._jobs.append(job, event)
+                    self._trouble = None
+                    if isinstance(event, FINAL_EVENTS):
+                        self._running, self._preview = None, None
+                    self._changed.notify_all()
+                return
+            except DiskTrouble as error:
+                if isinstance(event, ev.Progress):
+                    return
+                self._pause(error.message)
+
+    def _keep(self, record: str, data: bytes) -> None:
+        with self._changed:
+            self._unsaved[record] = data
+            while len(self._unsaved) > 1 and sum(map(len, self._unsaved.values())) > UNSAVED_BYTES:
+                self._unsaved.popitem(last=False)
+
+    def _pause(self, reason: str | None) -> None:
+        with self._changed:
+            self._trouble = reason
+            if not self._closing:
+                self._changed.wait(RETRY_SECONDS)

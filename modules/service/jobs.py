@@ -1,0 +1,253 @@
+"""The durable queue: every job and what it said, in SQLite, from before its submission is answered until long after.
+
+States go queued → running → done | failed | cancelled. Jobs are taken in the order they came. Positions of a job's
+events grow from 1; there may be gaps. A job found running when the program starts was interrupted: it is queued again,
+in its old place, at most twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import time
+import uuid
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from modules.schema import events as ev
+from modules.schema.errors import NotFound
+from modules.schema.record import FINAL_STATES, JobView, SavedRecord
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+from modules.service.database import Database
+from modules.service.gallery import Gallery
+
+MAX_ATTEMPTS = 3
+POSITION_JUMP = 1_000_000
+"""Events of progress after the last durable write may be lost with the machine, though followers saw them; a job that
+starts again numbers its events from well above, so that nobody who resumes misses one."""
+SEED_RANGE = 2**32 - 2
+FINAL_EVENTS = (ev.Done, ev.Failed, ev.Cancelled)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the worker gets it: seeds drawn, so that a second attempt draws the same pictures.
+
+    `finished` are the indices of pictures that an earlier attempt completed.
+    """
+
+    id: str
+    request: GenerationRequest
+    settings: Settings
+    attempt: int
+    finished: frozenset[int] = frozenset()
+
+
+class JobStore:
+    """Jobs and their events. Every method is one transaction, safe from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, request: GenerationRequest, settings: Settings, owner: str = "", key: str | None = None) -> str:
+        """Queues a job and returns its id once the row is durable; the same owner and key give the same job again."""
+        job = uuid.uuid4().hex
+        with self._database.write() as db:
+            if key is not None:
+                row = db.execute("SELECT id FROM jobs WHERE owner = ? AND key = ?", (owner, key)).fetchone()
+                if row:
+                    return row["id"]
+            db.execute(
+                "INSERT INTO jobs (id, owner, key, request, settings, seed, subseed, state, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
+                (
+                    job, owner, key, request.model_dump_json(), settings.model_dump_json(),
+                    random.randrange(SEED_RANGE), random.randrange(SEED_RANGE), time.time(),
+                ),
+            )  # fmt: skip
+            _append(db, job, ev.Queued())
+        return job
+
+    def take(self) -> Job | None:
+        """The next queued job, now running; None where none waits. Rows that cannot be read fail on the way."""
+        while True:
+            with self._database.write() as db:
+                row = db.execute("SELECT * FROM jobs WHERE state = 'queued' ORDER BY place LIMIT 1").fetchone()
+                if row is None:
+                    return None
+                try:
+                    job = _job(row)
+                except (ValidationError, ValueError):
+                    message = (
+                        "This job was written by another version of the program and cannot be read; submit it again."
+                    )
+                    _finish(db, row["id"], ev.Failed(code="bad_request", message=message))
+                    continue
+                db.execute(
+                    "UPDATE jobs SET state = 'running', attempts = ?, started = ? WHERE id = ?",
+                    (job.attempt, time.time(), job.id),
+                )
+                _append(db, job.id, ev.Started(attempt=job.attempt))
+                records = db.execute("SELECT number FROM records WHERE job = ?", (job.id,)).fetchall()
+                return replace(job, finished=frozenset(r["number"] for r in records))
+
+    def append(self, job: str, event: ev.Event) -> int:
+        """Stores an event of a running job and returns its position; a final one ends the job, a picture enters the
+        gallery. After its end a job takes no more events (position 0)."""
+        with self._database.write(durable=not isinstance(event, ev.Progress)) as db:
+            row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
+            if row is None or row["state"] in FINAL_STATES:
+                return 0
+            if isinstance(event, FINAL_EVENTS):
+                return _finish(db, job, event)
+            if isinstance(event, ev.ImageReady):
+                Gallery.add(db, event.record)
+            return _append(db, job, event)
+
+    def cancel_queued(self, job: str) -> bool:
+        """Ends a job that nobody has taken yet; False where it is not waiting. NotFound for an unknown id."""
+        with self._database.write() as db:
+            row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
+            if row is None:
+                raise _unknown(job)
+            if row["state"] != "queued":
+                return False
+            _finish(db, job, ev.Cancelled())
+            return True
+
+    def recover(self) -> list[str]:
+        """After a start: jobs that were running when the program ended wait again; returns their ids."""
+        again = []
+        with self._database.write() as db:
+            for row in db.execute("SELECT id, attempts FROM jobs WHERE state = 'running'").fetchall():
+                if row["attempts"] >= MAX_ATTEMPTS:
+                    message = f"The program ended {row['attempts']} times while it drew this job, so it was given up."
+                    _finish(db, row["id"], ev.Failed(code="worker_lost", message=message), jump=POSITION_JUMP)
+                    continue
+                db.execute("UPDATE jobs SET state = 'queued', started = NULL WHERE id = ?", (row["id"],))
+                message = "The program ended while it drew this job; it is drawn again."
+                _append(db, row["id"], ev.Warned(message=message), jump=POSITION_JUMP)
+                again.append(row["id"])
+        return again
+
+    def put_back(self, job: str) -> None:
+        """A running job whose worker is closed in good order waits again, in its old place, as if never taken."""
+        with self._database.write() as db:
+            row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
+            if row["state"] == "running":
+                db.execute(
+                    "UPDATE jobs SET state = 'queued', started = NULL, attempts = attempts - 1 WHERE id = ?", (job,)
+                )
+                _append(db, job, ev.Warned(message="Easel was closed while it drew this job; it is drawn again."))
+
+    def events(self, job: str, after: int = 0) -> list[tuple[int, ev.Event]]:
+        """The stored events of a job above a position, in order."""
+        rows = self._database.read(
+            "SELECT position, body FROM events WHERE job = ? AND position > ? ORDER BY position", (job, after)
+        )
+        found = []
+        for row in rows:
+            with contextlib.suppress(ValidationError):  # one that another version wrote
+                found.append((row["position"], ev.EVENT.validate_json(row["body"])))
+        return found
+
+    def state(self, job: str) -> str:
+        """NotFound for an unknown id."""
+        rows = self._database.read("SELECT state FROM jobs WHERE id = ?", (job,))
+        if not rows:
+            raise _unknown(job)
+        return rows[0]["state"]
+
+    def view(self, job: str) -> JobView:
+        """NotFound for an unknown id."""
+        rows = self._database.read("SELECT * FROM jobs WHERE id = ?", (job,))
+        if not rows:
+            raise _unknown(job)
+        return self._view(rows[0])
+
+    def views(self, limit: int = 100, owner: str | None = None) -> list[JobView]:
+        """Newest first."""
+        where, values = ("WHERE owner = ?", (owner, limit)) if owner is not None else ("", (limit,))
+        rows = self._database.read(f"SELECT * FROM jobs {where} ORDER BY place DESC LIMIT ?", values)
+        return [self._view(row) for row in rows]
+
+    def _view(self, row: sqlite3.Row) -> JobView:
+        try:
+            request = GenerationRequest.model_validate_json(row["request"])
+        except ValidationError:
+            request = GenerationRequest()
+        position = 0
+        if row["state"] == "queued":
+            ahead = "SELECT count(*) AS n FROM jobs WHERE state IN ('queued', 'running') AND place < ?"
+            position = self._database.read(ahead, (row["place"],))[0]["n"] + 1
+        view = JobView(
+            id=row["id"], request=request, state=row["state"], position=position, created=row["created"],
+            started=row["started"], finished=row["finished"], attempts=row["attempts"], error=row["error"],
+            error_code=row["error_code"],
+        )  # fmt: skip
+        return fold(view, [event for _, event in self.events(row["id"])])
+
+
+def fold(view: JobView, events: list[ev.Event]) -> JobView:
+    """The view with what its events tell: progress, warnings, pictures."""
+    newest: dict[str, object] = {}
+    warnings: list[str] = []
+    images: dict[int, SavedRecord] = {}
+    for event in events:
+        if isinstance(event, ev.Started):
+            newest = {}
+        elif isinstance(event, ev.Progress):
+            newest = {
+                "progress": event.fraction, "step": event.step, "steps": event.steps, "eta": event.eta,
+                "text": event.text,
+            }  # fmt: skip
+        elif isinstance(event, ev.Warned):
+            warnings.append(event.message)
+        elif isinstance(event, ev.ImageReady):
+            images[event.record.index] = event.record
+    if view.state != "running":
+        newest |= {"eta": None, "text": ""}
+        newest |= {"progress": 1.0} if view.state == "done" else {}
+    pictures = tuple(images[k] for k in sorted(images))
+    return view.model_copy(update={**newest, "warnings": tuple(warnings), "images": pictures})
+
+
+def _job(row: sqlite3.Row) -> Job:
+    request = GenerationRequest.model_validate_json(row["request"])
+    drawn = {name: row[name] for name in ("seed", "subseed") if getattr(request, name) == -1}
+    settings = Settings.model_validate_json(row["settings"])
+    return Job(row["id"], request.model_copy(update=drawn), settings, row["attempts"] + 1)
+
+
+def _append(db: sqlite3.Connection, job: str, event: ev.Event, jump: int = 0) -> int:
+    last = db.execute("SELECT max(position) AS p FROM events WHERE job = ?", (job,)).fetchone()["p"] or 0
+    position = last + jump + 1
+    if isinstance(event, ev.ImageReady):
+        event = event.model_copy(update={"data": None})  # bytes of a picture do not belong into the queue
+    body = event.model_dump_json()
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (job, position, event.kind, body))
+    return position
+
+
+def _finish(db: sqlite3.Connection, job: str, event: ev.Event, jump: int = 0) -> int:
+    """The final event, the state, and the steps on the way forgotten except the last."""
+    position = _append(db, job, event, jump)
+    failed = event if isinstance(event, ev.Failed) else None
+    state = "failed" if failed else event.kind
+    db.execute(
+        "UPDATE jobs SET state = ?, finished = ?, error = ?, error_code = ? WHERE id = ?",
+        (state, time.time(), failed and failed.message, failed and failed.code, job),
+    )
+    db.execute(
+        "DELETE FROM events WHERE job = :job AND kind = 'progress' AND position <"
+        " (SELECT max(position) FROM events WHERE job = :job AND kind = 'progress')",
+        {"job": job},
+    )
+    return position
+
+
+def _unknown(job: str) -> NotFound:
+    return NotFound(f"No job has the id {job[:40]!r}; the list of jobs shows those that are known.")

@@ -1,0 +1,536 @@
+"""Who draws: the engine in a process of its own (the default) or in a thread, behind one small interface.
+
+A job goes in, events come out, the last one final (Done, Failed or Cancelled). Between the processes travel only JSON
+and encoded pictures: nothing that is sent back can run code in the server. The engine is any class with
+
+    Engine(folders).run(job_id, request, settings, emit, control)
+
+named by a dotted path, so that the server never imports it (nor torch). `control` tells it of cancel and skip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from modules.schema import events as ev
+from modules.schema.errors import Cancelled, EaselError
+from modules.schema.folders import Folders
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+
+ENGINE = "modules.pipeline.run:Engine"
+CLOSE_SECONDS = 5.0
+log = logging.getLogger("easel.worker")
+
+
+class Worker(Protocol):
+    """What the service asks of whoever draws. One job at a time; cancel and skip come from other threads."""
+
+    def warm(self) -> None:
+        """Begins to load what the first job would wait for; returns at once."""
+        ...
+
+    def submit(
+        self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
+    ) -> Iterator[ev.Event]:
+        """Runs a job; ends with its final event and never raises. `finished`: pictures it need not draw again."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job at its next step, also one that is only about to begin."""
+        ...
+
+    def skip(self, job_id: str) -> None:
+        """Goes on with the job's next picture."""
+        ...
+
+    def kill(self) -> None:
+        """Ends whatever is being drawn by force, where that is possible."""
+        ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class Control:
+    """The engine's ear for one job: `cancelled` stays, a skip is taken once; `finished` pictures may be left out."""
+
+    def __init__(self, finished: frozenset[int] = frozenset()) -> None:
+        self.finished = finished
+        self._cancelled = threading.Event()
+        self._skip = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def take_skip(self) -> bool:
+        taken = self._skip.is_set()
+        self._skip.clear()
+        return taken
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def skip(self) -> None:
+        self._skip.set()
+
+
+class _Controls:
+    """The controls of jobs by id; a message that arrives before its job is kept for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: tuple[str, Control] | None = None
+        self._early: set[str] = set()
+
+    def begin(self, job: str, finished: frozenset[int]) -> Control:
+        with self._lock:
+            control = Control(finished)
+            if job in self._early:
+                control.cancel()
+            self._early.clear()
+            self._current = (job, control)
+            return control
+
+    def end(self) -> None:
+        with self._lock:
+            self._current = None
+
+    def cancel(self, job: str) -> None:
+        with self._lock:
+            if self._current and self._current[0] == job:
+                self._current[1].cancel()
+            else:
+                self._early.add(job)
+
+    def skip(self, job: str) -> None:
+        with self._lock:
+            if self._current and self._current[0] == job:
+                self._current[1].skip()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._current:
+                self._current[1].cancel()
+
+
+def load(path: str) -> Callable[[Folders], Any]:
+    """The class or function at "package.module:name"."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run_job(
+    engine: Any,
+    job: str,
+    request: GenerationRequest,
+    settings: Settings,
+    emit: Callable[[ev.Event], None],
+    control: Control,
+) -> ev.Event:
+    """Lets the engine draw and says in one final event how it ended; tracebacks go to the log, never to the user."""
+    started = time.monotonic()
+    try:
+        engine.run(job, request, settings, emit, control)
+    except Cancelled:
+        return ev.Cancelled()
+    except EaselError as error:
+        log.info("job %s: %s", job, error.message)
+        hint = f" {error.hint}" if error.hint else ""
+        return ev.Failed(code=error.code, message=f"{error.message}{hint}")
+    except MemoryError:
+        log.exception("job %s", job)
+        return ev.Failed(
+            code="out_of_memory", message="This machine ran out of memory; draw smaller or fewer pictures at once."
+        )
+    except Exception as error:
+        log.exception("job %s", job)
+        return ev.Failed(code="error", message=unexpected("The drawing", error))
+    if control.cancelled:
+        return ev.Cancelled()
+    return ev.Done(seconds=round(time.monotonic() - started, 3))
+
+
+def unexpected(what: str, error: BaseException) -> str:
+    """One sentence for an error that nobody foresaw."""
+    detail = " ".join(str(error).split())[:300]
+    return f"{what} failed unexpectedly ({type(error).__name__}: {detail}); the log has the details."
+
+
+class ThreadWorker:
+    """The engine in this process: for tests and debugging. A crash of the engine is a crash of everything."""
+
+    def __init__(self, engine_factory: Callable[[], Any]) -> None:
+        self._factory = engine_factory
+        self._engine: Any = None
+        self._building = threading.Lock()
+        self._controls = _Controls()
+        self._jobs = 0
+
+    def _ready(self) -> Any:
+        with self._building:
+            if self._engine is None:
+                self._engine = self._factory()
+            return self._engine
+
+    def warm(self) -> None:
+        def build() -> None:
+            with contextlib.suppress(Exception):  # the first job meets it again and tells
+                self._ready()
+
+        threading.Thread(target=build, name="warm", daemon=True).start()
+
+    def submit(
+        self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
+    ) -> Iterator[ev.Event]:
+        said: queue.Queue[tuple[bool, ev.Event]] = queue.Queue()
+        control = self._controls.begin(job_id, finished)
+
+        def draw() -> None:
+            try:
+                engine = self._ready()
+            except Exception as error:
+                log.exception("engine")
+                last: ev.Event = ev.Failed(code="error", message=unexpected("Starting the engine", error))
+            else:
+                last = run_job(engine, job_id, request, settings, lambda e: said.put((False, e)), control)
+            said.put((True, last))
+
+        threading.Thread(target=draw, name=f"draw {job_id[:8]}", daemon=True).start()
+        final = False
+        while not final:
+            final, event = said.get()
+            if final:
+                self._controls.end()
+                self._jobs += 1
+            yield event
+
+    def cancel(self, job_id: str) -> None:
+        self._controls.cancel(job_id)
+
+    def skip(self, job_id: str) -> None:
+        self._controls.skip(job_id)
+
+    def kill(self) -> None:
+        """A thread cannot be ended by force."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"kind": "thread", "ready": self._engine is not None, "jobs": self._jobs, "restarts": 0}
+
+    def close(self) -> None:
+        self._controls.close()
+        close = getattr(self._engine, "close", None)
+        if close:
+            close()
+
+
+class ProcessWorker:
+    """The engine in a spawned child. The child ends with this process, however that ends; a child that dies costs the
+    job it drew, and the next one gets a new child."""
+
+    def __init__(self, folders: Folders, engine: str = ENGINE) -> None:
+        self._folders = folders
+        self._engine = engine
+        self._lock = threading.RLock()  # guards the child and sending to it
+        self._reading = threading.Lock()
+        self._child: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._ready = False
+        self._facts: dict[str, Any] = {}
+        self._restarts = 0
+        self._jobs = 0
+        self._killed = False
+        self._closed = False
+
+    def warm(self) -> None:
+        with self._lock:
+            self._start()
+
+    def _start(self) -> Connection | None:
+        """The pipe to a living child, started if need be; None after `close`."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._child is not None and self._child.is_alive() and self._pipe is not None:
+                return self._pipe
+            if self._child is not None:
+                self._drop()
+                self._restarts += 1
+            context = multiprocessing.get_context("spawn")
+            ours, theirs = context.Pipe()
+            self._ready, self._killed = False, False
+            self._child = context.Process(
+                target=child_main, args=(theirs, self._engine, self._folders), name="easel-worker", daemon=True
+            )
+            self._child.start()
+            theirs.close()  # so that either end sees the other one's death
+            self._pipe = ours
+            return ours
+
+    def _drop(self) -> None:
+        with self._lock:
+            if self._pipe is not None:
+                self._pipe.close()
+            if self._child is not None:
+                self._child.join(timeout=CLOSE_SECONDS)
+            self._pipe, self._child = None, None
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        with self._lock:
+            try:
+                if self._pipe is None:
+                    return False
+                self._pipe.send_bytes(json.dumps(message).encode())
+                return True
+            except (OSError, ValueError):
+                return False
+
+    def submit(
+        self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
+    ) -> Iterator[ev.Event]:
+        message = {
+            "do": "run",
+            "job": job_id,
+            "request": request.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
+            "finished": sorted(finished),
+        }
+        # A child that died before it took the job has not touched it: then, once, another one gets it.
+        for _ in range(2):
+            taken = False
+            for got, data in self._talk(message):
+                taken = True
+                if "event" not in got:
+                    continue
+                event = ev.EVENT.validate_python({**got["event"], "data": data} if data is not None else got["event"])
+                self._jobs += bool(got["final"])
+                yield event
+                if got["final"]:
+                    return
+            if taken:
+                break
+        yield self._lost()
+
+    def _talk(self, message: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+        """Gives a job to the child and tells what the child says of it, until the child is gone."""
+        try:
+            pipe = self._start()
+        except OSError:
+            log.exception("the drawing process cannot be started")
+            return
+        child = self._child
+        if pipe is None or child is None or not self._send(message):
+            return
+        with self._reading:
+            while True:
+                # The child's last words come before its death: read the pipe to its end first.
+                wait([pipe, child.sentinel])
+                try:
+                    if not pipe.poll():
+                        return
+                    got, data = self._receive(pipe)
+                except (EOFError, OSError, ValueError):
+                    return
+                if got.get("job") == message["job"]:
+                    yield got, data
+
+    def _receive(self, pipe: Connection) -> tuple[dict[str, Any], bytes | None]:
+        got = json.loads(pipe.recv_bytes())
+        data = pipe.recv_bytes() if got.get("blob") else None
+        if "facts" in got:
+            self._ready, self._facts = True, got["facts"]
+        return got, data
+
+    def _lost(self) -> ev.Event:
+        """The final event of a job whose child is gone; a new child is started for the next one."""
+        child = self._child
+        if self._closed:
+            return ev.Failed(code="worker_lost", message="The program was closed while this job was drawn.")
+        if child is not None:
+            child.join(timeout=CLOSE_SECONDS)
+        was_ready, killed = self._ready, self._killed
+        code = child.exitcode if child is not None else None
+        log.error("the drawing process ended (exit code %s)", code)
+        if was_ready:  # one that dies while it starts is not tried again before somebody asks
+            with contextlib.suppress(OSError):
+                self._start()
+        if killed:
+            return ev.Cancelled()
+        return ev.Failed(code="worker_lost", message=_why(code))
+
+    def cancel(self, job_id: str) -> None:
+        self._send({"do": "cancel", "job": job_id})
+
+    def skip(self, job_id: str) -> None:
+        self._send({"do": "skip", "job": job_id})
+
+    def kill(self) -> None:
+        with self._lock:
+            if self._child is not None and self._child.is_alive():
+                self._killed = True
+                self._child.kill()
+
+    def stats(self) -> dict[str, Any]:
+        child, pipe = self._child, self._pipe
+        if pipe is not None and self._reading.acquire(blocking=False):  # between jobs: has it told that it is ready?
+            try:
+                while pipe.poll():
+                    self._receive(pipe)
+            except (EOFError, OSError, ValueError):
+                pass  # it died; the next job finds out
+            finally:
+                self._reading.release()
+        return {
+            "kind": "process",
+            "pid": child.pid if child is not None else None,
+            "alive": child is not None and child.is_alive(),
+            "ready": self._ready,
+            "jobs": self._jobs,
+            "restarts": self._restarts,
+            **self._facts,
+        }
+
+    def close(self) -> None:
+        """Asks the child to end and makes sure it has."""
+        with self._lock:
+            self._closed = True
+            child = self._child
+            self._send({"do": "close"})
+        if child is not None:
+            child.join(timeout=CLOSE_SECONDS)
+            if child.is_alive():
+                child.kill()
+                child.join()
+        with self._lock:
+            if self._pipe is not None:
+                self._pipe.close()
+            self._pipe, self._child = None, None
+
+
+def _why(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in {int(s) for s in signal.Signals} else f"signal {-code}"
+        cause = f"was ended by the system ({name})"
+        if name == "SIGKILL":
+            cause += ", most often because memory ran out: draw smaller or fewer pictures at once"
+    else:
+        cause = f"ended by itself (exit code {code}), see the log"
+    return f"The drawing process {cause}. The next job gets a new one."
+
+
+# ---- inside the child ------------------------------------------------------------------------------------------------
+
+
+def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
+    """The child: one thread reads what the server asks, this one draws. It ends when the server is gone."""
+    # Ctrl+C in a terminal reaches both; the server decides when the child ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log_to(folders.state / "log", "worker.log")
+    sending = threading.Lock()
+
+    def send(message: dict[str, Any], blob: bytes | None = None) -> None:
+        with sending:
+            try:
+                pipe.send_bytes(json.dumps(message if blob is None else {**message, "blob": True}).encode())
+                if blob is not None:
+                    pipe.send_bytes(blob)
+            except OSError:
+                os._exit(0)  # nobody listens any more
+
+    controls = _Controls()
+    asked: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    threading.Thread(target=_listen, args=(pipe, controls, asked), name="listen", daemon=True).start()
+    try:
+        engine = load(engine_path)(folders)
+    except BaseException as error:
+        log.exception("engine")
+        message = unexpected("Starting the engine", error)
+        job = asked.get()
+        if job is not None:
+            send({"job": job["job"], "final": True, "event": ev.Failed(code="error", message=message).model_dump()})
+        os._exit(1)
+    send({"facts": _facts_of(engine)})
+    while (job := asked.get()) is not None:
+        _draw(engine, job, controls, send)
+        send({"facts": _facts_of(engine)})
+    with contextlib.suppress(Exception):
+        getattr(engine, "close", lambda: None)()
+    os._exit(0)
+
+
+def _draw(engine: Any, asked: dict[str, Any], controls: _Controls, send: Callable[..., None]) -> None:
+    job = asked["job"]
+    send({"job": job})  # taken: from here on a death of this process is this job's
+
+    def emit(event: ev.Event, final: bool = False) -> None:
+        data = getattr(event, "data", None)
+        body = event.model_dump(mode="json", exclude={"data"})
+        send({"job": job, "final": final, "event": body}, data)
+
+    control = controls.begin(job, frozenset(asked["finished"]))
+    try:
+        request = GenerationRequest.model_validate(asked["request"])
+        settings = Settings.model_validate(asked["settings"])
+        last = run_job(engine, job, request, settings, emit, control)
+    except BaseException as error:  # SystemExit and its like too: the server waits for a last word
+        log.exception("job %s", job)
+        last = ev.Failed(code="error", message=unexpected("The drawing", error))
+    controls.end()
+    emit(last, final=True)
+
+
+def _listen(pipe: Connection, controls: _Controls, asked: queue.Queue[dict[str, Any] | None]) -> None:
+    while True:
+        try:
+            message = json.loads(pipe.recv_bytes())
+        except (EOFError, OSError, ValueError):
+            os._exit(0)  # the server is gone, however it ended: nobody could see the picture
+        if message["do"] == "run":
+            asked.put(message)
+        elif message["do"] == "cancel":
+            controls.cancel(message["job"])
+        elif message["do"] == "skip":
+            controls.skip(message["job"])
+        else:
+            asked.put(None)
+            controls.close()
+
+
+def _facts_of(engine: Any) -> dict[str, Any]:
+    """What the engine tells of itself (device, memory), if it does and it is plain data."""
+    try:
+        return json.loads(json.dumps(engine.stats()))
+    except Exception:
+        return {}
+
+
+def log_to(folder: Path, name: str) -> None:
+    """Our messages of this process also go to a file of at most 3 MB, kept in three parts."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            folder / name, maxBytes=2**20, backupCount=2, encoding="utf-8", errors="backslashreplace"
+        )
+    except OSError:
+        return  # a folder that cannot be written costs the log, nothing else
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("easel")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
