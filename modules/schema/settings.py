@@ -86,6 +86,14 @@ class Sampling(Frozen):
     uni_pc_lower_order_final: bool = fact(True, label="UniPC lower order final", infotext="UniPC lower order final")
     beta_dist_alpha: float = fact(0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha")
     beta_dist_beta: float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
+    use_old_karras_scheduler_sigmas: bool = fact(False, label="Use old karras scheduler sigmas (0.1 to 10)")
+    tcd_gamma: float = fact(0.3, label="TCD gamma", ge=0, le=1, step=0.01, infotext="TCD gamma")
+    dpm_adaptive_joint: bool = fact(
+        False,
+        label="DPM adaptive judges the batch as one",
+        hint="as A1111 does; pictures then depend on their batch",
+        infotext="DPM adaptive joint",
+    )
 
 
 class Preview(Frozen):

@@ -1,0 +1,1 @@
+"""The maths of denoising: schedules, samplers, guidance, prediction types, noise."""
