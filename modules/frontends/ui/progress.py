@@ -1,0 +1,50 @@
+"""The results panel: gallery, progress, infotext and log. The page's script fills it by following jobs by id.
+
+Gradio only places these blocks; it never updates them, so a running job does not depend on a Gradio session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import gradio as gr
+
+GALLERY = """
+<div id="{tab}_gallery" class="easel-gallery" data-state="empty">
+  <div class="easel-stage">
+    <div class="easel-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"><i></i></div>
+    <div class="easel-empty">
+      <svg viewBox="0 0 64 64" aria-hidden="true"><path d="M14 12h36v28H14z M20 58l6-18 M44 58l-6-18 M32 40v14 M32 6v6
+        M19 33l8-9 6 6 5-5 7 8"/></svg>
+      <p>Your pictures appear here.</p>
+      <p class="easel-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generate · <kbd>Alt</kbd> <kbd>Enter</kbd> skip ·
+        <kbd>Esc</kbd> interrupt</p>
+    </div>
+    <div class="easel-frame" hidden></div>
+    <div class="easel-status" aria-live="off" hidden><span class="easel-status-text"></span></div>
+  </div>
+  <div class="easel-thumbs" role="group" aria-label="Pictures" hidden></div>
+</div>
+"""
+TOOLS = """
+<div id="image_buttons_{tab}" class="easel-tools" hidden>
+  <a class="easel-tool" id="save_{tab}" download href="#" title="Save this picture with its settings inside (S)">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 3v9 M6 9l4 4 4-4 M4 16h12"/></svg>Save</a>
+  <button type="button" class="easel-tool" data-do="copy" title="Copy the prompt and settings of this picture">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M7 7V4h9v9h-3 M4 7h9v9H4z"/></svg>Copy settings</button>
+  <button type="button" class="easel-tool" data-do="enlarge" title="Fill the window with this picture">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 8V3h5 M12 3h5v5 M17 12v5h-5 M8 17H3v-5"/></svg>
+    Enlarge</button>
+</div>
+"""
+
+
+def results_panel(tab: str) -> Mapping[str, gr.HTML]:
+    """The blocks of the panel, ids as A1111's."""
+    with gr.Column(elem_id=f"{tab}_results", elem_classes="easel-results"):
+        with gr.Column(elem_id=f"{tab}_results_panel"):
+            gallery = gr.HTML(GALLERY.format(tab=tab), elem_id=f"{tab}_gallery_container", js_on_load=None)
+            tools = gr.HTML(TOOLS.format(tab=tab), js_on_load=None)
+            info = gr.HTML("", elem_id=f"html_info_{tab}", js_on_load=None)
+            log = gr.HTML("", elem_id=f"html_log_{tab}", js_on_load=None)
+    return {"gallery": gallery, "tools": tools, "info": info, "log": log}

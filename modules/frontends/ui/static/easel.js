@@ -1,0 +1,623 @@
+// The page's script. Gradio holds the form; jobs are followed here, by id, whatever happens to the page.
+//
+//   submitted(answer)   Generate's answer: an id to follow, or what is wrong
+//   Follower            one event stream at a time: the oldest unfinished job of this browser
+//   Gallery             pictures of the session, the picture so far, the one selected
+//
+// Addresses are relative to the page, so that a sub-path behind a proxy works.
+"use strict";
+(() => {
+    const TAB = "txt2img";
+    const TITLE = document.title || "Easel";
+    const FIELDS = ["prompt", "negative_prompt", "sampler", "scheduler", "steps", "width", "height", "n_iter",
+        "batch_size", "cfg_scale", "seed", "followed"];
+    const FINAL = new Set(["done", "failed", "cancelled"]);
+    const SESSION = `easel.${TAB}.session`, DRAFT = `easel.${TAB}.draft`;
+    const ROOT = new URL("./", document.baseURI);
+
+    // ---- small tools ----
+
+    const $ = (selector, from = document) => from.querySelector(selector);
+    const byId = (id) => document.getElementById(id);
+    const make = (tag, attributes = {}, ...children) => {
+        const element = document.createElement(tag);
+        for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+        element.append(...children);
+        return element;
+    };
+    const address = (path) => new URL(path, ROOT).href;
+    const pictureOf = (record) => address(`pictures/${encodeURIComponent(record.id)}`);
+    const stored = (key, other) => {
+        try { return JSON.parse(localStorage.getItem(key)) ?? other; } catch { return other; }
+    };
+    const store = (key, value) => {
+        try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* private windows may refuse */ }
+    };
+    const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+    /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
+    async function ask(path, method = "GET") {
+        const options = method === "GET" ? {} : { method, headers: { "content-type": "application/json" }, body: "{}" };
+        const answer = await fetch(address(path), options);
+        const data = await answer.json().catch(() => ({}));
+        if (!answer.ok) {
+            throw Object.assign(new Error(data.message || `The server answered ${answer.status}.`),
+                { status: answer.status });
+        }
+        return data;
+    }
+
+    function duration(seconds) {
+        const s = Math.max(0, Math.round(seconds)), two = (n) => String(n).padStart(2, "0");
+        if (s < 60) return `${s}s`;
+        if (s < 3600) return `${two(Math.floor(s / 60))}:${two(s % 60)}`;
+        return `${two(Math.floor(s / 3600))}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
+    }
+
+    /** One sentence in the corner; `kind` is error, warning or note. Errors stay until they are closed. */
+    function toast(message, kind = "note") {
+        let place = byId("easel_toasts");
+        if (!place) {
+            place = make("div", { id: "easel_toasts" });
+            document.body.append(place);
+        }
+        for (const old of place.children) if (old.dataset.message === message) old.remove();
+        const close = make("button", { type: "button", "aria-label": "Close this message" }, "×");
+        const box = make("div", { class: `easel-toast ${kind}`, role: kind === "error" ? "alert" : "status" },
+            make("span", {}, message), close);
+        box.dataset.message = message;
+        close.onclick = () => box.remove();
+        place.append(box);
+        setTimeout(() => box.remove(), kind === "error" ? 30000 : kind === "warning" ? 12000 : 4000);
+    }
+
+    // ---- the session: jobs that this browser submitted since it was last idle ----
+
+    const session = {
+        jobs: [],      // {id, view} in order of submission
+        active: null,  // id being followed
+        add(id) {
+            if (this.jobs.every((job) => job.over)) {
+                this.jobs = [];
+                gallery.clear();
+            }
+            if (!this.jobs.some((job) => job.id === id)) this.jobs.push({ id, over: false });
+            this.keep();
+        },
+        job(id) { return this.jobs.find((job) => job.id === id); },
+        waiting() { return this.jobs.filter((job) => !job.over && job.id !== this.active); },
+        keep() { store(SESSION, this.jobs.slice(-50).map((job) => job.id)); },
+    };
+
+    /** Follow the oldest job that is not over; nothing where there is none. */
+    function pump() {
+        if (session.active) return showQueue();
+        const next = session.jobs.find((job) => !job.over);
+        if (next) follow(next.id); else idle();
+        showQueue();
+    }
+
+    let stream = null;
+
+    async function follow(id) {
+        session.active = id;
+        gallery.begin();
+        running(true);
+        say("Starting…", null);
+        while (session.active === id) {
+            try {
+                const view = await ask(`jobs/${encodeURIComponent(id)}`);
+                if (session.active !== id) return;
+                gallery.shape(view.request);
+                view.images.forEach((record) => gallery.add(record));
+                if (FINAL.has(view.state)) return over(id, view);
+                if (view.state === "queued") waitingLine(view);
+                if (view.state === "running") progress(view);
+                await streamOf(id);
+                if (session.active === id) await pause(500);  // the stream broke: look at the job and come back
+            } catch (error) {
+                if (error.status === 404) return over(id, null);
+                say("The connection to Easel is lost; trying again…", null);
+                await pause(1500);
+            }
+        }
+    }
+
+    /** Events of a job until its end, or until the stream is closed for good. */
+    function streamOf(id) {
+        return new Promise((resolve) => {
+            const source = new EventSource(address(`events/${encodeURIComponent(id)}`));
+            let queued = null;
+            const close = () => {
+                clearInterval(queued);
+                source.close();
+                if (stream === source) stream = null;
+                resolve();
+            };
+            stream?.close();
+            stream = source;
+            source.onmessage = (message) => {
+                const event = JSON.parse(message.data);
+                if (session.active !== id || event.kind === "end") return close();
+                if (event.kind === "queued") {
+                    queued ??= setInterval(() => ask(`jobs/${id}`).then(waitingLine, () => {}), 2000);
+                } else {
+                    clearInterval(queued);
+                }
+                if (event.kind === "progress") progress(event);
+                else if (event.kind === "started") say("Loading the model…", null);
+                else if (event.kind === "preview") gallery.preview(address(event.url));
+                else if (event.kind === "image") gallery.add(event.record);
+                else if (event.kind === "warned") toast(event.message, "warning");
+                else if (FINAL.has(event.kind)) {
+                    close();
+                    ask(`jobs/${id}`).then((view) => over(id, view), () => over(id, null));
+                }
+            };
+            source.onerror = () => {
+                if (source.readyState === EventSource.CLOSED) close();
+                else say("The connection to Easel is lost; trying again…", null);
+            };
+        });
+    }
+
+    /** A job came to its end (`view`), or is not known any more (null). */
+    function over(id, view) {
+        if (session.active !== id) return;
+        const job = session.job(id);
+        if (job) job.over = true;
+        session.active = null;
+        view?.images.forEach((record) => gallery.add(record));
+        gallery.end();
+        if (view) closing(view);
+        pump();
+    }
+
+    function closing(view) {
+        const seconds = view.finished && view.started ? view.finished - view.started : 0;
+        const count = view.images.length;
+        const pictures = `${count} ${count === 1 ? "picture" : "pictures"}`;
+        const unsaved = view.images.filter((record) => record.problem);
+        const saved = view.images.find((record) => record.path);
+        let line = "";
+        if (view.state === "done") line = `${pictures} in ${seconds.toFixed(1)} s`;
+        if (view.state === "cancelled") line = count ? `Interrupted; ${pictures} kept` : "Interrupted";
+        if (saved) line += ` · saved in ${saved.path.replace(/[\\/][^\\/]*$/, "")}`;
+        if (view.state === "failed") line = view.error || "The job failed.";
+        log(line, view.state === "failed" ? "error" : "");
+        if (view.state === "failed") toast(line, "error");
+        for (const message of new Set(unsaved.map((record) => record.problem))) toast(message, "error");
+    }
+
+    // ---- progress ----
+
+    function progress(at) {
+        const steps = at.steps || 0, fraction = steps ? Math.min(1, at.step / steps) : 0;
+        const percent = Math.floor(fraction * 100);
+        const eta = at.eta == null ? "" : ` ETA: ${duration(at.eta)}`;
+        const words = [at.text || "Sampling"];
+        if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
+        if (at.eta != null) words.push(`${duration(at.eta)} left`);
+        say(words.join(" · "), fraction);
+        document.title = `[${percent}%${eta}] ${TITLE}`;
+    }
+
+    function waitingLine(view) {
+        if (view.state !== "queued" || session.active !== view.id) return;
+        say(view.position > 1 ? `Waiting, place ${view.position} in the queue` : "Waiting for the worker…", null);
+        document.title = `[In queue] ${TITLE}`;
+    }
+
+    /** The line over the picture and the bar; `fraction` null is "something is going on". */
+    function say(text, fraction) {
+        const status = $(".easel-status"), bar = $(".easel-bar");
+        if (!status) return;
+        status.hidden = !text;
+        $(".easel-status-text").textContent = text || "";
+        bar.classList.toggle("on", Boolean(text));
+        bar.classList.toggle("unknown", fraction == null);
+        bar.firstElementChild.style.width = fraction == null ? "" : `${fraction * 100}%`;
+        if (fraction == null) bar.removeAttribute("aria-valuenow");
+        else bar.setAttribute("aria-valuenow", String(Math.floor(fraction * 100)));
+    }
+
+    function running(on) {
+        document.body.classList.toggle("easel-running", on);
+        const interrupt = byId(`${TAB}_interrupt`);
+        if (interrupt) interrupt.textContent = "Interrupt";
+    }
+
+    function idle() {
+        running(false);
+        say("", 0);
+        document.title = TITLE;
+    }
+
+    function showQueue() {
+        const place = byId(`${TAB}_queue`), count = session.waiting().length;
+        if (!place) return;
+        place.replaceChildren();
+        if (!count) return;
+        const clear = make("button", { type: "button", class: "easel-link" }, "Clear");
+        clear.onclick = () => {
+            for (const job of session.waiting()) {
+                job.over = true;
+                ask(`jobs/${job.id}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+            }
+            showQueue();
+        };
+        place.append(make("div", { class: "easel-queue", role: "status" }, `${count} in queue · `, clear));
+    }
+
+    function log(text, kind = "") {
+        const place = byId(`html_log_${TAB}`);
+        if (place) place.replaceChildren(make("div", { class: `easel-log ${kind}` }, text));
+    }
+
+    // ---- the gallery ----
+
+    const gallery = {
+        records: [],
+        selected: -1,    // index of the picture shown; the live preview where `live`
+        live: false,     // a job is running and the stage shows its preview
+        pinned: false,   // the user chose a picture while a job runs
+        previewUrl: null,
+        size: [1, 1],
+
+        root() { return byId(`${TAB}_gallery`); },
+        current() { return this.records[this.selected]; },
+
+        clear() {
+            this.records = [];
+            this.selected = -1;
+            this.previewUrl = null;
+            this.pinned = false;
+            info(null);
+            log("");
+            this.draw();
+        },
+        begin() {
+            this.live = true;
+            this.pinned = false;
+            this.previewUrl = null;
+            this.draw();
+        },
+        end() {
+            this.live = false;
+            this.previewUrl = null;
+            if (!this.pinned) this.selected = this.records.length - 1;
+            this.draw();
+        },
+        shape(request) { this.size = [request.width, request.height]; this.draw(); },
+        add(record) {
+            if (this.records.some((known) => known.id === record.id)) return;
+            this.records.push(record);
+            if (!this.pinned) this.selected = this.records.length - 1;
+            this.previewUrl = null;
+            this.draw();
+        },
+        preview(url) {
+            if (!this.live) return;
+            // Shown once it is loaded, so that the stage never flickers; a later one wins.
+            const image = new Image();
+            image.onload = () => {
+                if (!this.live || this.wanted !== image) return;
+                this.previewUrl = url;
+                this.draw();
+            };
+            this.wanted = image;
+            image.src = url;
+        },
+        select(index) {
+            if (!this.records.length) return;
+            this.selected = (index + this.records.length) % this.records.length;
+            this.pinned = true;
+            this.draw();
+        },
+        showsPreview() { return this.live && !this.pinned && this.previewUrl; },
+
+        draw() {
+            const root = this.root();
+            if (!root) return;
+            const record = this.current();
+            const frame = $(".easel-frame", root), empty = $(".easel-empty", root);
+            const showing = this.showsPreview() || record || this.live;
+            root.dataset.state = this.live ? "running" : record ? "pictures" : "empty";
+            frame.hidden = !showing;
+            empty.hidden = Boolean(showing);
+            if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, "The picture so far", this.size, "preview");
+            else if (record) {
+                const size = [record.width, record.height];
+                this.drawFrame(frame, pictureOf(record), alt(record), size, "picture");
+            } else if (this.live) this.drawFrame(frame, null, "", this.size, "blank");
+            this.drawThumbs(root);
+            const tools = byId(`image_buttons_${TAB}`);
+            if (tools) tools.hidden = !record;
+            if (record) {
+                const save = byId(`save_${TAB}`);
+                save.href = `${pictureOf(record)}?download=true`;
+            }
+            info(record);
+            viewer.draw();
+        },
+        drawFrame(frame, url, text, [width, height], kind) {
+            frame.dataset.kind = kind;
+            frame.style.setProperty("--w", width);
+            frame.style.setProperty("--h", height);
+            let image = $("img", frame);
+            if (!url) return frame.replaceChildren();
+            if (!image) {
+                image = make("img", { class: "easel-picture", tabindex: "0", role: "button", decoding: "async" });
+                image.onclick = () => viewer.open();
+                frame.replaceChildren(image);
+            }
+            if (image.getAttribute("src") !== url) image.src = url;
+            image.alt = text;
+            image.setAttribute("aria-label", kind === "picture" ? `${text}. Enlarge` : text);
+        },
+        drawThumbs(root) {
+            const row = $(".easel-thumbs", root);
+            const tiles = this.records.length + (this.live ? 1 : 0);
+            row.hidden = tiles < 2;
+            const old = new Map([...row.children].map((tile) => [tile.dataset.id, tile]));
+            this.records.forEach((record, index) => {
+                let tile = old.get(record.id);
+                if (!tile) {
+                    const image = make("img", { loading: "lazy", decoding: "async", alt: "" });
+                    image.src = `${pictureOf(record)}/thumbnail`;
+                    tile = make("button", { type: "button", class: "thumbnail-item" }, image);
+                    tile.dataset.id = record.id;
+                    row.append(tile);
+                }
+                tile.onclick = () => this.select(index);
+                const chosen = index === this.selected && !this.showsPreview();
+                tile.classList.toggle("selected", chosen);
+                tile.setAttribute("aria-pressed", String(chosen));
+                tile.setAttribute("aria-label", `Picture ${index + 1} of ${this.records.length}, seed ${seedOf(record)}`);
+                old.delete(record.id);
+            });
+            old.forEach((tile) => tile.remove());
+            if (this.live) {
+                const tile = make("button", { type: "button", class: "thumbnail-item live", "aria-label": "The picture being drawn" });
+                tile.dataset.id = "live";
+                tile.classList.toggle("selected", Boolean(this.showsPreview()));
+                tile.onclick = () => { this.pinned = false; this.draw(); };
+                row.append(tile);
+            }
+            if (!this.pinned) row.scrollLeft = row.scrollWidth;
+        },
+    };
+
+    const seedOf = (record) => /(?:^|, )Seed: (\d+)/m.exec(record.infotext)?.[1] ?? String(record.seed);
+    const alt = (record) => record.infotext.split("\n")[0].slice(0, 200) || `Picture with seed ${seedOf(record)}`;
+
+    /** The infotext of a picture: prompt, negative prompt, and the parameters as pairs. Text only, never HTML. */
+    function info(record) {
+        const place = byId(`html_info_${TAB}`);
+        if (!place || place.dataset.shown === (record?.id ?? "")) return;
+        place.dataset.shown = record?.id ?? "";
+        place.replaceChildren();
+        if (!record) return;
+        const lines = record.infotext.split("\n");
+        const last = lines.length > 1 && /^Steps: /.test(lines[lines.length - 1]) ? lines.pop() : "";
+        const at = lines.findIndex((line) => line.startsWith("Negative prompt: "));
+        const prompt = (at < 0 ? lines : lines.slice(0, at)).join("\n");
+        const box = make("div", { class: "easel-info" });
+        if (prompt) box.append(make("p", { class: "positive" }, prompt));
+        if (at >= 0) {
+            const negative = lines.slice(at).join("\n").slice("Negative prompt: ".length);
+            box.append(make("p", { class: "negative" }, make("span", {}, "Negative prompt"), ` ${negative}`));
+        }
+        const pairs = make("dl");
+        for (const [, key, value] of last.matchAll(/\s*([^:,]+): ("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g)) {
+            pairs.append(make("div", {}, make("dt", {}, key), make("dd", {}, value)));
+        }
+        box.append(pairs);
+        place.append(box);
+    }
+
+    // ---- the whole window for one picture ----
+
+    const viewer = {
+        dialog: null,
+        build() {
+            const button = (name, label, text, act) => {
+                const made = make("button", { type: "button", class: name, "aria-label": label, title: label }, text);
+                made.onclick = act;
+                return made;
+            };
+            this.image = make("img", { alt: "" });
+            this.save = make("a", { class: "save", download: "", "aria-label": "Save (S)", title: "Save (S)" }, "⤓");
+            this.dialog = make("dialog", { id: "lightboxModal", class: "easel-viewer", "aria-label": "Picture" },
+                this.image,
+                button("previous", "Previous picture (←)", "‹", () => gallery.select(gallery.selected - 1)),
+                button("next", "Next picture (→)", "›", () => gallery.select(gallery.selected + 1)),
+                make("div", { class: "bar" }, this.save,
+                    button("zoom", "Own size or whole window (Z)", "⤡", () => this.zoom()),
+                    button("close", "Close (Esc)", "×", () => this.dialog.close())));
+            this.dialog.addEventListener("click", (event) => {
+                if (event.target === this.dialog) this.dialog.close();
+            });
+            this.image.onclick = () => this.zoom();
+            document.body.append(this.dialog);
+        },
+        get isOpen() { return Boolean(this.dialog?.open); },
+        zoom() { this.dialog.classList.toggle("actual"); },
+        open() {
+            if (!gallery.current()) return;
+            if (!this.dialog) this.build();
+            if (!this.isOpen) this.dialog.showModal();
+            this.draw();
+        },
+        draw() {
+            const record = gallery.current();
+            if (!this.isOpen) return;
+            if (!record) return this.dialog.close();
+            this.image.src = pictureOf(record);
+            this.image.alt = alt(record);
+            this.save.href = `${pictureOf(record)}?download=true`;
+            this.dialog.classList.toggle("single", gallery.records.length < 2);
+        },
+        key(event) {
+            const acts = {
+                ArrowLeft: () => gallery.select(gallery.selected - 1),
+                ArrowRight: () => gallery.select(gallery.selected + 1),
+                s: () => this.save.click(),
+                z: () => this.zoom(),
+            };
+            const act = acts[event.key];
+            if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+            event.preventDefault();
+            act();
+        },
+    };
+
+    // ---- the form ----
+
+    /** Write into a Gradio text box as a hand would. */
+    function write(box, text) {
+        box.value = text;
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    function markField(id) {
+        const box = id && $("textarea, input", byId(id) ?? document.createElement("div"));
+        if (!box) return;
+        box.setAttribute("aria-invalid", "true");
+        box.focus();
+        box.addEventListener("input", () => box.removeAttribute("aria-invalid"), { once: true });
+    }
+
+    async function copy(text) {
+        try {
+            await navigator.clipboard.writeText(text);
+            toast("Copied.");
+        } catch {
+            toast("The browser does not let this page copy; select the text below the picture instead.", "warning");
+        }
+    }
+
+    const easel = {
+        submitted(answer) {
+            const { id, error } = JSON.parse(answer);
+            if (error) {
+                toast(error.message, "error");
+                log(error.message, "error");
+                markField(error.field);
+                return;
+            }
+            session.add(id);
+            pump();
+        },
+        interrupt() {
+            if (!session.active) return;
+            byId(`${TAB}_interrupt`).textContent = "Interrupting…";
+            ask(`jobs/${session.active}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+        },
+        skip() {
+            if (!session.active) return;
+            ask(`jobs/${session.active}/skip`, "POST").catch((error) => toast(error.message, "error"));
+        },
+        seedOfSelected(seed) {
+            const record = gallery.current();
+            if (record) return seedOf(record);
+            toast("There is no picture yet whose seed could be used again.");
+            return seed;
+        },
+        keep(values) { store(DRAFT, Object.fromEntries(FIELDS.map((name, k) => [name, values[k]]))); },
+    };
+    window.easel = easel;
+    window.gradioApp ??= () => document;
+
+    document.addEventListener("keydown", (event) => {
+        if (viewer.isOpen) return viewer.key(event);
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+            event.preventDefault();
+            byId(`${TAB}_generate`)?.click();
+        } else if (event.key === "Enter" && event.altKey) {
+            event.preventDefault();
+            easel.skip();
+        } else if (event.key === "Escape" && session.active && !$("ul.options, [role=listbox]:not([hidden])")) {
+            event.preventDefault();
+            easel.interrupt();
+        } else if ($(".easel-gallery")?.contains(document.activeElement)) {
+            if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+                event.preventDefault();
+                gallery.select(gallery.selected + (event.key === "ArrowLeft" ? -1 : 1));
+            } else if ((event.key === "Enter" || event.key === " ") && event.target.matches("img.easel-picture")) {
+                event.preventDefault();
+                viewer.open();
+            }
+        }
+    }, true);
+
+    document.addEventListener("click", (event) => {
+        const example = event.target.closest?.(".easel-example");
+        if (example) {
+            const box = $(`#${TAB}_prompt textarea`);
+            write(box, example.textContent);
+            box.focus();
+        }
+        const tool = event.target.closest?.("[data-do]");
+        if (tool?.dataset.do === "copy" && gallery.current()) copy(gallery.current().infotext);
+        if (tool?.dataset.do === "enlarge") viewer.open();
+    });
+
+    /** Names for what Gradio leaves without one, and hints that need no place. */
+    function label() {
+        const names = {
+            [`#${TAB}_prompt textarea`]: "Prompt", [`#${TAB}_neg_prompt textarea`]: "Negative prompt",
+            [`#${TAB}_res_switch_btn`]: "Swap width and height", [`#${TAB}_random_seed`]: "Draw a new seed each time",
+            [`#${TAB}_reuse_seed`]: "Use the seed of the picture shown", "#refresh_sd_model_checkpoint": "Look for new files",
+        };
+        for (const [selector, name] of Object.entries(names)) {
+            const element = $(selector);
+            if (!element) continue;
+            element.setAttribute("aria-label", name);
+            if (element.tagName === "BUTTON") element.title = name;
+        }
+        byId(`${TAB}_generate`)?.setAttribute("title", "Ctrl+Enter");
+        byId(`${TAB}_interrupt`)?.setAttribute("title", "Stop this job (Esc)");
+        byId(`${TAB}_skip`)?.setAttribute("title", "Go on with the next picture (Alt+Enter)");
+        $(`#${TAB}_seed input, #${TAB}_seed textarea`)?.setAttribute("inputmode", "numeric");
+    }
+
+    /** What this browser was doing: its last session; where it had none, whatever is running now. */
+    async function comeBack() {
+        const kept = stored(SESSION, []);
+        const ids = Array.isArray(kept) ? kept.filter((id) => typeof id === "string") : [];
+        const views = (await Promise.all(ids.map((id) => ask(`jobs/${encodeURIComponent(id)}`).catch(() => null))))
+            .filter(Boolean);
+        if (!views.some((view) => !FINAL.has(view.state))) {
+            const all = await ask("jobs?limit=50").catch(() => []);
+            const running = all.filter((view) => !FINAL.has(view.state));
+            if (running.length) views.splice(0, views.length, ...running.reverse());
+        }
+        for (const view of views) {
+            if (session.job(view.id)) continue;
+            session.jobs.push({ id: view.id, over: FINAL.has(view.state) });
+            if (FINAL.has(view.state)) view.images.forEach((record) => gallery.add(record));
+        }
+        session.keep();
+        const last = views[views.length - 1];
+        if (last && FINAL.has(last.state)) closing({ ...last, error: null, state: last.state === "failed" ? "" : last.state });
+        pump();
+    }
+
+    function start() {
+        label();
+        comeBack();
+    }
+
+    // Gradio builds the page after this script may have run: begin when the gallery stands.
+    const ready = () => byId(`${TAB}_gallery`) && byId(`${TAB}_generate`);
+    if (ready()) start();
+    else {
+        const watch = new MutationObserver(() => {
+            if (!ready()) return;
+            watch.disconnect();
+            start();
+        });
+        watch.observe(document.documentElement, { childList: true, subtree: true });
+    }
+})();

@@ -1,0 +1,246 @@
+"""A front desk in memory that draws gradients: the same interface as the real one, no engine, a second per picture.
+
+`python -m tests.frontends.stand_in` serves the page with it, for looking at.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modules.schema.errors import NotFound
+from modules.schema.events import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    ImageReady,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Warned,
+)
+from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+
+CHECKPOINTS = (
+    CheckpointView(
+        name="postcards", title="postcards.safetensors [0123456789]", path="postcards.safetensors", size=60_000_000,
+        family="sd15", resolution=(128, 128), cfg_scale=5.0, sha256="0123456789" + "0" * 54,
+    ),
+    CheckpointView(
+        name="dream", title="dream.safetensors", path="dream.safetensors", size=2_000_000_000, family="sd15",
+        resolution=(512, 512),
+    ),
+)  # fmt: skip
+
+
+def gradient(width: int, height: int, seed: int, sharpness: float = 1.0) -> Image.Image:
+    """A picture whose colours come from the seed; `sharpness` below 1 is coarse, as an early preview is."""
+    low, high = [((seed * k) % 200, (seed * k * 7 + 60) % 256, (seed * k * 13 + 120) % 256) for k in (1, 3)]
+    base = Image.linear_gradient("L").resize((width, height))
+    channels = [base.point([int(a + (b - a) * v / 255) for v in range(256)]) for a, b in zip(low, high)]
+    image = Image.merge("RGB", channels)
+    if sharpness < 1:
+        coarse = (max(2, int(width * sharpness / 4)), max(2, int(height * sharpness / 4)))
+        return Image.effect_noise(coarse, 90).convert("RGB").resize((width // 4, height // 4))
+    return image
+
+
+class _Job:
+    def __init__(self, id: str, request: GenerationRequest) -> None:
+        self.id, self.request = id, request
+        self.state, self.created, self.started, self.finished = "queued", time.time(), None, None
+        self.events: list[tuple[int, Event]] = []
+        self.count = 0
+        self.cancelled = self.skipped = False
+        self.step = self.steps = 0
+        self.eta: float | None = None
+        self.text = ""
+        self.error: str | None = None
+        self.warnings: list[str] = []
+        self.images: list[SavedRecord] = []
+        self.preview: tuple[int, str, bytes] | None = None
+
+
+class StandIn:
+    """One worker thread, jobs in order. `pace` is seconds per step. A prompt with "fail" fails, "warn" warns."""
+
+    def __init__(self, pace: float = 0.05, settings: Settings | None = None) -> None:
+        self.pace = pace
+        self._settings = settings or Settings()
+        self._jobs: dict[str, _Job] = {}
+        self._pictures: dict[str, tuple[bytes, SavedRecord]] = {}
+        self._ids = itertools.count(1)
+        self._told = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    def change_settings(self, changes: dict[str, Any]) -> Settings:
+        self._settings = self._settings.with_options(changes)
+        return self._settings
+
+    def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]:
+        return CHECKPOINTS
+
+    def submit(self, request: GenerationRequest, owner: str = "", key: str | None = None) -> str:
+        with self._told:
+            job = _Job(f"job{next(self._ids)}-{time.time_ns():x}", request)
+            self._jobs[job.id] = job
+            self._tell(job, Queued())
+            return job.id
+
+    def follow(self, job: str, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Event]]:
+        found = self._find(job)
+        while True:
+            with self._told:
+                fresh = [(n, e) for n, e in found.events if n > after]
+                if not fresh:
+                    if found.state in FINAL_STATES or not self._told.wait(timeout):
+                        return
+                    continue
+            for after, event in fresh:
+                yield after, event
+
+    def job(self, id: str) -> JobView:
+        job = self._find(id)
+        waiting = [j.id for j in self._jobs.values() if j.state == "queued"]
+        return JobView(
+            id=job.id, request=job.request, state=job.state,  # type: ignore[arg-type]
+            position=waiting.index(id) + 1 if id in waiting else 0, created=job.created, started=job.started,
+            finished=job.finished, progress=job.step / job.steps if job.steps else 0, step=job.step, steps=job.steps,
+            eta=job.eta, text=job.text, error=job.error, warnings=tuple(job.warnings), images=tuple(job.images),
+        )  # fmt: skip
+
+    def jobs(self, limit: int = 100) -> Sequence[JobView]:
+        return [self.job(id) for id in list(reversed(self._jobs))[:limit]]
+
+    def cancel(self, id: str) -> None:
+        job = self._find(id)
+        with self._told:
+            job.cancelled = True
+            if job.state == "queued":
+                job.state = "cancelled"
+                self._tell(job, Cancelled())
+
+    def skip(self, id: str) -> None:
+        self._find(id).skipped = True
+
+    def preview(self, id: str) -> tuple[int, str, bytes] | None:
+        return self._find(id).preview
+
+    def picture(self, record_id: str) -> tuple[bytes | Path, SavedRecord]:
+        if record_id not in self._pictures:
+            raise NotFound(f"There is no picture {record_id!r}.")
+        return self._pictures[record_id]
+
+    def close(self) -> None:
+        with self._told:
+            self._closing = True
+            self._told.notify_all()
+        self._thread.join(5)
+
+    def _find(self, id: str) -> _Job:
+        if id not in self._jobs:
+            raise NotFound(f"There is no job {id!r}.")
+        return self._jobs[id]
+
+    def _tell(self, job: _Job, event: Event) -> None:
+        with self._told:
+            if isinstance(event, Preview):
+                job.events = [(n, e) for n, e in job.events if not isinstance(e, Preview)]
+            job.count += 1
+            job.events.append((job.count, event))
+            self._told.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._told:
+                waiting = next((j for j in self._jobs.values() if j.state == "queued"), None)
+                if self._closing:
+                    return
+                if waiting is None:
+                    self._told.wait(1)
+                    continue
+                waiting.state, waiting.started = "running", time.time()
+                self._tell(waiting, Started())
+            self._draw(waiting)
+
+    def _draw(self, job: _Job) -> None:
+        request = job.request
+        seed = request.seed if request.seed >= 0 else time.time_ns() % 2**32
+        pictures = request.n_iter * request.batch_size
+        job.steps = request.steps * request.n_iter
+        if "warn" in request.prompt:
+            job.warnings.append("The prompt is longer than the model reads; its end is left out.")
+            self._tell(job, Warned(message=job.warnings[0]))
+        began = time.monotonic()
+        for k in range(pictures):
+            job.skipped = False
+            if k % request.batch_size == 0:
+                for step in range(request.steps):
+                    if job.cancelled or self._closing:
+                        return self._end(job, "cancelled", Cancelled())
+                    if job.skipped:
+                        break
+                    time.sleep(self.pace)
+                    if "fail" in request.prompt and step == 2:
+                        job.error = "The device ran out of memory at this size; draw smaller or fewer at once."
+                        return self._end(job, "failed", Failed(code="out_of_memory", message=job.error))
+                    job.step += 1
+                    job.eta = (time.monotonic() - began) / job.step * (job.steps - job.step)
+                    job.text = "Sampling"
+                    self._tell(job, Progress(step=job.step, steps=job.steps, eta=job.eta, text=job.text))
+                    out = io.BytesIO()
+                    sharp = (step + 1) / request.steps * 0.5
+                    gradient(request.width, request.height, seed + k, sharp).save(out, "JPEG")
+                    job.preview = (job.step, "jpeg", out.getvalue())
+                    self._tell(job, Preview(step=job.step, format="jpeg", data=out.getvalue()))
+            self._finish(job, k, seed + k)
+        return self._end(job, "done", Done(seconds=time.monotonic() - began))
+
+    def _finish(self, job: _Job, k: int, seed: int) -> None:
+        request = job.request
+        out = io.BytesIO()
+        gradient(request.width, request.height, seed).save(out, "PNG")
+        text = request.prompt
+        if request.negative_prompt:
+            text += f"\nNegative prompt: {request.negative_prompt}"
+        text += (
+            f"\nSteps: {request.steps}, Sampler: {request.sampler}, Schedule type: Karras, CFG scale: "
+            f"{request.cfg_scale:g}, Seed: {seed}, Size: {request.width}x{request.height}, Model: postcards, "
+            "Version: Easel 0.1.0"
+        )
+        record = SavedRecord(
+            id=f"{job.id}.{k}", job=job.id, index=k, path=f"outputs/txt2img-images/2026-11-20/{k:05}-{seed}.png",
+            width=request.width, height=request.height, seed=seed, infotext=text, created=time.time(),
+        )  # fmt: skip
+        self._pictures[record.id] = (out.getvalue(), record)
+        with self._told:
+            job.images.append(record)
+            self._tell(job, ImageReady(record=record))
+
+    def _end(self, job: _Job, state: str, event: Event) -> None:
+        with self._told:
+            job.state, job.finished = state, time.time()
+            self._tell(job, event)
+
+
+if __name__ == "__main__":
+    from modules.frontends import serve
+
+    serve.run(StandIn(pace=0.25))
