@@ -171,7 +171,8 @@ class Autoencoder(nn.Module):
 
     def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and log-variance, [B, embed_dim, H/f, W/f] each."""
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        # A permuted [H, W, C] picture would take the channels-last GroupNorm, which is a hundred times less exact.
+        mean, logvar = self.quant_conv(self.encoder(x.contiguous())).chunk(2, dim=1)
         return mean, torch.clamp(logvar, -30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:

@@ -167,9 +167,8 @@ class Residency:
     def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:
         facts, nets = opened.facts, opened.nets
         with opened.file as file:
-            last = policy.channels_last
-            fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, last)
-            fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype, last)
+            fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, policy.channels_last)
+            fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype)
             fill(nets.text, file, facts.text, policy.device, policy.text_dtype)
         return LoadedModel(
             checkpoint, facts, policy, nets.unet, nets.vae, nets.text, nets.extra, identity, self.catalogue

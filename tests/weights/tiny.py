@@ -34,7 +34,7 @@ PREFIXES = {
 }
 
 
-def randomise(net: nn.Module, generator: torch.Generator) -> nn.Module:
+def randomise(net: nn.Module, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Fill a net (also one on the meta device) with random weights of sane scale, in place."""
     for name, parameter in net.state_dict().items():
         if parameter.dim() > 1:
@@ -43,21 +43,25 @@ def randomise(net: nn.Module, generator: torch.Generator) -> nn.Module:
         else:
             value = 0.05 * torch.randn(parameter.shape, generator=generator) + name.endswith("weight")
         owner = net.get_submodule(name.rpartition(".")[0])
-        setattr(owner, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
+        setattr(owner, name.rpartition(".")[2], nn.Parameter(value.to(dtype), requires_grad=False))
     return net.eval()
 
 
 def tiny_tensors(
-    seed: int, unet: UNetConfig = UNET, vae: AutoencoderConfig = VAE, text: ClipConfig = TEXT
+    seed: int,
+    unet: UNetConfig = UNET,
+    vae: AutoencoderConfig = VAE,
+    text: ClipConfig = TEXT,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """All tensors of a random checkpoint, float32, under the keys of the original files."""
+    """All tensors of a random checkpoint under the keys of the original files."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         nets = {"unet": UNet(unet), "vae": Autoencoder(vae), "text": TextEncoder(text)}
     return {
         PREFIXES[part] + name: tensor.detach()
         for part, net in nets.items()
-        for name, tensor in randomise(net, generator).state_dict().items()
+        for name, tensor in randomise(net, generator, dtype).state_dict().items()
     }
 
 
@@ -71,8 +75,7 @@ def write_tiny_sd15(
 ) -> Path:
     """Write a random SD 1.x checkpoint. `configs`: unet, vae, text, as in `tiny_tensors`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: tensor.to(dtype) for key, tensor in tiny_tensors(seed, **configs).items()}
-    save_file(tensors, path, dict(metadata or {}))
+    save_file(tiny_tensors(seed, dtype=dtype, **configs), path, dict(metadata or {}))
     return path
 
 
