@@ -39,12 +39,15 @@ def encode(image: Image.Image, infotext: str | None, format: str = "png", qualit
         return out.getvalue()
     if image.mode not in {"RGB", "L"} and not (kind != "jpeg" and image.mode == "RGBA"):
         image = image.convert("RGB")
-    exif = Image.Exif()
-    if infotext:
-        comment = _UNICODE + well_formed(infotext).encode("utf-16-be")
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    image.save(out, kind.upper(), quality=quality, exif=exif)
+    image.save(out, kind.upper(), quality=quality, **({"exif": _exif(infotext)} if infotext else {}))
     return out.getvalue()
+
+
+def _exif(infotext: str) -> bytes:
+    exif = Image.Exif()
+    comment = _UNICODE + well_formed(infotext).encode("utf-16-be")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return exif.tobytes()
 
 
 def read_infotext(image: Image.Image) -> str | None:

@@ -310,17 +310,23 @@ def picture_place(
     return folder, clean_component(name, _NAME_ROOM)
 
 
-def next_number(folder: Path, basename: str = "") -> int:
-    """One more than the highest number that a file of the folder begins with (after `basename-`); 0 in an empty one."""
+def used_numbers(folder: Path, basename: str = "") -> set[int]:
+    """The numbers that files of the folder begin with (after `basename-`); none in a missing folder."""
     prefix = f"{basename}-" if basename else ""
-    highest = -1
+    used = set()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(prefix):
                     number = entry.name[len(prefix) :].split(".")[0].split("-")[0]
-                    if number.isascii() and number.isdigit() and len(number) <= 12:
-                        highest = max(highest, int(number))
+                    # Sub-folders may be called by date, and files without number by a seed of up to 20 digits.
+                    if number.isascii() and number.isdigit() and len(number) <= 12 and not entry.is_dir():
+                        used.add(int(number))
     except FileNotFoundError:
-        return 0
-    return highest + 1
+        return set()
+    return used
+
+
+def next_number(folder: Path, basename: str = "") -> int:
+    """One more than the highest number in use; 0 where there is none."""
+    return max(used_numbers(folder, basename), default=-1) + 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from modules.imaging.metadata import encode
-from modules.imaging.naming import NameFields, fields_of, next_number, picture_place
+from modules.imaging.naming import NameFields, fields_of, next_number, picture_place, used_numbers
 from modules.schema.errors import DiskTrouble
 from modules.schema.plan import Plan
 from modules.schema.settings import Saving
@@ -157,8 +157,9 @@ def _publish_new(temp: Path, path: Path, disk: Disk) -> None:
         if isinstance(error, FileExistsError) or error.errno not in _NO_LINKS:
             raise
         # No hard links here: take the name with an empty file of our own, then put the finished one in its place.
-        disk.close(disk.create(path))
+        handle = disk.create(path)
         try:
+            disk.close(handle)
             disk.replace(temp, path)
         except OSError:
             _remove(disk, path)
@@ -239,15 +240,16 @@ def _save_numbered(folder: Path, basename: str, name: str, data: bytes, disk: Di
         except FileExistsError:  # somebody is writing that number
             number += 1
             continue
-        # Between counting and reserving somebody may have published this number and let go of it: count again.
+        # Between counting and reserving somebody may have published this number and let go of it: look again.
         try:
-            now = next_number(folder, basename)
+            used = used_numbers(folder, basename)
         except OSError:  # the folder cannot be listed any more; publishing never overwrites anyway
-            now = number
-        if now > number:
-            disk.close(handle)
+            used = set()
+        if number in used:
+            with contextlib.suppress(OSError):
+                disk.close(handle)
             _remove(disk, temp)
-            number = now
+            number = max(used) + 1
             continue
         path = folder / f"{numbered(number, basename, name)}.png"
         try:

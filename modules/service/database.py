@@ -104,15 +104,18 @@ class Database:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
-            except sqlite3.OperationalError as error:
-                raise DiskTrouble(f"The list of jobs cannot be written ({error}); free some space.") from error
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.Error as error:
+                message = f"The list of jobs cannot be written ({error}); free some space and allow writing there."
+                raise DiskTrouble(message) from error
 
     def read(self, sql: str, values: tuple[Any, ...] | dict[str, Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
             try:
                 return self._db.execute(sql, values).fetchall()
-            except sqlite3.OperationalError as error:
-                raise DiskTrouble(f"The list of jobs cannot be read ({error}).") from error
+            except sqlite3.Error as error:
+                raise DiskTrouble(f"The list of jobs cannot be read ({error}); check that disk.") from error
 
     def close(self) -> None:
         with self._lock:

@@ -137,12 +137,14 @@ class GenerationService:
         since = time.monotonic()
         while True:
             with self._changed:
+                if self._closing:
+                    return
                 # Read under the lock that is held while events are stored: none can slip in before the wait.
                 events = self._jobs.events(job, after)
                 preview = self._preview if self._preview and self._preview[0] == job else None
                 fresh = preview is not None and preview[1] > seen_preview
                 if not events and not fresh:
-                    if self._closing or self._jobs.state(job) in FINAL_STATES:
+                    if self._jobs.state(job) in FINAL_STATES:
                         return
                     left = None if timeout is None else since + timeout - time.monotonic()
                     if left is not None and left <= 0:
