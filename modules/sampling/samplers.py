@@ -531,19 +531,24 @@ def sample_dpmpp_3m_sde(
     return x
 
 
-def _dpm_target(t: float, t_next: float, t_end: float, eta: float) -> tuple[float, float]:
-    """Where DPM-Solver steps to in t = -ln sigma on its way to t_next, and the noise put back there."""
+def _dpm_target(t: Tensor, t_next: Tensor, t_end: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """Where DPM-Solver steps to in t = -ln sigma on its way to t_next, and the noise put back there.
+
+    Here and below times are float32 scalars on the CPU whatever x is, as in k-diffusion: some weights are small
+    differences of them, and DPM adaptive's first errors are nothing but their rounding, on which its steps depend.
+    """
     if not eta:
-        return t_next, 0.0
-    sigma_next = math.exp(-t_next)
-    down, _ = ancestral(math.exp(-t), sigma_next, eta)
-    target = min(t_end, -math.log(down)) if down > 0 else t_end
-    return target, math.sqrt(max(sigma_next**2 - math.exp(-target) ** 2, 0.0))
+        return t_next, torch.zeros(())
+    s, q = (-t).exp(), (-t_next).exp()
+    up = torch.minimum(q, eta * (q**2 * (s**2 - q**2) / s**2).clamp(min=0).sqrt())
+    target = torch.minimum(t_end, -(q**2 - up**2).clamp(min=0).sqrt().log())
+    return target, (q**2 - (-target).exp() ** 2).clamp(min=0).sqrt()
 
 
-def _positive_ends(levels: list[float]) -> tuple[float, float]:
-    positive = [s for s in levels if s > 0]
-    return positive[0], positive[-1]
+def _range_in_time(sigmas: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
+    """-ln of the first level and of the last above 0."""
+    positive = torch.tensor([s for s in _floats(sigmas) if s > 0], dtype=torch.float32)
+    return -positive[0].log(), -positive[-1].log()
 
 
 def sample_dpm_fast(
@@ -560,34 +565,63 @@ def sample_dpm_fast(
 
     Of the levels only the ends count. The last one reached is the lowest above 0.
     """
-    levels = _floats(sigmas)
-    n, (t_start, t_end) = len(levels) - 1, (-math.log(s) for s in _positive_ends(levels))
+    n, (t_start, t_end) = len(_floats(sigmas)) - 1, _range_in_time(sigmas)
     count = n // 3 + 1
     orders = [3] * (count - 2) + [2, 1] if n % 3 == 0 else [3] * (count - 1) + [n % 3]
-    times = [t_start + (t_end - t_start) * i / count for i in range(count)] + [t_end]
-    for i, (order, t, t_next) in enumerate(zip(orders, times, times[1:])):
+    times = torch.linspace(float(t_start), float(t_end), count + 1).unbind()
+    for i, (order, (t, t_next)) in enumerate(zip(orders, pairwise(times))):
         target, up = _dpm_target(t, t_next, t_end, eta)
-        s, q, h = math.exp(-t), math.exp(-target), target - t
+        s, c = float((-t).exp()), _SolverStep.of(t, target, 1 / 2 if order == 2 else 1 / 3)
         denoised = denoise(x, _at(x, s))
         eps = (x - denoised) / s
-        if order == 1:
-            x_next = x - eps * (q * math.expm1(h))
-        elif order == 2:
-            half = math.exp(-(t + h / 2))
-            u = x - eps * (half * math.expm1(h / 2))
-            eps1 = (u - denoise(u, _at(x, half))) / half
-            x_next = x - eps * (q * math.expm1(h)) - (eps1 - eps) * (q * math.expm1(h))
-        else:
-            s1, s2 = math.exp(-(t + h / 3)), math.exp(-(t + h * 2 / 3))
-            u1 = x - eps * (s1 * math.expm1(h / 3))
-            eps1 = (u1 - denoise(u1, _at(x, s1))) / s1
-            bend = math.expm1(h * 2 / 3) / (h * 2 / 3) - 1
-            u2 = x - eps * (s2 * math.expm1(h * 2 / 3)) - (eps1 - eps) * (s2 * 2 * bend)
-            eps2 = (u2 - denoise(u2, _at(x, s2))) / s2
-            x_next = x - eps * (q * math.expm1(h)) - (eps2 - eps) * (q * 1.5 * (math.expm1(h) / h - 1))
-        x = x_next + noise.draw() * (s_noise * up) if eta else x_next
+        x_next = x - eps * c.to_q
+        if order > 1:
+            u1 = x - eps * c.to_s1
+            eps1 = (u1 - denoise(u1, _at(x, c.s1))) / c.s1
+            if order == 2:
+                x_next = x_next - (eps1 - eps) * c.to_q_second
+            else:
+                u2 = x - eps * c.to_s2 - (eps1 - eps) * c.to_s2_bend
+                eps2 = (u2 - denoise(u2, _at(x, c.s2))) / c.s2
+                x_next = x_next - (eps2 - eps) * c.to_q_third
+        x = x_next + noise.draw() * (s_noise * float(up)) if eta else x_next
         on_step(i, x, denoised, s)
     return x
+
+
+class _SolverStep(NamedTuple):
+    """Levels and weights of a DPM-Solver step with inner points at r1 = 1/2 or 1/3 and r2 = 2/3 of its length h.
+
+    Each weight is sigma times a function of h; the noise predicted at s, s1 and s2 is eps, eps1, eps2:
+    u1 = x - to_s1 eps; u2 = x - to_s2 eps - to_s2_bend (eps1 - eps);
+    second order: x - to_q eps - to_q_second (eps1 - eps); third: x - to_q eps - to_q_third (eps2 - eps).
+    For a batch, the same with tuples for numbers.
+    """
+
+    s: Any
+    s1: Any
+    s2: Any
+    to_s1: Any
+    to_s2: Any
+    to_s2_bend: Any
+    to_q: Any
+    to_q_second: Any
+    to_q_third: Any
+
+    @classmethod
+    def of(cls, t: Tensor, target: Tensor, r1: float, r2: float = 2 / 3) -> _SolverStep:
+        h = target - t
+        s, s1, s2, q = (-t).exp(), (-(t + r1 * h)).exp(), (-(t + r2 * h)).exp(), (-target).exp()
+        values = (
+            *(s, s1, s2),
+            s1 * (r1 * h).expm1(),
+            s2 * (r2 * h).expm1(),
+            s2 * (r2 / r1) * ((r2 * h).expm1() / (r2 * h) - 1),
+            q * h.expm1(),
+            q / (2 * r1) * h.expm1(),
+            q / r2 * (h.expm1() / h - 1),
+        )
+        return cls(*(float(value) for value in values))
 
 
 def sample_dpm_adaptive(
@@ -611,8 +645,7 @@ def sample_dpm_adaptive(
     together, each at its own sigma, and those that have arrived are no longer changed. `dpm_adaptive_joint` judges the
     batch as one. `on_step` is called after each trial with the highest sigma of those still on the way.
     """
-    ends = [torch.tensor(s, dtype=torch.float32) for s in _positive_ends(_floats(sigmas))]
-    t_start, t_end = (-end.log() for end in ends)
+    t_start, t_end = _range_in_time(sigmas)
     batch = x.shape[0]
     t, h = [t_start] * batch, [abs(h_init)] * batch
     previous = x
@@ -627,15 +660,17 @@ def sample_dpm_adaptive(
 
     index = 0
     while walking := [k for k in range(batch) if t[k] < t_end - 1e-5]:
-        # One that has arrived goes through the model with the others, to no effect.
-        trials = [_Trial.of(t[k], torch.minimum(t_end, t[k] + h[k]), t_end, eta) for k in range(batch)]
-        c = _Trial(*zip(*trials))
+        t_next = [torch.minimum(t_end, t[k] + h[k]) for k in range(batch)]
+        targets = [_dpm_target(t[k], t_next[k], t_end, eta) for k in range(batch)]
+        # A picture that has arrived goes through the model with the others, to no effect; its step must not be 0.
+        there = [targets[k][0] if k in walking else t[k] + 1.0 for k in range(batch)]
+        c = _SolverStep(*zip(*(_SolverStep.of(t[k], there[k], 1 / 3) for k in range(batch))))
         eps, denoised = eps_at(x, c.s)
         eps1, _ = eps_at(x - eps * column(c.to_s1), c.s1)
         eps2, _ = eps_at(x - eps * column(c.to_s2) - (eps1 - eps) * column(c.to_s2_bend), c.s2)
-        straight = x - eps * column(c.to_q)
-        low = straight - (eps1 - eps) * column(c.to_q_low)
-        high = straight - (eps2 - eps) * column(c.to_q_high)
+        first = x - eps * column(c.to_q)
+        low = first - (eps1 - eps) * column(c.to_q_second)
+        high = first - (eps2 - eps) * column(c.to_q_third)
 
         scale = torch.maximum(low.abs(), previous.abs()).mul(rtol).clamp(min=atol)
         squares = ((low - high) / scale).square()
@@ -652,60 +687,17 @@ def sample_dpm_adaptive(
             factor = 1 + math.atan((1 / (errors[k] + 1e-8)) ** exponent - 1)
             if factor >= accept_safety:
                 accepted.append(k)
-                t[k] = torch.minimum(t_end, t[k] + h[k])
+                t[k] = t_next[k]
             h[k] *= factor
         if accepted:
             x, previous = x.clone(), previous.clone()
             x[accepted], previous[accepted] = high[accepted], low[accepted]
             if eta:
-                up = column([c.up[k] * s_noise for k in accepted])
+                up = column([float(targets[k][1]) * s_noise for k in accepted])
                 x[accepted] = x[accepted] + noise.draw(accepted).to(x.dtype) * up
         on_step(index, x, denoised, max(c.s[k] for k in walking))
         index += 1
     return x
-
-
-class _Trial(NamedTuple):
-    """Levels and weights of one trial step of DPM adaptive from t to its target; of a batch, tuples of them.
-
-    In float32 as in k-diffusion, whatever x is: its first steps are so small that the error which decides on the next
-    size is made of the rounding of these numbers, and in float64 it would take other steps.
-    """
-
-    s: Any
-    s1: Any
-    s2: Any
-    to_s1: Any
-    to_s2: Any
-    to_s2_bend: Any
-    to_q: Any
-    to_q_low: Any
-    to_q_high: Any
-    up: Any
-
-    @classmethod
-    def of(cls, t: Tensor, t_next: Tensor, t_end: Tensor, eta: float) -> _Trial:
-        """`t` and the others are float32 scalars on the CPU."""
-        target, up = t_next, torch.zeros(())
-        if eta and t_next > t:
-            s, q = (-t).exp(), (-t_next).exp()
-            down = (q**2 - torch.minimum(q, eta * (q**2 * (s**2 - q**2) / s**2).sqrt()) ** 2).sqrt()
-            target = torch.minimum(t_end, -down.log())
-            up = (q**2 - (-target).exp() ** 2).clamp(min=0).sqrt()
-        h = target - t
-        if h <= 0:
-            h = torch.ones(())
-        s, s1, s2 = (-t).exp(), (-(t + h * (1 / 3))).exp(), (-(t + h * (2 / 3))).exp()
-        q = (-target).exp()
-        weights = (
-            s1 * (h * (1 / 3)).expm1(),
-            s2 * (h * (2 / 3)).expm1(),
-            s2 * 2.0 * ((h * (2 / 3)).expm1() / (h * (2 / 3)) - 1),
-            q * h.expm1(),
-            q / (2 / 3) * h.expm1(),
-            q / (2 / 3) * (h.expm1() / h - 1),
-        )
-        return cls(*(float(value) for value in (s, s1, s2, *weights, up)))
 
 
 # Multistep methods on slopes
