@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from modules.memory.devices import detect
 from modules.memory.policy import choose
+from modules.schema.folders import Folders
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency
-from tests.reference.golden import golden_folder, unpack_models
+from tests.reference.golden import golden_folder
 
 UNIT = golden_folder() / "unit" / "unit.safetensors"
 PICTURE = golden_folder() / "inputs" / "pic160x96.png"
@@ -34,7 +37,19 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory) -> Catalogue:
-    folders = unpack_models(tmp_path_factory.mktemp("golden"))
+    """tiny-r unpacked, tiny-t copied, each beside its yaml."""
+    folders = Folders.under(tmp_path_factory.mktemp("golden"))
+    target = folders.checkpoint_dirs[0]
+    target.mkdir(parents=True)
+    source = golden_folder() / "models" / "Stable-diffusion"
+    for name, packed in (
+        ("tiny-r", source / "tiny-r.safetensors.xz"),
+        ("tiny-t", golden_folder().parent / "prototype" / "tiny-sd.safetensors"),
+    ):
+        if packed.exists():
+            raw = packed.read_bytes()
+            (target / f"{name}.safetensors").write_bytes(lzma.decompress(raw) if packed.suffix == ".xz" else raw)
+            shutil.copy(source / f"{name}.yaml", target)
     return Catalogue(folders, folders.database)
 
 
