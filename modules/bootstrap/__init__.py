@@ -1,0 +1,1 @@
+"""From bare Python to a running program: venv, pinned packages, flags; standard library only."""

@@ -1,0 +1,208 @@
+"""What the flags and variables come to: one frozen value, handed to whoever needs it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modules.bootstrap.flags import SECRET, absolute, notices, parse_flags
+from modules.bootstrap.problem import BootstrapProblem
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Absolute folders and files. The first of `checkpoint_dirs` and `vae_dirs` is the one in the models folder.
+
+    `root` is the program, `data` everything a user owns, `models` the models in it, `outputs` the pictures, `state` our
+    own database, `extra` further model folders by A1111's flag name. Nothing is created here.
+    """
+
+    root: Path
+    data: Path
+    models: Path
+    checkpoint_dirs: tuple[Path, ...]
+    vae_dirs: tuple[Path, ...]
+    embeddings: Path
+    lora: Path
+    styles_files: tuple[Path, ...]
+    settings_file: Path
+    ui_config_file: Path
+    state: Path
+    wildcards: Path
+    extensions: Path
+    outputs: Path
+    extra: Mapping[str, Path] = field(default_factory=dict)
+
+    def for_schema(self) -> dict[str, Any]:
+        """Arguments of `modules.schema.folders.Folders`, which this room may not import."""
+        names = (
+            "data models checkpoint_dirs vae_dirs embeddings lora styles_files settings_file ui_config_file state "
+            "wildcards"
+        )
+        return {name: getattr(self, name) for name in names.split()} | {"extra": dict(self.extra)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything decided on the command line.
+
+    `flags`: every A1111 dest with its value. `host`/`port`: where to answer; port None means 7860 (7861 with --nowebui)
+    or the next free one, a given port means that one or an error. `users`, `api_users`: names with passwords, empty
+    means open. `device`: number of the card to use, "cpu", or None for the best. `precision`: float32, float16,
+    bfloat16 or None for what fits. `notices`: sentences to show once.
+    """
+
+    paths: Paths
+    flags: Mapping[str, Any]
+    host: str
+    port: int | None
+    users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    api_users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    device: str | None = None
+    precision: str | None = None
+    checkpoint: Path | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def first_port(self) -> int:
+        """The port to try first."""
+        return self.port or (7861 if self.flags["nowebui"] else 7860)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the page (A1111: not cmd_opts.webui_is_non_local)."""
+        return not any(self.flags[name] for name in ("share", "listen", "ngrok", "server_name"))
+
+    @property
+    def extension_access(self) -> bool:
+        """Whether the page may install extensions (A1111: not cmd_opts.disable_extension_access)."""
+        return self.is_local or self.flags["enable_insecure_extension_access"]
+
+    def shown_flags(self) -> dict[str, Any]:
+        """All flags, passwords and tokens masked: what `GET /sdapi/v1/cmd-flags` may tell."""
+        return {name: "***" if value and name in SECRET else value for name, value in self.flags.items()}
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Variables that must be set before the first import of torch."""
+        # On Apple's cards, operations Metal lacks run on the CPU instead of raising.
+        wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "1")}
+        if self.device == "cpu":
+            wanted["CUDA_VISIBLE_DEVICES"] = ""
+        elif self.device is not None:
+            # The number counts among the cards that are visible already.
+            visible = [card for card in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+            among = self.device.isdigit() and int(self.device) < len(visible)
+            wanted["CUDA_VISIBLE_DEVICES"] = visible[int(self.device)] if among else self.device
+        return wanted
+
+
+def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -> Options:
+    """The command line and COMMANDLINE_ARGS as Options. Raises BootstrapProblem (exit code 2)."""
+    parsed = parse_flags(arguments, environ, root)
+    flags = parsed.values
+    if flags["port"] is not None and not 0 < flags["port"] < 65536:
+        raise BootstrapProblem(f"--port {flags['port']}: a port is a number from 1 to 65535.", exit_code=2)
+    return Options(
+        paths=_paths(flags, root),
+        flags=MappingProxyType(dict(flags)),
+        host=flags["server_name"] or ("0.0.0.0" if flags["listen"] else "127.0.0.1"),
+        port=flags["port"],
+        users=_users("--gradio-auth", flags["gradio_auth"]) + _users_of_file(flags["gradio_auth_path"]),
+        api_users=_users("--api-auth", flags["api_auth"]),
+        device=_device(flags),
+        precision=_precision(flags),
+        checkpoint=absolute(flags["ckpt"]) if any(row.dest == "ckpt" for row in parsed.chosen) else None,
+        notices=tuple(notices(parsed.chosen)),
+    )
+
+
+def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
+    data = Path(flags["data_dir"])
+    models = absolute(flags["models_dir"]) if flags["models_dir"] else data / "models"
+    checkpoints, vaes = [models / "Stable-diffusion"], [models / "VAE"]
+    embeddings, lora = absolute(flags["embeddings_dir"]), absolute(flags["lora_dir"])
+    if flags["ckpt_dir"]:
+        checkpoints.append(absolute(flags["ckpt_dir"]))
+    if flags["vae_dir"]:
+        vaes.append(absolute(flags["vae_dir"]))
+    if flags["forge_ref_a1111_home"]:
+        other = absolute(flags["forge_ref_a1111_home"])
+        checkpoints.append(other / "models" / "Stable-diffusion")
+        vaes.append(other / "models" / "VAE")
+        # There is one folder of each; the other program's is taken unless the user names one.
+        embeddings = other / "embeddings" if embeddings == data / "embeddings" else embeddings
+        lora = other / "models" / "Lora" if lora == models / "Lora" else lora
+    extra = {name: absolute(path) for name, path in flags.items() if name.endswith("_models_path") and path}
+    extra["hypernetworks"] = absolute(flags["hypernetwork_dir"])
+    return Paths(
+        root=root,
+        data=data,
+        models=models,
+        checkpoint_dirs=tuple(checkpoints),
+        vae_dirs=tuple(vaes),
+        embeddings=embeddings,
+        lora=lora,
+        styles_files=_styles(flags["styles_file"]) or (data / "styles.csv",),
+        settings_file=absolute(flags["ui_settings_file"]),
+        ui_config_file=absolute(flags["ui_config_file"]),
+        state=data / ".easel",
+        wildcards=data / "wildcards",
+        extensions=data / "extensions",
+        outputs=data / "outputs",
+        extra=extra,
+    )
+
+
+def _styles(patterns: list[str]) -> tuple[Path, ...]:
+    """Each pattern's files in order of name; a plain name is taken even if no file is there yet."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = str(absolute(pattern))
+        matches = sorted(glob.glob(path)) if glob.has_magic(path) and not os.path.exists(path) else [path]
+        found += [Path(match) for match in matches if Path(match) not in found]
+    return tuple(found)
+
+
+def _users(flag: str, text: str | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for place, entry in enumerate(filter(None, (part.strip() for part in (text or "").split(","))), start=1):
+        name, colon, password = entry.partition(":")
+        if not (name and colon and password):
+            # The entry itself may be a password, so it is not repeated.
+            raise BootstrapProblem(f"{flag}: entry {place} must be name:password, with commas between.", exit_code=2)
+        pairs.append((name, password))
+    return tuple(pairs)
+
+
+def _users_of_file(path: str | None) -> tuple[tuple[str, str], ...]:
+    if not path:
+        return ()
+    try:
+        text = absolute(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise BootstrapProblem(f"--gradio-auth-path {path} cannot be read: {reason}.", exit_code=2) from None
+    return _users(f"--gradio-auth-path {path}", ",".join(text.splitlines()))
+
+
+def _device(flags: Mapping[str, Any]) -> str | None:
+    if "all" in flags["use_cpu"] or flags["always_cpu"]:
+        return "cpu"
+    if flags["gpu_device_id"] is not None:
+        return str(flags["gpu_device_id"])
+    return flags["device_id"]
+
+
+def _precision(flags: Mapping[str, Any]) -> str | None:
+    if flags["no_half"] or flags["precision"] == "full" or flags["all_in_fp32"]:
+        return "float32"
+    if flags["unet_in_bf16"]:
+        return "bfloat16"
+    if flags["precision"] == "half" or flags["all_in_fp16"] or flags["unet_in_fp16"]:
+        return "float16"
+    return None
