@@ -99,7 +99,7 @@ def _readings(located: _Located, steps: int, negative: bool) -> Iterable[_Locate
         texts = [text for text, _ in split_and(located.text)]  # each is the beginning of its span
         parts = [located.kept([(start, start + len(text))]) for (start, _), text in zip(spans, texts)]
     for part in parts:
-        for _, slices in schedule_slices(part.text, steps):
+        for slices in {slices: None for _, slices in schedule_slices(part.text, steps)}:
             yield part.kept(slices)
 
 
