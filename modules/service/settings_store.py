@@ -96,12 +96,16 @@ class SettingsStore:
 
     def _understand(self) -> Settings:
         """Settings from what was read; a value that cannot be costs itself only."""
+        ours = {key: value for key, value in self._raw.items() if key in SECTION_OF}
         settings, refused = Settings(), []
-        for key in [key for key in self._raw if key in SECTION_OF]:
-            if _fits(key, self._raw[key]):
-                settings = settings.with_options({key: self._raw[key]})
-            else:
+        while ours:
+            try:
+                settings = settings.with_options(ours)
+                break
+            except BadRequest as error:
+                key = error.field if error.field in ours else next(iter(ours))
                 refused.append(key)
+                del ours[key]
         if refused:
             with contextlib.suppress(OSError):
                 self._keep_bad(self.path.read_bytes(), told=False)
@@ -114,7 +118,10 @@ class SettingsStore:
         kept = self.path.with_name(f"{self.path.name}.bad-{time.strftime('%Y%m%d-%H%M%S')}")
         where = f"was kept as {kept.name}"
         try:
-            if not any(_holds(old, data) for old in self.path.parent.glob(f"{self.path.name}.bad-*")):
+            if len(data) > MAX_BYTES:
+                # Not read to its end; a second name keeps it, since writing replaces the file and not what is in it.
+                self._disk.link(self.path, kept)
+            elif not any(_holds(old, data) for old in self.path.parent.glob(f"{self.path.name}.bad-*")):
                 safe_write(kept, data, overwrite=True, disk=self._disk)
         except (OSError, DiskTrouble):
             where = "could not be copied"

@@ -97,8 +97,9 @@ def test_a_clean_component_is_portable_and_short(text: str, limit: int) -> None:
 
 
 HOSTILE = [
-    "..", "../x", "a/../../b", "/etc/passwd", "//host/x", "\\\\host\\x", "a\\..\\b", "C:/x", "a:b", "\\\\?\\C:\\",
-    "C:x", "con", "a/NUL.txt", "x\0y", "a/.. /b", "trailing.", "trailing ", "a//../..", "\ud800", "", "a\nb", "lpt1.png",
+    "..", "../x", "a/../../b", "/etc/passwd", "//host/x", "\\\\host\\x", "a\\..\\b", "a:b", "\\\\?\\C:\\",
+    "C:x", "con", "a/NUL.txt", "x\0y", "a/.. /b", "trailing.", "trailing ", "a//../..", "\ud800", "", "a\nb",
+    "C:/x", "lpt1.png",
 ]  # fmt: skip
 
 

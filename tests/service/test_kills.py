@@ -1,0 +1,91 @@
+"""kill -9 at any moment: what was acknowledged is drawn, in order, and every listed picture is whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+from modules.schema.folders import Folders
+from modules.service.generation import GenerationService
+from tests.service.test_generation import finish
+from tests.service.victim import JOBS
+
+ROOT = Path(__file__).parent.parent.parent
+KILLS = int(os.environ.get("KILLS", "12"))
+
+
+def _words(server: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
+    assert server.stdout is not None
+    for line in server.stdout:
+        kind, _, value = line.strip().partition(" ")
+        yield kind, value
+
+
+def _start(data: Path, first: int, kind: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.service.victim", str(data), str(first), kind]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_servers_lose_no_job_and_list_no_broken_picture(
+    open_service: Callable[..., GenerationService], folders: Folders, test_seed: int
+) -> None:
+    rng = random.Random(test_seed)
+    acknowledged: list[str] = []
+    for number in range(KILLS):
+        server = _start(folders.data, number * JOBS, "thread")
+        enough = rng.randrange(1, JOBS + 1)
+        for kind, value in _words(server):
+            if kind == "job":
+                acknowledged.append(value)
+                enough -= 1
+            if not enough:
+                break
+        time.sleep(rng.random() * 0.08)
+        os.kill(server.pid, signal.SIGKILL)
+        acknowledged += [value for kind, value in _words(server) if kind == "job"]
+        server.wait()
+        assert server.stdout is not None
+        server.stdout.close()
+    service = open_service("thread")
+    views = [finish(service, job) for job in acknowledged]
+    assert len(set(acknowledged)) == len(acknowledged) >= KILLS
+    for view in views:
+        # A job that was being drawn in three killed runs is given up, with a reason.
+        assert view.state == "done" or (view.attempts == 3 and "3 times" in str(view.error))
+    finished = [view.started or 0 for view in views if view.state == "done"]
+    assert finished == sorted(finished)
+    listed = service.gallery.newest(10_000)
+    for record in listed:
+        with Image.open(folders.data / str(record.path)) as image:
+            image.load()
+            assert image.getpixel((0, 0)) == (record.seed % 256, 0, 0)
+    done = [view for view in views if view.state == "done"]
+    assert all([image.index for image in view.images] == [0, 1] for view in done)
+    # A second attempt draws only what is missing. A kill between a file and its row may cost one file more.
+    saved = list(folders.data.rglob("*.png"))
+    assert len(listed) == len({(record.job, record.index) for record in listed})
+    assert len(listed) <= len(saved) <= len(listed) + KILLS
+    time.sleep(0.2)
+    assert not list(folders.data.rglob("*.part"))
+
+
+def test_the_worker_process_ends_with_a_killed_server(folders: Folders) -> None:
+    server = _start(folders.data, 0, "process")
+    words = _words(server)
+    worker = psutil.Process(int(next(words)[1]))
+    for _ in range(JOBS):
+        next(words)
+    assert worker.is_running()
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    worker_ended = worker.pid not in psutil.pids() or worker.wait(timeout=5) is None
+    assert worker_ended
