@@ -59,7 +59,9 @@ def gradient(width: int, height: int, seed: int, sharpness: float = 1.0) -> Imag
 class _Job:
     def __init__(self, id: str, request: GenerationRequest) -> None:
         self.id, self.request = id, request
-        self.state, self.created, self.started, self.finished = "queued", time.time(), None, None
+        self.state, self.created = "queued", time.time()
+        self.started: float | None = None
+        self.finished: float | None = None
         self.events: list[tuple[int, Event]] = []
         self.count = 0
         self.cancelled = self.skipped = False

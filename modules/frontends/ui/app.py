@@ -40,7 +40,12 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
     """All of the page. Cheap: lists that need the disk are filled in when a page opens."""
     with gr.Blocks(title=NAME, analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="quicksettings"):
-            gr.HTML(f'<div class="easel-brand" title="{NAME} {VERSION}">{NAME}</div>', js_on_load=None, min_width=60)
+            gr.HTML(
+                f'<div class="easel-brand" title="{NAME} {VERSION}">{NAME}</div>',
+                js_on_load=None,
+                apply_default_css=False,
+                min_width=60,
+            )
             checkpoint = gr.Dropdown(
                 choices=[],
                 label=facts(Model, "sd_model_checkpoint").label,

@@ -42,7 +42,7 @@ def known(name: str) -> Facts:
 
 
 def slider(name: str, tab: str) -> gr.Slider:
-    """A slider over a field; typed values may go beyond its end where the field allows."""
+    """A slider over a field."""
     fact = known(name)
     return gr.Slider(
         minimum=fact.ge or 0,
@@ -79,16 +79,25 @@ def prompt_box(name: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
         placeholder=placeholder,
         elem_id=f"{tab}_{FIELDS[name]}",
         elem_classes="prompt",
-        autofocus=name == "prompt",
     )
 
 
 def request_from_form(values: Mapping[str, Any], checkpoint: str | None) -> GenerationRequest:
-    """What the form asks for. The seed is a text, so that all 64 bits of it arrive; empty means -1."""
+    """What the form asks for; numbers end where their sliders end.
+
+    The seed is a text, so that all 64 bits of it arrive; empty means -1.
+    """
     chosen = {name: values[name] for name in FIELDS}
-    for name in ("steps", "width", "height", "n_iter", "batch_size"):
+    for name in ("steps", "width", "height", "n_iter", "batch_size", "cfg_scale"):
         if isinstance(chosen[name], float) and chosen[name].is_integer():
             chosen[name] = int(chosen[name])
+        end = known(name).soft_le
+        if end is not None and isinstance(chosen[name], int | float) and chosen[name] > end:
+            first = known(name).ge or 0
+            raise BadRequest(
+                f"{known(name).label} cannot be {chosen[name]:g} here; give a number from {first:g} to {end:g}.",
+                field=name,
+            )
     seed = str(chosen["seed"]).strip() if chosen["seed"] is not None else ""
     try:
         chosen["seed"] = int(seed) if seed else -1

@@ -43,8 +43,10 @@ def results_panel(tab: str) -> Mapping[str, gr.HTML]:
     """The blocks of the panel, ids as A1111's."""
     with gr.Column(elem_id=f"{tab}_results", elem_classes="easel-results"):
         with gr.Column(elem_id=f"{tab}_results_panel"):
-            gallery = gr.HTML(GALLERY.format(tab=tab), elem_id=f"{tab}_gallery_container", js_on_load=None)
-            tools = gr.HTML(TOOLS.format(tab=tab), js_on_load=None)
-            info = gr.HTML("", elem_id=f"html_info_{tab}", js_on_load=None)
-            log = gr.HTML("", elem_id=f"html_log_{tab}", js_on_load=None)
+            gallery = gr.HTML(
+                GALLERY.format(tab=tab), elem_id=f"{tab}_gallery_container", js_on_load=None, apply_default_css=False
+            )
+            tools = gr.HTML(TOOLS.format(tab=tab), js_on_load=None, apply_default_css=False)
+            info = gr.HTML("", elem_id=f"html_info_{tab}", js_on_load=None, apply_default_css=False)
+            log = gr.HTML("", elem_id=f"html_log_{tab}", js_on_load=None, apply_default_css=False)
     return {"gallery": gallery, "tools": tools, "info": info, "log": log}

@@ -17,7 +17,7 @@ from modules.schema.errors import EaselError
 
 TAB = "txt2img"
 PROMPT_HINT = "Describe the picture"
-NEGATIVE_HINT = "What it should not show"
+NEGATIVE_HINT = "Negative prompt: what it should not show"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
     with gr.Row(elem_id=f"{TAB}_workspace", elem_classes="easel-workspace"):
         with gr.Column(elem_id=f"{TAB}_toprow", elem_classes="easel-toprow"):
             fields["prompt"] = forms.prompt_box("prompt", TAB, 3, PROMPT_HINT)
-            examples = gr.HTML("", elem_id=f"{TAB}_examples", js_on_load=None)
+            examples = gr.HTML("", elem_id=f"{TAB}_examples", js_on_load=None, apply_default_css=False)
             fields["negative_prompt"] = forms.prompt_box("negative_prompt", TAB, 2, NEGATIVE_HINT)
             with gr.Row(elem_id=f"{TAB}_generate_box", elem_classes="easel-generate-box"):
                 generate = gr.Button("Generate", variant="primary", elem_id=f"{TAB}_generate", min_width=120)
@@ -56,7 +56,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
                 interrupt = gr.Button(
                     "Interrupt", elem_id=f"{TAB}_interrupt", elem_classes="easel-while-running", min_width=60
                 )
-            gr.HTML("", elem_id=f"{TAB}_queue", js_on_load=None)
+            gr.HTML("", elem_id=f"{TAB}_queue", js_on_load=None, apply_default_css=False)
         with gr.Column(elem_id=f"{TAB}_settings", elem_classes="easel-settings"):
             with gr.Row(elem_id=f"sampler_selection_{TAB}", elem_classes="easel-pair"):
                 fields["sampler"] = forms.dropdown("sampler", TAB)

@@ -223,8 +223,8 @@
 
     function running(on) {
         document.body.classList.toggle("easel-running", on);
-        const interrupt = byId(`${TAB}_interrupt`);
-        if (interrupt) interrupt.textContent = "Interrupt";
+        for (const id of [`${TAB}_interrupt`, `${TAB}_skip`]) if (byId(id)) byId(id).disabled = !on;
+        if (byId(`${TAB}_interrupt`)) byId(`${TAB}_interrupt`).textContent = "Interrupt";
     }
 
     function idle() {
@@ -562,6 +562,16 @@
         if (tool?.dataset.do === "copy" && gallery.current()) copy(gallery.current().infotext);
         if (tool?.dataset.do === "enlarge") viewer.open();
     });
+
+    // A slider takes a typed number beyond its ends as its end, without a word: say it.
+    document.addEventListener("change", (event) => {
+        const box = event.target;
+        if (!box.matches?.(".easel-slider input[type=number]") || box.value === "") return;
+        const value = Number(box.value), taken = Math.min(Math.max(value, Number(box.min)), Number(box.max));
+        if (value === taken) return;
+        const name = $("label", box.closest(".easel-slider")).textContent.trim();
+        toast(`${name} goes from ${box.min} to ${box.max}; ${value} was taken as ${taken}.`, "warning");
+    }, true);
 
     /** Names for what Gradio leaves without one, and hints that need no place. */
     function label() {
