@@ -99,11 +99,12 @@ class _Controls:
         self._lock = threading.Lock()
         self._current: tuple[str, Control] | None = None
         self._early: set[str] = set()
+        self._closed = False
 
     def begin(self, job: str, finished: frozenset[int]) -> Control:
         with self._lock:
             control = Control(finished)
-            if job in self._early:
+            if self._closed or job in self._early:
                 control.cancel()
             self._early.clear()
             self._current = (job, control)
@@ -125,10 +126,13 @@ class _Controls:
             if self._current and self._current[0] == job:
                 self._current[1].skip()
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Cancels what is being drawn and whatever would begin; whether anything was being drawn."""
         with self._lock:
+            self._closed = True
             if self._current:
                 self._current[1].cancel()
+            return self._current is not None
 
 
 def load(path: str) -> Callable[[Folders], Any]:
@@ -509,8 +513,9 @@ def _listen(pipe: Connection, controls: _Controls, asked: queue.Queue[dict[str, 
         elif message["do"] == "skip":
             controls.skip(message["job"])
         else:
+            if not controls.close():
+                os._exit(0)  # also while the engine is still being loaded: there is nothing to finish
             asked.put(None)
-            controls.close()
 
 
 def _facts_of(engine: Any) -> dict[str, Any]:
