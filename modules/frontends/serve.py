@@ -82,6 +82,7 @@ def build_app(
 def open_port(host: str, port: int | None) -> socket.socket:
     """A listening socket on the port asked for, or on the first free one from 7860. OSError where there is none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last = OSError("no port was tried")
     tried = [port] if port is not None else list(range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED))
     for candidate in tried:
         found = socket.socket(family, socket.SOCK_STREAM)

@@ -10,12 +10,14 @@ A page on the web can send requests to 127.0.0.1 from the user's own browser; lo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY = 64 * 2**20
+AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[\w.-]+))(?::(?P<port>\d{1,5}))?")
 PURE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # Gradio routes that fetch foreign addresses, run code in development, or show its inner state.
@@ -71,13 +73,13 @@ class Gate:
             return None
         if any(site.lower() not in ("same-origin", "none") for site in named["sec-fetch-site"]):
             return 403, "The request comes from another site."
-        if any(_authority(origin) != _authority("//" + named["host"][0]) for origin in named["origin"]):
+        if any(_authority_of_origin(origin) != _authority(named["host"][0]) for origin in named["origin"]):
             return 403, "The request comes from another origin."
         return None
 
     def _knows(self, host: str) -> bool:
-        authority = _authority("//" + host)
-        return bool(authority) and (self.hosts is None or authority[0] in self.hosts)
+        authority = _authority(host)
+        return authority is not None and (self.hosts is None or authority[0] in self.hosts)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen, started = 0, False
@@ -111,22 +113,17 @@ class _TooLarge(Exception):
     pass
 
 
-def _authority(url: str) -> tuple[str, str] | None:
-    """(host, port) of `scheme://host:port` in lower case, default ports left out; None where it is not one."""
-    _, found, rest = url.strip().lower().rpartition("//")
-    if not found or any(c in rest for c in "/@?#\\, \t") or not rest:
+def _authority(text: str) -> tuple[str, str] | None:
+    """(host, port) of `host:port` in lower case, default ports left out; None where it is anything else."""
+    found = AUTHORITY.fullmatch(text.strip().lower())
+    if not found:
         return None
-    host, port = rest, ""
-    if rest.startswith("["):
-        host, closed, tail = rest[1:].partition("]")
-        if not closed or (tail and not tail.startswith(":")):
-            return None
-        port = tail[1:]
-    elif ":" in rest:
-        host, _, port = rest.partition(":")
-    if not host or (port and not port.isdigit()):
-        return None
-    return host, "" if port in ("80", "443") else port
+    return found["v6"] or found["name"], "" if found["port"] in (None, "80", "443") else found["port"]
+
+
+def _authority_of_origin(origin: str) -> tuple[str, str] | None:
+    scheme, found, rest = origin.partition("://")
+    return _authority(rest) if found and scheme.lower() in ("http", "https") else None
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:

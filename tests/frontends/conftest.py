@@ -1,0 +1,96 @@
+"""A served stand-in, a browser, and a watch for console errors, failed requests and foreign addresses."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+
+from modules.frontends import serve
+from tests.frontends.stand_in import StandIn
+
+CHROMIUM_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass
+class Served:
+    """A running server; `service` is reached from the test as well."""
+
+    service: Any
+    url: str
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """The app over a stand-in that takes 50 ms a step, on a free port."""
+    service = StandIn(pace=0.05)
+    bound = serve.open_port("127.0.0.1", 0)
+    config = uvicorn.Config(serve.build_app(service), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield Served(service, f"http://127.0.0.1:{bound.getsockname()[1]}/")
+    server.should_exit = True
+    thread.join(10)
+    service.close()
+    bound.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Chromium of this machine, driven by Playwright; skipped where either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Watch:
+    """What went wrong on a page; empty at the end of a good test."""
+
+    troubles: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def on(self, page: Any) -> Any:
+        page.on("console", lambda m: self.troubles.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        page.on("response", lambda r: self.troubles.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.on("requestfailed", self._failed)
+        page.on("request", self._request)
+        return page
+
+    def _failed(self, request: Any) -> None:
+        # Closing an event stream, or a page with one, is told as an aborted request.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            self.troubles.append(f"{request.failure} {request.url}")
+
+    def _request(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            self.foreign.append(request.url)
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Fails the test at its end if a page it watched had an error or asked another host for anything."""
+    found = Watch()
+    yield found
+    assert found.troubles == []
+    assert found.foreign == []

@@ -1,0 +1,128 @@
+"""The gate lets our own browser in and nobody else."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.testclient import TestClient
+
+from modules.frontends.api.gate import Gate
+
+
+def gated(**options) -> tuple[TestClient, list[str]]:
+    app, changed = FastAPI(), []
+
+    @app.get("/look")
+    def look() -> str:
+        return "seen"
+
+    @app.post("/change")
+    async def change(request: Request) -> int:
+        body = await request.body()
+        changed.append("changed")
+        return len(body)
+
+    app.add_middleware(Gate, **options)
+    return TestClient(app, base_url="http://127.0.0.1:7860"), changed
+
+
+GOOD_HOSTS = ("127.0.0.1:7860", "127.0.0.1", "localhost:7860", "LOCALHOST", "[::1]:7860", "[::1]")
+BAD_HOSTS = (
+    "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.", "localhost.evil.example",
+    "user@localhost", "localhost:7860@evil.example", "127.0.0.1:7860/", "0.0.0.0:7860", "2130706433", "0x7f.1",
+    "127.1", "[::1%25eth0]", "[::ffff:127.0.0.1]", "[::1", "::1", "localhost:port", "localhost, evil.example", " ", "",
+    "http://localhost", "192.168.0.5:7860",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", GOOD_HOSTS)
+def test_loopback_names_are_answered(host):
+    client, _ = gated()
+    assert client.get("/look", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS)
+def test_other_host_names_are_refused_before_routing(host):
+    client, changed = gated()
+    assert client.get("/look", headers={"Host": host}).status_code == 421
+    assert client.post("/change", headers={"Host": host}, content=b"x").status_code == 421
+    assert changed == []
+
+
+def test_two_host_headers_are_refused():
+    client, _ = gated()
+    answer = client.get("/look", headers=[("Host", "127.0.0.1:7860"), ("Host", "evil.example")])  # type: ignore[arg-type]
+    assert answer.status_code == 421
+
+
+def test_a_server_that_listens_answers_to_any_well_formed_name():
+    client, _ = gated(hosts=None)
+    assert client.get("/look", headers={"Host": "studio.local:7860"}).status_code == 200
+    assert client.get("/look", headers={"Host": "user@studio.local"}).status_code == 421
+
+
+FOREIGN = (
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "http://127.0.0.1:7861"},
+    {"Origin": "http://localhost:7860"},
+    {"Origin": "http://evil.127.0.0.1:7860"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "CROSS-SITE"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": ""},
+    {"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
+)
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
+def test_nothing_changes_at_the_word_of_another_site(headers, kind):
+    client, changed = gated()
+    answer = client.post("/change", headers={**headers, "Content-Type": kind}, content=b"{}")
+    assert answer.status_code == 403
+    assert answer.json()["code"] == "refused"
+    assert changed == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://127.0.0.1:7860"},
+        {"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+    ids=str,
+)
+def test_our_own_page_and_programs_may_change_things(headers):
+    client, changed = gated()
+    assert client.post("/change", headers=headers, content=b"{}").status_code == 200
+    assert changed == ["changed"]
+
+
+def test_looking_is_allowed_from_anywhere_and_carries_the_headers():
+    client, _ = gated()
+    answer = client.get("/look", headers={"Origin": "https://evil.example"})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_bodies_end_at_the_limit_announced_or_not():
+    client, changed = gated(max_body=1000)
+    assert client.post("/change", content=b"x" * 1000).json() == 1000
+    assert client.post("/change", content=b"x" * 1001).status_code == 413
+    assert client.post("/change", content=(b"x" * 300 for _ in range(10))).status_code == 413
+    assert client.post("/change", headers={"Content-Length": "-5"}, content=b"x").status_code == 413
+    assert changed == ["changed"]
+
+
+def test_gradio_routes_that_fetch_foreign_addresses_are_closed():
+    client, _ = gated()
+    for path in ("/gradio_api/proxy=http://10.0.0.1/", "/gradio_api/file=https://evil.example/", "/monitoring"):
+        assert client.get(path).status_code == 404
+        assert client.get(path).json()["code"] == "refused"

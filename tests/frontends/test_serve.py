@@ -1,0 +1,48 @@
+"""Ports, sub-paths, and the line that says where the page is."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from starlette.testclient import TestClient
+
+from modules.frontends import serve
+from tests.frontends.stand_in import StandIn
+
+
+@pytest.fixture
+def service():
+    desk = StandIn(pace=0.01)
+    yield desk
+    desk.close()
+
+
+def test_a_port_in_use_is_one_sentence_and_an_exit_code(service, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert serve.run(service, port=port) == serve.EXIT_PORT_IN_USE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"Port {port} on 127.0.0.1 cannot be used" in said
+    assert "--port" in said
+
+
+def test_without_a_port_the_next_free_one_is_taken(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        first = busy.getsockname()[1]
+        monkeypatch.setattr(serve, "DEFAULT_PORT", first)
+        found = serve.open_port("127.0.0.1", None)
+        assert first < found.getsockname()[1] < first + serve.PORTS_TRIED
+        found.close()
+
+
+@pytest.mark.parametrize("prefix", ["/paint", ""], ids=["direct", "behind a stripping proxy"])
+def test_a_subpath_serves_page_and_api(service, prefix):
+    app = serve.build_app(service, subpath="/paint/")
+    with TestClient(app, base_url="http://127.0.0.1:7860") as client:
+        assert client.get(f"{prefix}/health").json()["status"] == "ok"
+        page = client.get(f"{prefix}/")
+        assert page.status_code == 200
+        assert '"root":"http://127.0.0.1:7860/paint"' in page.text.replace('": "', '":"')
+        assert client.post(f"{prefix}/jobs", json={"steps": 1}).status_code == 201
