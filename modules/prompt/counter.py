@@ -11,11 +11,11 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 
 from .parse import AND_WORD, COMMENTS, Slice, emphasis_pieces, schedule_slices, split_and, tag_spans
-from .tokens import Embeddings, Tokenizer, chunk, chunk_starts, token_count, token_limit
+from .tokens import Embeddings, Tokenizer, measure, token_limit
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,20 @@ def count(
         located = _without_comments(located)
     located = located.kept(_between([(start, end) for start, end, _ in tag_spans(located.text)], len(located.text)))
 
-    longest, longest_reading = -1, located
+    longest, starts, pieces = -1, [], []
     seen: set[str] = set()
     for reading in _readings(located, steps, negative):
         if reading.text not in seen:
             seen.add(reading.text)
-            parsed = [(piece.text, weight) for piece, weight in _pieces(reading, emphasis)]
-            tokens = token_count(chunk(parsed, tokenizer, comma_backtrack, embeddings))
+            reading_pieces = _pieces(reading, emphasis)
+            parsed = [(piece.text, weight) for piece, weight in reading_pieces]
+            tokens, reading_starts = measure(parsed, tokenizer, comma_backtrack, embeddings)
             if tokens > longest:
-                longest, longest_reading = tokens, reading
+                longest, starts, pieces = tokens, reading_starts, reading_pieces
 
-    pieces = _pieces(longest_reading, emphasis)
-    parsed = [(piece.text, weight) for piece, weight in pieces]
-    starts = chunk_starts(parsed, tokenizer, comma_backtrack, embeddings)[1:]
-    boundaries = [_place(pieces[number][0], token, tokenizer) for number, token in filter(None, starts)]
+    boundaries: list[int] = []
+    for number, run in groupby(starts, key=itemgetter(0)):
+        boundaries += _places(pieces[number][0], [token for _, token in run], tokenizer)
     return TokenCount(longest, token_limit(longest), tuple(boundaries))
 
 
@@ -114,11 +114,10 @@ def _pieces(located: _Located, emphasis: bool) -> list[tuple[_Located, float]]:
     return pieces or [(located.kept([]), 1.0)]
 
 
-def _place(piece: _Located, token: int, tokenizer: Tokenizer) -> int:
-    """The place in the prompt of the word that a token of a piece belongs to."""
+def _places(piece: _Located, tokens: Sequence[int], tokenizer: Tokenizer) -> Iterable[int]:
+    """The places in the prompt of the words that some tokens of a piece belong to."""
     words = list(re.finditer(r"\S+", piece.text))
-    ends: list[int] = []
-    for word in words:
-        ends.append((ends[-1] if ends else 0) + len(tokenizer.encode(word.group())))
-    word = words[min(bisect_right(ends, token), len(words) - 1)]
-    return piece.places[word.start()]
+    ends = list(accumulate(len(tokenizer.encode(word.group())) for word in words))
+    for token in tokens:
+        word = words[min(bisect_right(ends, token), len(words) - 1)]
+        yield piece.places[word.start()]

@@ -24,10 +24,12 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
+from typing import Any
 
 ROUND = 1.1  # what one ( ) multiplies by
 SQUARE = 1 / 1.1  # what one [ ] multiplies by
@@ -180,35 +182,46 @@ _EDITING = re.compile(r"\\.|[\\\[\]():|]|[^\\\[\]():|]+")
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Edit:
     """`[before:after:when]`; `when` as written, because `1` and `1.0` mean different things."""
 
-    before: list[_Piece]
-    after: list[_Piece]
+    options: list[list[_Piece]]  # before, after
     when: str
     boundary: int = 0  # the last step of `before`, once the number of steps is known
 
+    def at(self, step: int) -> list[_Piece]:
+        return self.options[step > self.boundary]
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class _Alternation:
+    """`[a|b|c]`"""
+
     options: list[list[_Piece]]
+
+    def at(self, step: int) -> list[_Piece]:
+        return self.options[(step - 1) % len(self.options)]
 
 
 Slice = tuple[int, int]
 """A part of the text, `text[start:end]`."""
 
-_Piece = Slice | _Edit | _Alternation
+_Piece = Slice | str | _Edit | _Alternation
+"""Text is read as slices; `schedule` looks them up once, before it reads the prompt at every step."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Frame:
-    """An open bracket: where it stands among the pieces, and the colons and bars directly inside it."""
+    """An open bracket: where it stands among the pieces, and the colons and bars directly inside it.
+
+    Three colons are as wrong as any more, so no more are kept. No lists until needed: there may be thousands of these.
+    """
 
     bracket: str
     start: int
-    colons: list[int] = field(default_factory=list)
-    bars: list[int] = field(default_factory=list)
+    colons: tuple[int, ...] = ()
+    bars: list[int] | None = None
 
 
 class _Unreadable(Exception):
@@ -237,10 +250,12 @@ def _read_edits(text: str) -> tuple[list[_Piece], list[_Edit | _Alternation]]:
         if token in ("(", "["):
             frames.append(_Frame(token, len(pieces)))
         elif token == ":" and frames:
-            frames[-1].colons.append(len(pieces))
+            if len(frames[-1].colons) < 3:
+                frames[-1].colons += (len(pieces),)
         elif token == "|":
             if not frames or frames[-1].bracket != "[":
                 raise _Unreadable
+            frames[-1].bars = frames[-1].bars or []
             frames[-1].bars.append(len(pieces))
         elif token == ")":
             if not frames or frames[-1].bracket != "(" or len(frames.pop().colons) > 1:
@@ -280,9 +295,9 @@ def _group(text: str, pieces: list[_Piece], frame: _Frame) -> _Edit | _Alternati
     if number is None or len(pieces) != last + 2:
         return None
     if len(frame.colons) == 1:
-        return _Edit([], _joined(pieces[frame.start + 1 : last]), number.group(1))
+        return _Edit([[], _joined(pieces[frame.start + 1 : last])], number.group(1))
     first = frame.colons[0]
-    return _Edit(_joined(pieces[frame.start + 1 : first]), _joined(pieces[first + 1 : last]), number.group(1))
+    return _Edit([_joined(pieces[frame.start + 1 : first]), _joined(pieces[first + 1 : last])], number.group(1))
 
 
 def _joined(pieces: list[_Piece]) -> list[_Piece]:
@@ -296,24 +311,20 @@ def _joined(pieces: list[_Piece]) -> list[_Piece]:
     return out
 
 
-def _slices_at(pieces: list[_Piece], step: int) -> tuple[Slice, ...]:
-    """What the prompt consists of at a (1-based) step."""
-    out: list[Slice] = []
+def _leaves_at(pieces: list[_Piece], step: int) -> list[Any]:
+    """The texts (strings or slices, as they are in the pieces) that the prompt consists of at a (1-based) step."""
+    out: list[Slice | str] = []
     pending: list[Iterator[_Piece]] = [iter(pieces)]
     while pending:
         for piece in pending[-1]:
-            if isinstance(piece, tuple):
+            if isinstance(piece, (str, tuple)):
                 out.append(piece)
-                continue
-            if isinstance(piece, _Edit):
-                chosen = piece.before if step <= piece.boundary else piece.after
             else:
-                chosen = piece.options[(step - 1) % len(piece.options)]
-            pending.append(iter(chosen))
-            break
+                pending.append(iter(piece.at(step)))
+                break
         else:
             pending.pop()
-    return tuple(out)
+    return out
 
 
 def _boundary(when: str, steps: int, first_pass_steps: int | None, use_old: bool) -> int:
@@ -328,16 +339,16 @@ def _boundary(when: str, steps: int, first_pass_steps: int | None, use_old: bool
     return int(min(max(value, 0.0), steps)) if not math.isnan(value) else 0
 
 
-def schedule_slices(
-    text: str, steps: int, hires_steps: int | None = None, use_old: bool = False
-) -> tuple[tuple[int, tuple[Slice, ...]], ...]:
-    """As `schedule`, but each entry's text as parts of the prompt, in order."""
+def _read_schedule(
+    text: str, steps: int, hires_steps: int | None, use_old: bool
+) -> tuple[list[int], list[_Piece], list[_Edit | _Alternation]]:
+    """Where the entries of the schedule end, and the prompt in pieces."""
     second_pass = hires_steps is not None and not use_old
     total = hires_steps if hires_steps is not None and second_pass else steps
     try:
         pieces, groups = _read_edits(text)
     except _Unreadable:
-        return ((total, ((0, len(text)),)),)
+        return [total], [(0, len(text))], []
     ends = {total}
     for group in groups:
         if isinstance(group, _Edit):
@@ -346,7 +357,13 @@ def schedule_slices(
                 ends.add(group.boundary)
         else:
             ends.update(range(1, total + 1))
-    return tuple((end, _slices_at(pieces, end)) for end in sorted(ends))
+    return sorted(ends), pieces, groups
+
+
+def schedule_slices(text: str, steps: int) -> tuple[tuple[int, tuple[Slice, ...]], ...]:
+    """As `schedule`, but each entry's text as parts of the prompt, in order."""
+    ends, pieces, _ = _read_schedule(text, steps, None, False)
+    return tuple((end, tuple(_leaves_at(pieces, end))) for end in ends)
 
 
 def schedule(text: str, steps: int, hires_steps: int | None = None, use_old: bool = False) -> Schedule:
@@ -359,10 +376,25 @@ def schedule(text: str, steps: int, hires_steps: int | None = None, use_old: boo
     >>> schedule("a [cat:dog:0.5]", 20)
     ((10, 'a cat'), (20, 'a dog'))
     """
-    return tuple(
-        (end, "".join(text[a:b] for a, b in slices))
-        for end, slices in schedule_slices(text, steps, hires_steps, use_old)
-    )
+    ends, pieces, groups = _read_schedule(text, steps, hires_steps, use_old)
+
+    def looked_up(pieces: list[_Piece]) -> list[_Piece]:
+        return [text[slice(*piece)] if isinstance(piece, tuple) else piece for piece in pieces]
+
+    for group in groups:
+        group.options = [looked_up(option) for option in group.options]
+    pieces = looked_up(pieces)
+    # Alternations repeat after `period` steps, so between two edits there are no more texts than that.
+    period = math.lcm(*(len(group.options) for group in groups if isinstance(group, _Alternation)))
+    edits = sorted({group.boundary for group in groups if isinstance(group, _Edit)})
+    texts: dict[tuple[int, int], str] = {}
+    entries: list[tuple[int, str]] = []
+    for end in ends:
+        state = bisect_left(edits, end), end % period
+        if state not in texts:
+            texts[state] = "".join(_leaves_at(pieces, end))
+        entries.append((end, texts[state]))
+    return tuple(entries)
 
 
 # ------------------------------------------------------------------------------------------------ AND, tags, comments

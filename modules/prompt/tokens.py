@@ -309,15 +309,19 @@ def chunk(
     return [page.finished(tokenizer.pad) for page in _pages(parsed, tokenizer, comma_backtrack, embeddings)]
 
 
-def chunk_starts(
+def measure(
     parsed: Iterable[tuple[str, float]],
     tokenizer: Tokenizer,
     comma_backtrack: int = 20,
     embeddings: Embeddings | None = None,
-) -> list[Origin | None]:
-    """For each chunk that `chunk` makes, where its first token comes from; None for an empty one."""
+) -> tuple[int, list[Origin]]:
+    """What `token_count` says of these chunks, and where the first token of each chunk but the first comes from.
+
+    An empty chunk (between two BREAKs) begins nowhere and is left out of the second.
+    """
     pages = _pages(parsed, tokenizer, comma_backtrack, embeddings)
-    return [page.origins[0] if page.origins else None for page in pages]
+    tokens = sum(CHUNK if page.closed else len(page.ids) for page in pages)
+    return tokens, [page.origins[0] for page in pages[1:] if page.origins]
 
 
 def token_count(chunks: Sequence[Chunk]) -> int:
