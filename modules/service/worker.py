@@ -316,6 +316,8 @@ class ProcessWorker:
             "settings": settings.model_dump(mode="json"),
             "finished": sorted(finished),
         }
+        if not self.stats()["ready"]:
+            yield ev.Progress(step=0, steps=0, text="Starting the engine")
         # A child that died before it took the job has not touched it: then, once, another one gets it.
         for _ in range(2):
             taken = False
