@@ -1,6 +1,6 @@
 """Every reference case, by kind. Reads each *.json in $REFERENCE_CASES (default: cases/ beside this file).
 
-A case is {"kind", "input", "expected", ...}; the module `run_<room>.py` that knows a kind checks it (`RUNNERS`: kind → check(case)).
+A case is {"kind", "input", "expected", ...}; the module `run_<room>.py` that knows the kind checks it (RUNNERS).
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""What a run is given: everything it may know or touch arrives here, so nothing is global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modules.memory.devices import DeviceFacts
+from modules.pipeline.text import ConditioningCache
+from modules.schema.errors import Cancelled
+from modules.schema.events import Event
+from modules.schema.folders import Folders
+from modules.schema.settings import Settings
+from modules.weights.catalogue import Catalogue
+from modules.weights.residency import Residency
+
+
+class Control(Protocol):
+    """The user's hand on a running job, read at every step. `finished`: pictures an earlier attempt has saved."""
+
+    finished: frozenset[int]
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def take_skip(self) -> bool:
+        """True once after the user asked for the next picture."""
+        ...
+
+
+class Skipped(Exception):
+    """The user asked for the next picture; ends one batch, not the job."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """`emit` takes events as they happen; `conditionings` outlives jobs (its keys hold all that matters)."""
+
+    job: str
+    emit: Callable[[Event], None]
+    control: Control
+    folders: Folders
+    settings: Settings
+    catalogue: Catalogue
+    residency: Residency
+    facts: DeviceFacts
+    conditionings: ConditioningCache = field(default_factory=ConditioningCache)
+
+    def check(self) -> None:
+        """Raises Cancelled or Skipped if the user asked for it."""
+        if self.control.cancelled:
+            raise Cancelled("The job was interrupted.")
+        if self.control.take_skip():
+            raise Skipped

@@ -1,0 +1,122 @@
+"""A request becomes a plan: everything looked up, decided and checked before any weight moves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from modules.prompt import infotext, parse, styles
+from modules.sampling import table
+from modules.schema.errors import BadRequest
+from modules.schema.fields import all_facts
+from modules.schema.plan import Plan
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Sampling, Settings
+from modules.schema.version import NAME, VERSION
+from modules.weights.catalogue import Catalogue
+
+SEED_RANGE = 4294967294
+# Order in which sampling options stand in an infotext (those that differ from their default and are read).
+OPTION_ORDER = (
+    "sigma_min", "sigma_max", "rho", "beta_dist_alpha", "beta_dist_beta", "always_discard_next_to_last_sigma",
+    "sgm_noise_multiplier", "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise",
+    "s_min_uncond", "s_min_uncond_all", "skip_early_cond",
+)  # fmt: skip
+ALWAYS_READ = {
+    "always_discard_next_to_last_sigma", "sgm_noise_multiplier", "s_min_uncond", "s_min_uncond_all", "skip_early_cond"
+}  # fmt: skip
+
+
+def make_plan(
+    request: GenerationRequest, settings: Settings, catalogue: Catalogue, known_styles: Mapping[str, styles.Style]
+) -> Plan:
+    """Look up names, draw seeds, merge styles. Raises BadRequest or NotFound with the field named."""
+    settings = settings.with_options(request.override_settings)
+    checkpoint = (
+        catalogue.find(request.checkpoint)
+        if request.checkpoint
+        else catalogue.default(settings.model.sd_model_checkpoint)
+    )
+    if checkpoint.problem:
+        raise BadRequest(checkpoint.problem, field="checkpoint")
+    sampler, scheduler = table.normalise(request.sampler, request.scheduler)
+    prompt, negative = styles.apply_styles(known_styles, request.styles, request.prompt, request.negative_prompt)
+    if settings.prompting.enable_prompt_comments:
+        prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
+
+    count = request.n_iter * request.batch_size
+    seed = random.randrange(SEED_RANGE) if request.seed == -1 else request.seed
+    subseed = random.randrange(SEED_RANGE) if request.subseed == -1 else request.subseed
+    varied = request.subseed_strength > 0
+    warnings = [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
+    warnings += [
+        f"{tag} was not applied: this version draws without extra networks." for tag in parse.extract_tags(prompt)[1]
+    ]
+    return Plan(
+        request=request,
+        settings=settings,
+        checkpoint=checkpoint,
+        sampler=sampler.name,
+        scheduler=_label(sampler, scheduler),
+        prompts=(prompt,) * count,
+        negative_prompts=(negative,) * count,
+        seeds=tuple(seed if varied else seed + k for k in range(count)),
+        subseeds=tuple(subseed + k for k in range(count)),
+        warnings=tuple(warnings),
+    )
+
+
+def _label(sampler: table.Sampler, schedule: table.Schedule) -> str:
+    """The schedule as an infotext names it: Automatic is written as what it stands for, where it stands for one."""
+    if schedule is table.AUTOMATIC and sampler.scheduler:
+        return table.find_schedule(sampler.scheduler).label
+    return schedule.label
+
+
+def infotext_of(plan: Plan, k: int) -> str:
+    """The infotext of picture k, in A1111's layout and order of keys."""
+    request, settings = plan.request, plan.settings
+    sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
+    fields: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": plan.sampler,
+        "Schedule type": plan.scheduler,
+        "CFG scale": request.cfg_scale,
+        "Seed": plan.seeds[k],
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": plan.checkpoint.short_hash,
+        "Model": plan.checkpoint.name,
+    }
+    if request.subseed_strength:
+        fields |= {"Variation seed": plan.subseeds[k], "Variation seed strength": request.subseed_strength}
+    if request.seed_resize_from_w > 0 and request.seed_resize_from_h > 0:
+        fields["Seed resize from"] = f"{request.seed_resize_from_w}x{request.seed_resize_from_h}"
+    if settings.model.CLIP_stop_at_last_layers > 1:
+        fields["Clip skip"] = settings.model.CLIP_stop_at_last_layers
+    if settings.sampling.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, settings.sampling):
+        fields["ENSD"] = settings.sampling.eta_noise_seed_delta
+    if settings.sampling.randn_source != "GPU":
+        fields["RNG"] = settings.sampling.randn_source
+    fields |= _option_fields(sampler, table.resolve(sampler, schedule), settings.sampling)
+    if settings.prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
+        fields["Emphasis"] = settings.prompting.emphasis
+    if settings.prompting.use_old_scheduling:
+        fields["Old prompt editing timelines"] = True
+    fields["Version"] = f"{NAME} {VERSION}"
+    return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
+
+
+def _eta(sampler: table.Sampler, options: Sampling) -> float:
+    return options.eta_ddim if sampler.variance_preserving else options.eta_ancestral
+
+
+def _option_fields(sampler: table.Sampler, schedule: table.Schedule, options: Sampling) -> dict[str, Any]:
+    """Options that change this picture and are not at their default, by their infotext key."""
+    eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
+    read = {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
+    if sampler.uses_schedule:
+        read |= {*schedule.reads}
+    facts = all_facts(Sampling)
+    changed = [key for key in OPTION_ORDER if key in read and getattr(options, key) != facts[key].default]
+    return {str(facts[key].infotext): getattr(options, key) for key in changed}

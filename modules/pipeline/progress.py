@@ -1,0 +1,76 @@
+"""Steps to progress events and previews."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from modules.pipeline import decode
+from modules.pipeline.context import RunContext
+from modules.schema.events import Preview, Progress
+from modules.schema.plan import Plan
+from modules.weights.residency import LoadedModel
+
+# A preview costs a decode; more than three a second are not seen, only paid for.
+PREVIEW_SECONDS = 0.3
+
+
+@dataclass
+class Meter:
+    """Counts denoising steps over the whole job. `eta` is judged from the steps done since the first began."""
+
+    ctx: RunContext
+    plan: Plan
+    batch: int = 0
+    steps_done: int = 0
+    text: str = ""
+    began: float | None = None
+    previewed: float = field(default_factory=time.monotonic)
+
+    @property
+    def total(self) -> int:
+        return len(self.plan.batches()) * self.plan.request.steps
+
+    def say(self, text: str) -> None:
+        """Name the stage; also a point where an interrupt takes effect."""
+        self.ctx.check()
+        self.text = text
+        self._emit()
+
+    def start_batch(self, number: int) -> None:
+        self.batch = number
+        self.steps_done = number * self.plan.request.steps
+        batches = len(self.plan.batches())
+        self.say("Drawing" if batches == 1 else f"Drawing {number + 1} of {batches}")
+        if self.began is None:
+            self.began = time.monotonic()
+
+    def step(self, index: int, model: LoadedModel, denoised: Tensor) -> None:
+        """Step `index` (from 0) of this batch is done; `denoised` [B, C, h, w] is the present guess at the result."""
+        self.ctx.check()
+        self.steps_done = self.batch * self.plan.request.steps + min(index + 1, self.plan.request.steps)
+        self._emit()
+        settings = self.plan.settings.preview
+        now = time.monotonic()
+        every = settings.show_progress_every_n_steps
+        if (
+            not settings.live_previews_enable
+            or every < 1
+            or (index + 1) % every
+            or now - self.previewed < PREVIEW_SECONDS
+        ):
+            return
+        self.previewed = now
+        size = (self.plan.request.width, self.plan.request.height)
+        with torch.inference_mode():
+            image = decode.preview(model, denoised[0], size)
+        self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=decode.encode_preview(image)))
+
+    def _emit(self) -> None:
+        eta = None
+        if self.began is not None and self.steps_done:
+            eta = (time.monotonic() - self.began) / self.steps_done * (self.total - self.steps_done)
+        self.ctx.emit(Progress(step=self.steps_done, steps=self.total, eta=eta, text=self.text))
