@@ -161,7 +161,7 @@ def _check(name: str, raw: bytes, start: int, size: int) -> tuple[Mapping[str, T
             raise _Broken("is not valid JSON") from None
         if not isinstance(parsed, dict):
             raise _Broken("is not a JSON object")
-        metadata = parsed.pop("__metadata__", None) or {}
+        metadata = parsed.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             raise _Broken("has metadata other than text")
         tensors = {key: _tensor(key, entry, start) for key, entry in parsed.items()}
