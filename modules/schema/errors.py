@@ -8,7 +8,8 @@ EaselError
 ├── NotANumber      a stage produced NaN or infinity
 ├── Cancelled       the user interrupted the job
 ├── WorkerLost      the worker process ended in mid-job
-└── DiskTrouble     a file could not be written
+├── DiskTrouble     a file could not be written
+└── InUse           another process of ours works on the same data folder
 
 Each message is one sentence that says what is wrong, what is allowed and what to do. `hint` may add a next step.
 """
@@ -58,3 +59,7 @@ class WorkerLost(EaselError):
 
 class DiskTrouble(EaselError):
     code = "disk"
+
+
+class InUse(EaselError):
+    code = "in_use"

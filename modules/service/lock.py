@@ -5,13 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from modules.schema.errors import EaselError
-
-
-class InUse(EaselError):
-    """Another process of ours works on the same data folder."""
-
-    code = "in_use"
+from modules.schema.errors import InUse
 
 
 class FolderLock:

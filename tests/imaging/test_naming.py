@@ -146,3 +146,9 @@ def test_numbers_are_read_from_names_of_all_kinds(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert next_number(tmp_path) == 13
     assert next_number(tmp_path, "grid") == 31
+
+
+def test_names_are_cut_between_letters_not_within() -> None:
+    assert clean_component("e\u0301" * 50, 19) == "e\u0301" * 6
+    assert clean_component("\U0001f3f3\ufe0f" * 9, 12) == "\U0001f3f3\ufe0f"
+    assert clean_component("a\u200db" * 9, 4) == "a"

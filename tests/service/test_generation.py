@@ -14,12 +14,11 @@ from PIL import Image
 
 from modules.imaging.metadata import read_infotext
 from modules.schema import events as ev
-from modules.schema.errors import BadRequest, NotFound
+from modules.schema.errors import BadRequest, InUse, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest
 from modules.service.generation import GenerationService
-from modules.service.lock import InUse
 from modules.service.worker import ProcessWorker
 
 Open = Callable[..., GenerationService]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 from PIL import Image
 
 from modules.schema.folders import Folders
@@ -30,8 +31,8 @@ def _words(server: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
         yield kind, value
 
 
-def _start(data: Path, first: int, kind: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.service.victim", str(data), str(first), kind]
+def _start(data: Path, first: int, kind: str, jobs: int = JOBS) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.service.victim", str(data), str(first), kind, str(jobs)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -78,14 +79,18 @@ def test_killed_servers_lose_no_job_and_list_no_broken_picture(
     assert not list(folders.data.rglob("*.part"))
 
 
-def test_the_worker_process_ends_with_a_killed_server(folders: Folders) -> None:
-    server = _start(folders.data, 0, "process")
+@pytest.mark.parametrize("jobs", [0, JOBS], ids=["idle", "drawing"])
+def test_the_worker_process_ends_with_a_killed_server(folders: Folders, jobs: int) -> None:
+    server = _start(folders.data, 0, "process", jobs)
     words = _words(server)
     worker = psutil.Process(int(next(words)[1]))
-    for _ in range(JOBS):
+    for _ in range(jobs):
         next(words)
     assert worker.is_running()
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
-    worker_ended = worker.pid not in psutil.pids() or worker.wait(timeout=5) is None
-    assert worker_ended
+    try:
+        worker.wait(timeout=20)
+    finally:
+        if worker.is_running():
+            worker.kill()

@@ -132,6 +132,11 @@ def test_without_a_good_copy_a_cut_file_still_tells_what_it_holds(tmp_path: Path
     assert json.loads((tmp_path / "config.json").read_text("utf-8"))["quicksettings_list"] == ["sd_vae"]
 
 
+def test_a_number_that_was_cut_is_not_taken_for_another(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{\n    "eta_ddim": 0.5,\n    "s_tmax": 15', "utf-8")  # of 150
+    assert store(tmp_path).settings == Settings().with_options({"eta_ddim": 0.5})
+
+
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
