@@ -57,7 +57,8 @@ def _merged(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
     """Symbols of one word after all merges: the best-ranked pair first, everywhere in the word from left to right.
 
     A heap of candidate pairs over a linked list makes a word of n letters cost n log n; the plain way is quadratic and
-    a prompt may be one word of ten thousand letters.
+    a prompt may be one word of ten thousand letters. A symbol comes from one merge only, so whatever it merges into
+    ranks behind that: all pairs of one rank leave the heap together, from left to right.
     """
     count = len(symbols)
     right = [*range(1, count), -1]
@@ -73,14 +74,8 @@ def _merged(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
         if pair in ranks:
             candidates.append((ranks[pair], i, pair))
     heapq.heapify(candidates)
-    found: list[tuple[int, int, str]] = []  # new pairs wait until the present rank is done everywhere
-    rank = -1
-    while candidates or found:
-        if found and (not candidates or candidates[0][0] != rank):
-            for candidate in found:
-                heapq.heappush(candidates, candidate)
-            found = []
-        rank, i, pair = heapq.heappop(candidates)
+    while candidates:
+        _, i, pair = heapq.heappop(candidates)
         if not alive[i] or pair_at(i) != pair:
             continue
         taken = right[i]
@@ -91,7 +86,7 @@ def _merged(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
             left[right[i]] = i
         for start in (left[i], i):
             if start >= 0 and (new := pair_at(start)) is not None and new in ranks:
-                found.append((ranks[new], start, new))
+                heapq.heappush(candidates, (ranks[new], start, new))
     return [symbol for symbol, there in zip(symbols, alive) if there]
 
 

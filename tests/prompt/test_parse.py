@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,21 @@ from .texts import holds_for, is_subsequence, prompts
 def test_weights_multiply_in_the_order_brackets_close():
     assert parse_emphasis("((x:1.3):1.7)") == [("x", 1.3 * 1.7)]
     assert parse_emphasis("(((x)))") == [("x", 1.1 * 1.1 * 1.1)]
+
+
+def test_deep_weights_multiply_from_the_inside_out(test_seed):
+    factors = [round(random.Random(test_seed + i).uniform(0.5, 1.9), 2) for i in range(30)]
+    text = "(" * 30 + "x" + "".join(f":{factor})" for factor in factors)
+    product = 1.0
+    for factor in factors:
+        product *= factor
+    assert parse_emphasis(text) == [("x", product)]
+
+
+def test_unclosed_round_brackets_count_before_unclosed_square_ones():
+    rounds, squares = 1.1 * 1.1 * 1.1, 1 / 1.1
+    assert rounds * squares * squares != squares * squares * 1.1 * 1.1 * 1.1
+    assert parse_emphasis("[([((x") == [("x", rounds * squares * squares)]
 
 
 def test_round_and_square_brackets_may_overlap():
@@ -88,6 +104,12 @@ def test_one_schedule_spans_both_passes():
 def test_groups_work_beside_stray_brackets():
     assert schedule("[c:d:5]]", 10) == ((5, "c]"), (10, "d]"))
     assert schedule("([x:y] [c:d:5])", 10) == ((5, "([x:y] c)"), (10, "([x:y] d)"))
+
+
+def test_a_malformed_group_makes_what_holds_it_literal():
+    assert schedule("[(a:b:c):d:5] [e:f:5]", 10) == ((5, "[(a:b:c):d:5] e"), (10, "[(a:b:c):d:5] f"))
+    assert schedule("[[a:b]:c:5]", 10) == ((10, "[[a:b]:c:5]"),)
+    assert schedule("[(a:b):c:5]", 10) == ((5, "(a:b)"), (10, "c"))
 
 
 def test_a_stray_bar_makes_the_whole_prompt_literal():
@@ -160,6 +182,7 @@ def test_tags_and_rest_are_the_whole_text(text):
         ("<lora:ink:te=0.2:unet=0.9:dyn=4>", NetworkWeights("ink", 0.2, 0.9, 4)),
         ("<lora:ink:strong>", None),
         ("<lora:te=1>", None),
+        ("<lora:ink:te=0.2=1>", None),
     ],
 )
 def test_network_tags_as_numbers(tag, meaning):

@@ -130,6 +130,19 @@ def test_open_clip_is_padded_with_zeros_after_its_end():
     assert empty.ids == (START, END, *[0] * 75)
 
 
+@pytest.mark.parametrize(
+    ("cats", "backtrack", "used"), [(55, 20, 56), (54, 20, 75), (70, 5, 71), (69, 5, 75), (70, 0, 75)]
+)
+def test_a_chunk_breaks_at_a_comma_that_is_near_enough(cats, backtrack, used):
+    first, _ = chunk([("cat " * cats + "," + " dog" * 30, 1.0)], CLIP, backtrack)
+    assert first.used == used
+
+
+def test_each_symbol_comes_from_one_merge():
+    merges = tokens._vocabulary().ranks
+    assert len({merge.replace(" ", "") for merge in merges}) == len(merges)
+
+
 def test_an_embedding_moves_with_the_text_after_its_comma():
     known = embeddings(CLIP, {"myemb": 4})
     first, second = chunk([("cat " * 66 + ", myemb " + "bird " * 6, 1.0)], CLIP, 20, known)
