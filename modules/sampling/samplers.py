@@ -802,17 +802,14 @@ def sample_deis(
     for i, (s, q) in enumerate(pairwise(levels)):
         denoised = denoise(x, _at(x, s))
         slopes = [(x - denoised) / s, *slopes[: order - 1]]
-        if q <= 0 or i == 0:
-            x = x + slopes[0] * (q - s)
-        else:
-            for weight, slope in zip(weights[i], slopes):
-                x = x + slope * weight
+        for weight, slope in zip(weights[i] or [q - s], slopes):
+            x = x + slope * weight
         on_step(i, x, denoised, s)
     return x
 
 
 def _deis_weights(levels: list[float], order: int, points: int = 10000) -> list[list[float]]:
-    """For each step the weights of its slopes, newest first.
+    """For each step the weights of its slopes, newest first; none for the first and for one to 0, which are Euler's.
 
     Sigma is mapped to the time of a VP diffusion between sigma 0.002 at 1e-3 and 80 at 1. The weights are sums over
     evenly spaced points, both ends among them, times length / points, as in the original: a relative 1e-4 off the
@@ -824,6 +821,9 @@ def _deis_weights(levels: list[float], order: int, points: int = 10000) -> list[
     times = [(math.sqrt(beta_0**2 + 2 * slope * math.log(s * s + 1)) - beta_0) / slope for s in levels]
     found: list[list[float]] = []
     for i, (t, t_next) in enumerate(pairwise(times)):
+        if i == 0 or levels[i + 1] <= 0:  # Euler steps
+            found.append([])
+            continue
         nodes = [times[i - j] for j in range(min(i + 1, order))]
         tau = np.linspace(t, t_next, points)
         log_alpha = -0.5 * tau**2 * slope - tau * beta_0

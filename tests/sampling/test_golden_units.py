@@ -1,0 +1,102 @@
+"""Schedules and noise of the original, function by function, exact to 1e-6.
+
+The folder is $GOLDEN_RUNS, or ../shared/golden beside the repository where that exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modules.sampling import schedules
+from modules.sampling.noise import BatchNoise, Philox, make_generator, picture_noises
+from modules.sampling.prediction import NoiseSchedule, alphas_cumprod
+from modules.sampling.table import AUTOMATIC, find_sampler, find_schedule
+
+UNIT = Path(os.environ.get("GOLDEN_RUNS") or Path(__file__).parents[3] / "shared" / "golden") / "unit"
+pytestmark = pytest.mark.skipif(not (UNIT / "unit.safetensors").is_file(), reason="no golden runs here")
+LEVELS = NoiseSchedule.stable_diffusion()
+
+
+@cache
+def facts() -> dict[str, Any]:
+    return json.loads((UNIT / "unit.json").read_text("utf-8"))
+
+
+@cache
+def tensors() -> dict[str, Tensor]:
+    return load_file(UNIT / "unit.safetensors")
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_schedule_at_every_number_of_steps() -> None:
+    euler, count = find_sampler("Euler")[0], 0
+    for model, table in facts()["schedules"].items():
+        for label in table.keys() - {"model"}:
+            for steps, expected in table[label].items():
+                got = schedules.make_sigmas(euler, find_schedule(label), int(steps), LEVELS, sdxl=model == "tiny-xl")
+                close(got, torch.tensor(expected))
+                count += 1
+    assert count > 200
+
+
+def test_timesteps_and_lcm_levels() -> None:
+    lcm = find_sampler("LCM")[0]
+    for steps, expected in facts()["ddim_timesteps"].items():
+        assert schedules.ddim_timesteps(int(steps)) == expected
+    for steps, expected in facts()["lcm_sigmas"].items():
+        close(schedules.make_sigmas(lcm, AUTOMATIC, int(steps), LEVELS), torch.tensor(expected))
+
+
+def test_steps_of_img2img_and_hires() -> None:
+    for exact, steps, strength, hires, total, t_enc in facts()["img2img_steps"]:
+        got = schedules.img2img_steps(hires or steps, strength, exact=exact, forced=hires is not None)
+        assert got == (total, t_enc)
+
+
+def test_second_order_samplers_count_twice() -> None:
+    for name, total in facts()["total_steps_second_order"].items():
+        assert find_sampler(name)[0].order * 10 == total
+
+
+def test_training_levels() -> None:
+    close(alphas_cumprod(), tensors()["alphas_cumprod_r"])
+    close(LEVELS.table, tensors()["sigmas_r"])
+
+
+def test_philox_and_torch_streams() -> None:
+    seen = 0
+    for key, expected in tensors().items():
+        kind, *rest = key.split(".")
+        if kind == "philox":
+            generator = Philox(int(rest[0]))
+            generator.calls = int(rest[1])
+            close(generator.randn(expected.shape), expected)
+            seen += 1
+        elif kind == "torch_cpu":
+            close(make_generator("CPU", int(rest[0])).randn(expected.shape), expected)
+            seen += 1
+    assert seen >= 20
+
+
+@pytest.mark.parametrize("source", ["CPU", "NV"])
+def test_brownian_paths(source: str) -> None:
+    noise = BatchNoise(picture_noises([1000, 1001]), (4, 8, 8), source=source, brownian=(0.0292, 14.6146))
+    keys = sorted(key for key in tensors() if key.startswith(f"brownian.{source}."))
+    assert len(keys) == 6
+    for key in keys:
+        parts = key.split(".")[3:]  # "14.6146.7.0" is 14.6146 to 7.0
+        numbers = ".".join(parts).split(".")
+        sigma, sigma_next = float(".".join(numbers[:2])), float(".".join(numbers[2:]))
+        close(noise.between(sigma, sigma_next), tensors()[key])
