@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -62,3 +63,11 @@ def translated(
 ) -> dict[str, Tensor]:
     """A diffusers state dict with the values of ours (1x1 convolutions become linear layers where theirs are)."""
     return {key: ours(name(key)).reshape(value.shape) for key, value in theirs.items()}
+
+
+def vae_arguments(widths: tuple[int, ...]) -> dict[str, Any]:
+    """What makes a diffusers AutoencoderKL of SD 1's shape."""
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths), "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4,
+    }  # fmt: skip

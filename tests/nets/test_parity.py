@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from modules.nets.attention import sdp, split
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.unet import UNet, UNetConfig
-from tests.nets.diffusers_keys import translated, unet_key, vae_key
+from tests.nets.diffusers_keys import translated, unet_key, vae_arguments, vae_key
 from tests.weights.tiny import randomise
 
 UNET = UNetConfig(
@@ -34,9 +36,9 @@ def generator(test_seed) -> torch.Generator:
 def test_unet_equals_diffusers(generator, attention, size):
     from diffusers import UNet2DConditionModel
 
-    ours = randomise(UNet(UNET, attention=attention), generator)
-    theirs = UNet2DConditionModel(
-        in_channels=4, out_channels=4, block_out_channels=(32, 64, 128, 128), layers_per_block=2,
+    ours: Any = randomise(UNet(UNET, attention=attention), generator)
+    theirs: Any = UNet2DConditionModel(
+        in_channels=4, out_channels=4, block_out_channels=(32, 64, 128, 128), layers_per_block=2,  # type: ignore[arg-type]
         cross_attention_dim=48, attention_head_dim=8,
     ).eval()  # fmt: skip
     state = ours.state_dict()
@@ -53,11 +55,8 @@ def test_unet_equals_diffusers(generator, attention, size):
 def test_autoencoder_equals_diffusers(generator):
     from diffusers import AutoencoderKL
 
-    ours = randomise(Autoencoder(VAE), generator)
-    theirs = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 64, 128, 128), layers_per_block=2, latent_channels=4,
-    ).eval()  # fmt: skip
+    ours: Any = randomise(Autoencoder(VAE), generator)
+    theirs: Any = AutoencoderKL(**vae_arguments((32, 64, 128, 128))).eval()
     state = ours.state_dict()
     theirs.load_state_dict(translated(theirs.state_dict(), lambda k: vae_key(k, 4), state.__getitem__))
     picture = torch.rand(2, 3, 64, 96, generator=generator) * 2 - 1
@@ -74,8 +73,8 @@ def test_autoencoder_equals_diffusers(generator):
 def test_text_encoder_equals_transformers(generator):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    ours = randomise(TextEncoder(TEXT), generator)
-    theirs = CLIPTextModel(
+    ours: Any = randomise(TextEncoder(TEXT), generator)
+    theirs: Any = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=49408, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
             eos_token_id=49407,
