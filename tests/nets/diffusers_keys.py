@@ -68,6 +68,9 @@ def translated(
 def vae_arguments(widths: tuple[int, ...]) -> dict[str, Any]:
     """What makes a diffusers AutoencoderKL of SD 1's shape."""
     return {
-        "down_block_types": ("DownEncoderBlock2D",) * len(widths), "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4,
-    }  # fmt: skip
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+    }
