@@ -22,8 +22,16 @@ from modules.bootstrap.torch_choice import TORCH, choose
 
 # Set for the moment between two Pythons, so that a venv that does not become the running one is no endless loop.
 ENTERING = "EASEL_ENTERING_VENV"
+ROOM_FOR_VENV = 50_000_000
 PIP = ["-m", "pip"]
-PIP_MANNERS = ["--disable-pip-version-check", "--no-input", "--no-warn-script-location", "--prefer-binary"]
+PIP_MANNERS = [
+    "--disable-pip-version-check",
+    "--no-input",
+    "--no-warn-script-location",
+    "--prefer-binary",
+    "--retries",
+    "2",
+]
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,9 @@ def _make_venv(venv: Path, system: System) -> None:
     # --clear also mends a venv whose making was interrupted or whose Python is gone.
     done = system.run([system.python, "-m", "venv", "--clear", str(venv)], show_errors=False)
     if done.code != 0:
+        # ensurepip keeps the cause to itself, and without room there is nothing else to look for.
+        full = system.free_bytes(venv) < ROOM_FOR_VENV
+        done = Finished(done.code, "no space left on device") if full else done
         raise BootstrapProblem(_why(done, f"The venv could not be made in {venv}"))
 
 
@@ -287,4 +298,4 @@ def _why(done: Finished, what: str) -> str:
             return f"{what}: {reason.format(python=sys.version.split()[0])}."
     lines = [line.strip() for line in done.errors.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines
-    return f"{what}: pip ended with code {done.code}" + (f" and said: {errors[-1]}" if errors else ".")
+    return f"{what}: the command ended with code {done.code}" + (f" and said: {errors[-1]}" if errors else ".")

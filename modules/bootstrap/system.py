@@ -109,6 +109,14 @@ class System:
         thread.join(seconds)
         return bool(found and found[0])
 
+    def free_bytes(self, folder: Path) -> int:
+        """Room on the disk of a folder, which need not be there yet."""
+        import shutil
+
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
     def machine(self) -> Machine:
         return look()
 

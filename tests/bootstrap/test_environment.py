@@ -30,6 +30,7 @@ class Recorder(System):
     def __init__(self, prefix: Path, *, machine: Machine = Machine("Linux", "x86_64"), reachable: bool = True) -> None:  # noqa: B008
         self.commands: list[list[str]] = []
         self.said: list[str] = []
+        self.free = 10**12
         self.answers_of: dict[str, Finished] = {}
         self._prefix, self._machine, self._reachable = prefix, machine, reachable
         self.packages = prefix / "packages"
@@ -57,6 +58,9 @@ class Recorder(System):
     def answers(self, address: str, seconds: float = 4.0) -> bool:
         return self._reachable
 
+    def free_bytes(self, folder: Path) -> int:
+        return self.free
+
     def machine(self) -> Machine:
         return self._machine
 
@@ -82,7 +86,8 @@ def start(wanted: Wanted, system: Recorder, have: dict[str, str] = PINS) -> list
     """One start inside the venv; the pip commands it gave, as lines without python and manners."""
     before = len(system.commands)
     ensure(replace(wanted, venv=system.prefix), AGAIN, system, {}, have.get)
-    return [" ".join(command).partition(" --disable-pip")[0] for command in system.commands[before:]]
+    lines = [" ".join(command).partition(" --no-warn-script")[0] for command in system.commands[before:]]
+    return [line.replace(" --disable-pip-version-check --no-input --retries 2", "") for line in lines]
 
 
 # ---- which Python
@@ -329,6 +334,13 @@ def test_a_full_disk_while_making_the_venv(tmp_path, wanted):
     system.answers_of = {"venv": Finished(1, "OSError: [Errno 28] No space left on device\n")}
     with pytest.raises(BootstrapProblem, match="disk is full"):
         ensure(wanted, AGAIN, system, {})
+    # What venv says of a failed ensurepip names no cause; the disk itself does.
+    system.answers_of = {"venv": Finished(1, "Error: Command '[...]' returned non-zero exit status 1.\n")}
+    with pytest.raises(BootstrapProblem, match="exit status 1"):
+        ensure(wanted, AGAIN, system, {})
+    system.free = 1_000
+    with pytest.raises(BootstrapProblem, match="disk is full"):
+        ensure(wanted, AGAIN, system, {})
 
 
 def test_a_missing_requirements_file_is_said(wanted, venv):
@@ -362,6 +374,13 @@ def test_a_command_is_run_with_its_errors_kept(capfd):
     assert (done.code, done.errors) == (3, "bad\n")
     assert capfd.readouterr().out == "out\n"
     assert System().run(["/no/such/program"]).code == 127
+
+
+def test_free_room_is_asked_of_the_nearest_folder(tmp_path):
+    import shutil
+
+    there = shutil.disk_usage(tmp_path).free
+    assert abs(System().free_bytes(tmp_path / "not" / "yet") - there) < 10**9
 
 
 def test_site_packages_are_where_pip_installs():
