@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from modules.frontends.api import errors, native
-from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate
+from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, SubPath
 from modules.frontends.desk import FrontDesk
 from modules.schema.errors import NotFound
 from modules.schema.version import NAME, VERSION
@@ -46,7 +46,7 @@ def build_app(
     from modules.frontends.ui.theme import make_theme
 
     root = "/" + subpath.strip("/") if subpath.strip("/") else ""
-    app = FastAPI(title=NAME, version=VERSION, root_path=root)
+    app = FastAPI(title=NAME, version=VERSION)
     errors.install(app)
     # Before the mount, which takes every address that is still free.
     app.include_router(native.make_router(service))
@@ -75,7 +75,10 @@ def build_app(
         enable_monitoring=False,
         max_file_size=max_body,
     )
+    # The last one added is the outermost.
     app.add_middleware(Gate, hosts=hosts, max_body=max_body)
+    if root:
+        app.add_middleware(SubPath, root=root)
     return app
 
 

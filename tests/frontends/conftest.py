@@ -32,8 +32,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """The app over a stand-in that takes 50 ms a step, on a free port."""
-    service = StandIn(pace=0.05)
+    """The app over a stand-in that takes 20 ms a step, on a free port."""
+    service = StandIn(pace=0.02)
     bound = serve.open_port("127.0.0.1", 0)
     config = uvicorn.Config(serve.build_app(service), log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -75,7 +75,10 @@ class _Job:
 
 
 class StandIn:
-    """One worker thread, jobs in order. `pace` is seconds per step. A prompt with "fail" fails, "warn" warns."""
+    """One worker thread, jobs in order. `pace` is seconds per step. A prompt with "fail" fails, "warn" warns.
+
+    `hold(step)` lets a job wait once it has done that many steps, until `release()`; cancel and skip still reach it.
+    """
 
     def __init__(self, pace: float = 0.05, settings: Settings | None = None) -> None:
         self.pace = pace
@@ -85,6 +88,7 @@ class StandIn:
         self._ids = itertools.count(1)
         self._told = threading.Condition()
         self._closing = False
+        self._hold: int | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -135,12 +139,16 @@ class StandIn:
         job = self._find(id)
         with self._told:
             job.cancelled = True
+            self._told.notify_all()
             if job.state == "queued":
                 job.state = "cancelled"
                 self._tell(job, Cancelled())
 
     def skip(self, id: str) -> None:
-        self._find(id).skipped = True
+        job = self._find(id)
+        with self._told:
+            job.skipped = True
+            self._told.notify_all()
 
     def preview(self, id: str) -> tuple[int, str, bytes] | None:
         return self._find(id).preview
@@ -149,6 +157,14 @@ class StandIn:
         if record_id not in self._pictures:
             raise NotFound(f"There is no picture {record_id!r}.")
         return self._pictures[record_id]
+
+    def hold(self, step: int) -> None:
+        self._hold = step
+
+    def release(self) -> None:
+        with self._told:
+            self._hold = None
+            self._told.notify_all()
 
     def close(self) -> None:
         with self._told:
@@ -195,6 +211,7 @@ class StandIn:
             job.skipped = False
             if k % request.batch_size == 0:
                 for step in range(request.steps):
+                    self._wait_while_held(job)
                     if job.cancelled or self._closing:
                         return self._end(job, "cancelled", Cancelled())
                     if job.skipped:
@@ -214,6 +231,13 @@ class StandIn:
                     self._tell(job, Preview(step=job.step, format="jpeg", data=out.getvalue()))
             self._finish(job, k, seed + k)
         return self._end(job, "done", Done(seconds=time.monotonic() - began))
+
+    def _wait_while_held(self, job: _Job) -> None:
+        with self._told:
+            while self._hold is not None and job.step >= self._hold:
+                if job.cancelled or job.skipped or self._closing:
+                    return
+                self._told.wait(0.5)
 
     def _finish(self, job: _Job, k: int, seed: int) -> None:
         request = job.request

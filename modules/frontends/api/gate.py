@@ -66,7 +66,7 @@ class Gate:
         length = next((value for name, value in headers if name == "content-length"), "0")
         if not length.isdigit() or int(length) > self.max_body:
             return 413, f"The request is larger than {self.max_body // 2**20} MB."
-        path = scope.get("path", "")
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if any(path.startswith(closed) for closed in CLOSED):
             return 404, "There is nothing here."
         if scope["type"] == "http" and scope["method"] in PURE:
@@ -107,6 +107,21 @@ class Gate:
         except _TooLarge:
             if not started:
                 await _refuse(scope, receive, send, 413, f"The request is larger than {self.max_body // 2**20} MB.")
+
+
+class SubPath:
+    """ASGI middleware: the app lives below `root` ("/paint"), whether a proxy in front strips that prefix or not."""
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        self.app = app
+        self.root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            path = scope["path"]
+            inside = path == self.root or path.startswith(self.root + "/")
+            scope = {**scope, "root_path": self.root, "path": path if inside else self.root + path}
+        await self.app(scope, receive, send)
 
 
 class _TooLarge(Exception):

@@ -110,6 +110,7 @@
                 if (session.active !== id) return;
                 gallery.shape(view.request);
                 view.images.forEach((record) => gallery.add(record));
+                warn(id, view.warnings);
                 if (FINAL.has(view.state)) return over(id, view);
                 if (view.state === "queued") waitingLine(view);
                 if (view.state === "running") progress(view);
@@ -148,7 +149,7 @@
                 else if (event.kind === "started") say("Loading the model…", null);
                 else if (event.kind === "preview") gallery.preview(address(event.url));
                 else if (event.kind === "image") gallery.add(event.record);
-                else if (event.kind === "warned") toast(event.message, "warning");
+                else if (event.kind === "warned") warn(id, [event.message]);
                 else if (FINAL.has(event.kind)) {
                     close();
                     ask(`jobs/${id}`).then((view) => over(id, view), () => over(id, null));
@@ -159,6 +160,16 @@
                 else say("The connection to Easel is lost; trying again…", null);
             };
         });
+    }
+
+    /** Warnings of a job, each once, whether they came as events or with the job. */
+    function warn(id, messages) {
+        const job = session.job(id);
+        for (const message of messages) {
+            if (job?.warned?.has(message)) continue;
+            if (job) (job.warned ??= new Set()).add(message);
+            toast(message, "warning");
+        }
     }
 
     /** A job came to its end (`view`), or is not known any more (null). */
@@ -616,6 +627,7 @@
 
     function start() {
         label();
+        running(false);
         comeBack();
     }
 
