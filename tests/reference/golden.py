@@ -66,6 +66,7 @@ def request_of(body: dict[str, Any]) -> GenerationRequest:
     override = dict(body.pop("override_settings", {}))
     checkpoint = override.pop("sd_model_checkpoint", None)
     sampler = body.pop("sampler_name", "DPM++ 2M")
+    body["cfg_scale"] = float(body.get("cfg_scale", 7.0))  # the API declares it a float, and so it is written
     eta = body.pop("eta", None)
     if eta is not None:
         override.setdefault("eta_ddim" if sampler.startswith("DDIM") else "eta_ancestral", eta)

@@ -1,0 +1,175 @@
+"""From a request to saved pictures, on a small random model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from modules.imaging.metadata import read_infotext
+from modules.prompt import infotext
+from modules.sampling.table import SAMPLER_NAMES
+from modules.schema.errors import BadRequest, Cancelled, NotANumber, NotFound
+from modules.schema.events import ImageReady, Preview, Progress, Warned
+from modules.schema.settings import Preview as PreviewSettings
+from modules.schema.settings import Saving, Settings
+from tests.pipeline.conftest import Hand, Studio
+
+Pixels = Callable[[Studio, ImageReady], bytes]
+
+
+def test_a_picture_is_saved_with_the_infotext_that_draws_it_again(studio: Studio, pixels: Pixels) -> None:
+    (first,) = studio.draw(prompt="a (red:1.2) house", negative_prompt="fog", seed=77, cfg_scale=6, sampler="Euler a")
+    path = studio.folders.data / str(first.record.path)
+    assert path.parent.parent == studio.folders.data / "outputs" / "txt2img-images"
+    with Image.open(path) as image:
+        assert image.size == (64, 64)
+        text = read_infotext(image)
+    assert text == first.record.infotext
+    read = infotext.read(text)
+    assert (read.prompt, read.negative_prompt) == ("a (red:1.2) house", "fog")
+    assert {k: read.fields[k] for k in ("Steps", "Sampler", "Seed", "Size", "Model", "CFG scale")} == {
+        "Steps": "3", "Sampler": "Euler a", "Seed": "77", "Size": "64x64", "Model": "tiny", "CFG scale": "6",
+    }  # fmt: skip
+    (again,) = studio.draw(
+        prompt=read.prompt, negative_prompt=read.negative_prompt, seed=int(str(read.fields["Seed"])), cfg_scale=6,
+        sampler=str(read.fields["Sampler"]), scheduler=str(read.fields["Schedule type"]),
+    )  # fmt: skip
+    assert pixels(studio, again) == pixels(studio, first)
+    assert again.record.path != first.record.path
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_picture_of_a_batch_equals_that_seed_alone(sampler: str, studio: Studio, pixels: Pixels) -> None:
+    together = studio.draw(sampler=sampler, seed=5, batch_size=3, steps=4, prompt="a [cat|dog] AND a house:0.7")
+    for k in range(3):
+        (alone,) = studio.draw(sampler=sampler, seed=5 + k, steps=4, prompt="a [cat|dog] AND a house:0.7")
+        assert alone.record.seed == together[k].record.seed
+        assert pixels(studio, alone) == pixels(studio, together[k])
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 72), (65, 127), (72, 104)])
+def test_any_size_comes_out_as_asked(width: int, height: int, studio: Studio) -> None:
+    (picture,) = studio.draw(width=width, height=height)
+    with Image.open(studio.folders.data / str(picture.record.path)) as image:
+        assert image.size == (width, height) == (picture.record.width, picture.record.height)
+
+
+def test_seeds_count_up_and_variation_keeps_them(studio: Studio) -> None:
+    assert [p.record.seed for p in studio.draw(n_iter=2, batch_size=2, seed=10)] == [10, 11, 12, 13]
+    varied = studio.draw(n_iter=2, seed=10, subseed=3, subseed_strength=0.5)
+    assert [p.record.seed for p in varied] == [10, 10]
+    assert "Variation seed: 4, Variation seed strength: 0.5" in varied[1].record.infotext
+
+
+def test_random_seed_is_told(studio: Studio, pixels: Pixels) -> None:
+    (drawn,) = studio.draw(seed=-1)
+    (again,) = studio.draw(seed=drawn.record.seed)
+    assert pixels(studio, drawn) == pixels(studio, again)
+
+
+def test_progress_rises_to_the_end_and_previews_show_the_picture_coming(studio: Studio) -> None:
+    settings = Settings(preview=PreviewSettings(show_progress_every_n_steps=1))
+    studio.draw(n_iter=2, steps=40, width=128, height=128, settings=settings)
+    progress = [e for e in studio.events if isinstance(e, Progress)]
+    assert [p.step for p in progress] == sorted(p.step for p in progress)
+    assert (progress[-1].step, progress[-1].steps) == (80, 80)
+    previews = [e for e in studio.events if isinstance(e, Preview)]
+    assert previews
+    with Image.open(io.BytesIO(previews[-1].data)) as image:
+        assert image.format == "JPEG"
+        assert image.size == (128, 128)
+
+
+def test_interrupt_takes_effect_at_the_next_step_and_keeps_what_is_finished(studio: Studio) -> None:
+    hand = Hand(cancel_at=lambda e: isinstance(e, Progress) and e.step == 5)
+    with pytest.raises(Cancelled):
+        studio.draw(hand, n_iter=3, steps=3)
+    assert len(studio.pictures) == 1
+    assert max(e.step for e in studio.events if isinstance(e, Progress)) == 5
+    assert (studio.folders.data / str(studio.pictures[0].record.path)).exists()
+
+
+def test_skip_goes_on_with_the_next_picture(studio: Studio) -> None:
+    hand = Hand(skip_at=lambda e: isinstance(e, Progress) and e.step == 4)
+    pictures = studio.draw(hand, n_iter=3, steps=3)
+    assert [p.record.index for p in pictures] == [0, 2]
+
+
+def test_a_repeated_job_draws_only_what_is_missing(studio: Studio, pixels: Pixels) -> None:
+    whole = studio.draw(n_iter=3)
+    rest = studio.draw(Hand(finished=frozenset({0, 1})), n_iter=3)
+    assert [p.record.index for p in rest] == [2]
+    assert pixels(studio, rest[0]) == pixels(studio, whole[2])
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "error", "words"),
+    [
+        ({"sampler": "Eulerr"}, NotFound, "Euler"),
+        ({"scheduler": "Carras"}, NotFound, "Karras"),
+        ({"checkpoint": "tinny"}, NotFound, "tiny"),
+        ({"width": 16384, "height": 16384}, BadRequest, "GiB"),
+        ({"override_settings": {"no_such": 1}}, BadRequest, "no_such"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, BadRequest, "CLIP_stop_at_last_layers"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_one_sentence(
+    request_fields: dict[str, object], error: type[Exception], words: str, studio: Studio, pixels: Pixels
+) -> None:
+    (before,) = studio.draw()
+    with pytest.raises(error, match=words):
+        studio.draw(**request_fields)
+    (after,) = studio.draw()
+    assert pixels(studio, before) == pixels(studio, after)
+
+
+def test_a_picture_that_cannot_be_saved_is_handed_over_with_the_reason(studio: Studio, tmp_path: Path) -> None:
+    blocked = tmp_path / "outputs"
+    blocked.write_text("a file where the folder should be")
+    settings = Settings(saving=Saving(outdir_txt2img_samples=str(blocked)))
+    (picture,) = studio.draw(settings=settings)
+    assert picture.record.path is None
+    assert picture.record.problem
+    assert picture.data is not None
+    with Image.open(io.BytesIO(picture.data)) as image:
+        assert read_infotext(image) == picture.record.infotext
+
+
+def test_numbers_that_are_not_finite_are_named_and_no_picture_is_saved(studio: Studio, pixels: Pixels) -> None:
+    folder = studio.folders.checkpoint_dirs[0]
+    tensors = load_file(folder / "tiny.safetensors")
+    broken = {k: t * float("nan") if k.endswith("out.2.weight") else t for k, t in tensors.items()}
+    save_file(broken, folder / "zbroken.safetensors")
+    (before,) = studio.draw(checkpoint="tiny")
+    with pytest.raises(NotANumber, match="denoiser"):
+        studio.draw(checkpoint="zbroken")
+    assert not studio.pictures
+    (after,) = studio.draw(checkpoint="tiny")
+    assert pixels(studio, before) == pixels(studio, after)
+
+
+def test_settings_of_one_job_do_not_reach_the_next(studio: Studio, pixels: Pixels) -> None:
+    (plain,) = studio.draw(prompt="a (red:1.9) house")
+    (ignored,) = studio.draw(prompt="a (red:1.9) house", override_settings={"emphasis": "Ignore"})
+    (again,) = studio.draw(prompt="a (red:1.9) house")
+    assert pixels(studio, plain) == pixels(studio, again) != pixels(studio, ignored)
+    assert "Emphasis: Ignore" in ignored.record.infotext
+
+
+def test_styles_are_merged_and_unknown_ones_named(studio: Studio) -> None:
+    studio.folders.styles_files[0].write_text('name,prompt,negative_prompt\noil,"{prompt}, oil",photo\n')
+    (picture,) = studio.draw(prompt="a cat", styles=("oil", "nope"))
+    assert picture.record.infotext.startswith("a cat, oil\nNegative prompt: photo\n")
+    assert any(isinstance(e, Warned) and "nope" in e.message for e in studio.events)
+
+
+def test_network_tags_leave_the_prompt_and_say_so(studio: Studio, pixels: Pixels) -> None:
+    (plain,) = studio.draw(prompt="a cat")
+    (tagged,) = studio.draw(prompt="a cat<lora:ink:0.8>")
+    assert pixels(studio, plain) == pixels(studio, tagged)
+    assert any(isinstance(e, Warned) and "ink" in e.message for e in studio.events)
