@@ -23,15 +23,8 @@ from modules.bootstrap.torch_choice import TORCH, choose
 # Set for the moment between two Pythons, so that a venv that does not become the running one is no endless loop.
 ENTERING = "EASEL_ENTERING_VENV"
 ROOM_FOR_VENV = 50_000_000
-PIP = ["-m", "pip"]
-PIP_MANNERS = [
-    "--disable-pip-version-check",
-    "--no-input",
-    "--no-warn-script-location",
-    "--prefer-binary",
-    "--retries",
-    "2",
-]
+PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+PIP_MANNERS = ["--no-warn-script-location", "--prefer-binary"]
 
 
 @dataclass(frozen=True)
