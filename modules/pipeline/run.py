@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from modules.memory import devices
+from modules.memory import devices, policy
+from modules.pipeline import text
 from modules.pipeline.context import Control, RunContext
 from modules.pipeline.generate import generate
 from modules.pipeline.text import ConditioningCache
@@ -29,6 +30,12 @@ class Engine:
         self.residency = Residency(self.catalogue, self.facts)
         self.conditionings = ConditioningCache()
 
+    def warm(self, settings: Settings) -> None:
+        """Load the model a first job would most likely ask for, so that it need not wait."""
+        checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
+        with self.residency.lease(checkpoint, policy.choose(self.facts, settings)) as model:
+            text.condition(model, "", "", 1, settings.prompting, 1, self.conditionings)
+
     def run(
         self,
         job: str,
@@ -48,6 +55,16 @@ class Engine:
                 f"The {self.facts.device} ran out of memory at {request.width}×{request.height}, batch size "
                 f"{request.batch_size}; draw smaller or fewer pictures at once."
             ) from error
+
+    def stats(self) -> dict[str, object]:
+        """What is loaded and where, as plain data."""
+        loaded = self.residency.loaded
+        return {
+            "device": self.facts.kind,
+            "device_name": self.facts.name,
+            "memory": self.facts.memory,
+            "checkpoint": loaded.name if loaded else None,
+        }
 
     def close(self) -> None:
         self.residency.close()

@@ -57,22 +57,22 @@ class Sampling(Frozen):
         "GPU", label="Random number generator source", infotext="RNG", choices=("GPU", "CPU", "NV")
     )
     eta_noise_seed_delta: int = fact(0, label="Eta noise seed delta", infotext="ENSD")
-    eta_ddim: float = fact(0.0, label="Eta for DDIM", ge=0, le=1, step=0.01, infotext="Eta DDIM")
-    eta_ancestral: float = fact(1.0, label="Eta for k-diffusion samplers", ge=0, le=1, step=0.01, infotext="Eta")
-    s_churn: float = fact(0.0, label="sigma churn", ge=0, le=100, step=0.01, infotext="Sigma churn")
-    s_tmin: float = fact(0.0, label="sigma tmin", ge=0, le=10, step=0.01, infotext="Sigma tmin")
-    s_tmax: float = fact(0.0, label="sigma tmax", ge=0, le=999, step=0.01, infotext="Sigma tmax", hint="0 = inf")
-    s_noise: float = fact(1.0, label="sigma noise", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
-    sigma_min: float = fact(0.0, label="sigma min", ge=0, le=1000, infotext="Schedule min sigma", hint="0 = default")
-    sigma_max: float = fact(0.0, label="sigma max", ge=0, le=10000, infotext="Schedule max sigma", hint="0 = default")
-    rho: float = fact(0.0, label="rho", ge=0, le=100, infotext="Schedule rho", hint="0 = default (7 for karras)")
+    eta_ddim: int | float = fact(0.0, label="Eta for DDIM", ge=0, le=1, step=0.01, infotext="Eta DDIM")
+    eta_ancestral: int | float = fact(1.0, label="Eta for k-diffusion samplers", ge=0, le=1, step=0.01, infotext="Eta")
+    s_churn: int | float = fact(0.0, label="sigma churn", ge=0, le=100, step=0.01, infotext="Sigma churn")
+    s_tmin: int | float = fact(0.0, label="sigma tmin", ge=0, le=10, step=0.01, infotext="Sigma tmin")
+    s_tmax: int | float = fact(0.0, label="sigma tmax", ge=0, le=999, step=0.01, infotext="Sigma tmax", hint="0 = inf")
+    s_noise: int | float = fact(1.0, label="sigma noise", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
+    sigma_min: int | float = fact(0.0, label="sigma min", ge=0, le=1000, infotext="Schedule min sigma", hint="0 = default")
+    sigma_max: int | float = fact(0.0, label="sigma max", ge=0, le=10000, infotext="Schedule max sigma", hint="0 = default")
+    rho: int | float = fact(0.0, label="rho", ge=0, le=100, infotext="Schedule rho", hint="0 = default (7 for karras)")
     always_discard_next_to_last_sigma: bool = fact(
         False, label="Always discard next-to-last sigma", infotext="Discard penultimate sigma"
     )
     sgm_noise_multiplier: bool = fact(False, label="SGM noise multiplier", infotext="SGM noise multiplier")
-    s_min_uncond: float = fact(0.0, label="Negative Guidance minimum sigma", ge=0, le=15, step=0.01, infotext="NGMS")
+    s_min_uncond: int | float = fact(0.0, label="Negative Guidance minimum sigma", ge=0, le=15, step=0.01, infotext="NGMS")
     s_min_uncond_all: bool = fact(False, label="NGMS: skip every step", infotext="NGMS all steps")
-    skip_early_cond: float = fact(
+    skip_early_cond: int | float = fact(
         0.0, label="Ignore negative prompt during early sampling", ge=0, le=1, step=0.01, infotext="Skip Early CFG"
     )
     uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = fact(
@@ -84,10 +84,10 @@ class Sampling(Frozen):
     )  # fmt: skip
     uni_pc_order: int = fact(3, label="UniPC order", ge=1, le=50, step=1, infotext="UniPC order")
     uni_pc_lower_order_final: bool = fact(True, label="UniPC lower order final", infotext="UniPC lower order final")
-    beta_dist_alpha: float = fact(0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha")
-    beta_dist_beta: float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
+    beta_dist_alpha: int | float = fact(0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha")
+    beta_dist_beta: int | float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
     use_old_karras_scheduler_sigmas: bool = fact(False, label="Use old karras scheduler sigmas (0.1 to 10)")
-    tcd_gamma: float = fact(0.3, label="TCD gamma", ge=0, le=1, step=0.01, infotext="TCD gamma")
+    tcd_gamma: int | float = fact(0.3, label="TCD gamma", ge=0, le=1, step=0.01, infotext="TCD gamma")
     dpm_adaptive_joint: bool = fact(
         False,
         label="DPM adaptive judges the batch as one",

@@ -73,7 +73,7 @@ class GenerationService:
 
         self._jobs.recover()
         self._worker = worker_factory(folders)
-        self._worker.warm()
+        self._worker.warm(self.settings)
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
         self._dispatcher.start()
         threading.Thread(target=self._sweep, args=(time.time(),), name="sweep", daemon=True).start()

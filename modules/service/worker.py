@@ -41,8 +41,8 @@ log = logging.getLogger("easel.worker")
 class Worker(Protocol):
     """What the service asks of whoever draws. One job at a time; cancel and skip come from other threads."""
 
-    def warm(self) -> None:
-        """Begins to load what the first job would wait for; returns at once."""
+    def warm(self, settings: Settings) -> None:
+        """Begins to load what the first job would wait for, the settings' model too; returns at once."""
         ...
 
     def submit(
@@ -172,6 +172,13 @@ def run_job(
     return ev.Done(seconds=round(time.monotonic() - started, 3))
 
 
+def warm_engine(engine: Any, settings: Settings) -> None:
+    """Lets an engine that can do so load its model before the first job asks for it."""
+    warm = getattr(engine, "warm", None)
+    if warm is not None:
+        warm(settings)
+
+
 def unexpected(what: str, error: BaseException) -> str:
     """One sentence for an error that nobody foresaw."""
     detail = " ".join(str(error).split())[:300]
@@ -194,10 +201,10 @@ class ThreadWorker:
                 self._engine = self._factory()
             return self._engine
 
-    def warm(self) -> None:
+    def warm(self, settings: Settings) -> None:
         def build() -> None:
             with contextlib.suppress(Exception):  # the first job meets it again and tells
-                self._ready()
+                warm_engine(self._ready(), settings)
 
         threading.Thread(target=build, name="warm", daemon=True).start()
 
@@ -263,9 +270,10 @@ class ProcessWorker:
         self._killed = False
         self._closed = False
 
-    def warm(self) -> None:
+    def warm(self, settings: Settings) -> None:
         with self._lock:
             self._start()
+            self._send({"do": "warm", "settings": settings.model_dump(mode="json")})
 
     def _start(self) -> Connection | None:
         """The pipe to a living child, started if need be; None after `close`."""
@@ -446,6 +454,9 @@ def _why(code: int | None) -> str:
 
 def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     """The child: one thread reads what the server asks, this one draws. It ends when the server is gone."""
+    # OpenMP threads that spin while they wait starve each other on a busy machine: a denoiser call of 0.2 s took 14 s
+    # beside other processes. Read when the engine loads its tensor library.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Ctrl+C in a terminal reaches both; the server decides when the child ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to(folders.state / "log", "worker.log")
@@ -468,13 +479,18 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     except BaseException as error:
         log.exception("engine")
         message = unexpected("Starting the engine", error)
-        job = asked.get()
+        while (job := asked.get()) is not None and job["do"] == "warm":
+            pass
         if job is not None:
             send({"job": job["job"], "final": True, "event": ev.Failed(code="error", message=message).model_dump()})
         os._exit(1)
     send({"facts": _facts_of(engine)})
-    while (job := asked.get()) is not None:
-        _draw(engine, job, controls, send)
+    while (message := asked.get()) is not None:
+        if message["do"] == "warm":
+            with contextlib.suppress(Exception):  # the first job meets it again and tells
+                warm_engine(engine, Settings.model_validate(message["settings"]))
+        else:
+            _draw(engine, message, controls, send)
         send({"facts": _facts_of(engine)})
     with contextlib.suppress(Exception):
         getattr(engine, "close", lambda: None)()
@@ -508,7 +524,7 @@ def _listen(pipe: Connection, controls: _Controls, asked: queue.Queue[dict[str, 
             message = json.loads(pipe.recv_bytes())
         except (EOFError, OSError, ValueError):
             os._exit(0)  # the server is gone, however it ended: nobody could see the picture
-        if message["do"] == "run":
+        if message["do"] in ("run", "warm"):
             asked.put(message)
         elif message["do"] == "cancel":
             controls.cancel(message["job"])
