@@ -1,4 +1,4 @@
-"""Prompts to start with, by checkpoint: shown under the prompt box while that checkpoint is chosen."""
+"""Prompts to start with, by how a checkpoint's name begins: shown under the prompt box while it is chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 def examples_html(checkpoint: str | None) -> str:
     """A row of buttons, each saying its prompt; nothing where the checkpoint has no examples."""
-    prompts = EXAMPLES.get((checkpoint or "").lower(), ())
+    name = (checkpoint or "").lower()
+    prompts = next((prompts for start, prompts in EXAMPLES.items() if name.startswith(start)), ())
     if not prompts:
         return ""
     chips = "".join(f'<button type="button" class="easel-example">{html.escape(prompt)}</button>' for prompt in prompts)

@@ -1,0 +1,138 @@
+"""The first picture, for real: the program in its own process, the shipped model, a browser, the file on disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from modules.imaging.metadata import read_infotext
+from modules.prompt import infotext
+from tests.frontends.conftest import Watch
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parent.parent.parent
+PROMPT = "a red house on green hills, night, moon"
+IDLE = "body:not(.easel-running)"
+
+
+@dataclass
+class Program:
+    """Easel as a user starts it, on a folder of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    data: Path
+    lines: list[str]
+
+    def pictures(self) -> list[Path]:
+        return sorted(self.data.glob("outputs/txt2img-images/????-??-??/*.png"))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    if not list((ROOT / "models" / "Stable-diffusion").glob("*.safetensors")):
+        pytest.skip("no checkpoint in models/Stable-diffusion")
+    data = tmp_path_factory.mktemp("data")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "webui.py", "--skip-prepare-environment", "--skip-torch-cuda-test"]
+    command += ["--data-dir", str(data), "--models-dir", str(ROOT / "models"), "--port", str(port)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
+    reader.start()
+    deadline = time.monotonic() + 120
+    while not any("is ready" in line for line in lines):
+        assert process.poll() is None, "".join(lines)
+        assert time.monotonic() < deadline, "".join(lines)
+        time.sleep(0.05)
+    yield Program(process, f"http://127.0.0.1:{port}/", data, lines)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) in (0, 130), "".join(lines)
+    assert "Traceback" not in "".join(lines)
+
+
+@pytest.fixture
+def context(chromium: Any) -> Iterator[Any]:
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(180_000)
+    yield context
+    context.close()
+
+
+def open_page(context: Any, program: Program, watch: Watch) -> Any:
+    page = watch.on(context.new_page())
+    page.goto(program.url)
+    page.wait_for_selector(".easel-example")
+    return page
+
+
+def test_it_says_where_it_is_and_stays_small(program):
+    ready = next(line for line in program.lines if "is ready" in line)
+    assert re.fullmatch(rf"Easel is ready: {program.url[:-1]} \(page up in \d+\.\d s\)\n", ready)
+    # torch alone would be more than this; it lives in the worker.
+    assert psutil.Process(program.process.pid).memory_info().rss < 250 * 2**20
+
+
+def test_prompt_to_picture_to_file(program, context, watch):
+    page = open_page(context, program, watch)
+    page.fill("#txt2img_prompt textarea", PROMPT)
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery img[src*='/pictures/']")
+    page.wait_for_selector(IDLE)
+    shown = page.locator("#txt2img_gallery img").first.get_attribute("src")
+    size = (int(page.input_value("#txt2img_width input")), int(page.input_value("#txt2img_height input")))
+
+    (path,) = program.pictures()
+    assert path.read_bytes() == httpx.get(shown).content
+    image = Image.open(io.BytesIO(path.read_bytes()))
+    assert image.size == size
+    assert len(image.convert("RGB").resize((16, 16)).getcolors() or ()) > 16  # a picture, not one colour
+    text = read_infotext(image)
+    assert text is not None
+    read = infotext.read(text)
+    found = read.fields
+    assert read.prompt == PROMPT
+    assert (found["Steps"], found["Sampler"]) == ("20", "DPM++ 2M")
+    told = " ".join(page.inner_text("#html_info_txt2img").split())
+    assert PROMPT in told
+    assert f"Seed {found['Seed']}" in told
+    assert path.name.endswith(f"-{found['Seed']}.png")
+    assert f"saved in outputs/txt2img-images/{path.parent.name}" in page.inner_text("#html_log_txt2img")
+
+
+def test_closing_the_tab_stops_nothing(program, context, watch):
+    before = len(program.pictures())
+    page = open_page(context, program, watch)
+    page.fill("#txt2img_prompt textarea", PROMPT)
+    page.fill("#txt2img_batch_count input[type=number]", "3")
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
+    page.close()
+    again = open_page(context, program, watch)
+    again.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
+    again.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live) >> nth=2")
+    again.wait_for_selector(IDLE)
+    assert len(program.pictures()) == before + 3
+    job = httpx.get(f"{program.url}jobs").json()[0]
+    assert (job["state"], len(job["images"]), job["attempts"]) == ("done", 3, 1)
