@@ -406,7 +406,8 @@ def plan_walk(
             sigmas = ddim_sigmas(walked_times, levels)
         return Walk(sampler, sigmas, start, None, flow)
     sigmas = make_sigmas(sampler, schedule, total, levels, options, sdxl=sdxl)
-    walked = sigmas[max(total - t_enc - 1, 0) :]
+    # A schedule may be shorter than its steps; one step is always left.
+    walked = sigmas[min(max(total - t_enc - 1, 0), len(sigmas) - 2) :]
     return Walk(sampler, walked, float(walked[0]), _brownian_range(sampler, sigmas), flow)
 
 
