@@ -67,9 +67,8 @@ class Denoiser:
         """Fill `guided` (and `unguided`) for some pictures: as few net calls as token counts allow."""
         rows: list[tuple[int, Tensor]] = []
         for k in pictures:
-            rows += [(k, part.at(self.calls)) for part, _ in self.pictures[k].parts]
-            if with_negative:
-                rows.append((k, self.pictures[k].negative.at(self.calls)))
+            parts, negative = self.pictures[k].at(self.calls)
+            rows += [(k, tokens) for tokens in ([*parts, negative] if with_negative else parts)]
         denoised: dict[int, Tensor] = {}
         for length in dict.fromkeys(tokens.shape[0] for _, tokens in rows):
             chosen = [i for i, (_, tokens) in enumerate(rows) if tokens.shape[0] == length]

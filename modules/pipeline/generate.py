@@ -65,7 +65,11 @@ def sample(
     """The latents of one batch [B, C, h, w], denoised."""
     request, options = plan.request, plan.settings.sampling
     sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
-    levels = prediction.NoiseSchedule.stable_diffusion().to(model.device)
+    levels = prediction.NoiseSchedule.stable_diffusion(
+        zero_snr=options.sd_noise_schedule == "Zero Terminal SNR",
+        downcast=options.use_downcasted_alpha_bar,
+        quantize=options.enable_quantization,
+    ).to(model.device)
     walk = schedules.plan_walk(sampler, schedule, request.steps, levels, options)
     calls = request.steps * sampler.order
     conditionings = [

@@ -6,13 +6,13 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from modules.prompt import infotext, parse, styles
+from modules.prompt import infotext, parse, styles, tokens
 from modules.sampling import table
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
 from modules.schema.plan import Plan
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import Sampling, Settings
+from modules.schema.settings import SECTION_OF, Sampling, Settings
 from modules.schema.version import NAME, VERSION
 from modules.weights.catalogue import Catalogue
 
@@ -32,7 +32,8 @@ def make_plan(
     request: GenerationRequest, settings: Settings, catalogue: Catalogue, known_styles: Mapping[str, styles.Style]
 ) -> Plan:
     """Look up names, draw seeds, merge styles. Raises BadRequest or NotFound with the field named."""
-    settings = settings.with_options(request.override_settings)
+    known = {key: value for key, value in request.override_settings.items() if key in SECTION_OF}
+    settings = settings.with_options(known)
     checkpoint = (
         catalogue.find(request.checkpoint)
         if request.checkpoint
@@ -50,6 +51,9 @@ def make_plan(
     subseed = random.randrange(SEED_RANGE) if request.subseed == -1 else request.subseed
     varied = request.subseed_strength > 0
     warnings = [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
+    warnings += [
+        f"No setting is called {key!r}; it was ignored." for key in request.override_settings if key not in known
+    ]
     warnings += [
         f"{tag} was not applied: this version draws without extra networks." for tag in parse.extract_tags(prompt)[1]
     ]
@@ -77,6 +81,7 @@ def _label(sampler: table.Sampler, schedule: table.Schedule) -> str:
 def infotext_of(plan: Plan, k: int) -> str:
     """The infotext of picture k, in A1111's layout and order of keys."""
     request, settings = plan.request, plan.settings
+    options, prompting = settings.sampling, settings.prompting
     sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
     fields: dict[str, Any] = {
         "Steps": request.steps,
@@ -94,17 +99,33 @@ def infotext_of(plan: Plan, k: int) -> str:
         fields["Seed resize from"] = f"{request.seed_resize_from_w}x{request.seed_resize_from_h}"
     if settings.model.CLIP_stop_at_last_layers > 1:
         fields["Clip skip"] = settings.model.CLIP_stop_at_last_layers
-    if settings.sampling.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, settings.sampling):
-        fields["ENSD"] = settings.sampling.eta_noise_seed_delta
-    if settings.sampling.randn_source != "GPU":
-        fields["RNG"] = settings.sampling.randn_source
-    fields |= _option_fields(sampler, table.resolve(sampler, schedule), settings.sampling)
-    if settings.prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
-        fields["Emphasis"] = settings.prompting.emphasis
-    if settings.prompting.use_old_scheduling:
+    if options.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, options):
+        fields["ENSD"] = options.eta_noise_seed_delta
+    if options.randn_source != "GPU":
+        fields["RNG"] = options.randn_source
+    if options.sd_noise_schedule != "Default":
+        fields["Noise Schedule"] = options.sd_noise_schedule
+    if options.use_downcasted_alpha_bar:
+        fields["Downcast alphas_cumprod"] = True
+    fields |= _option_fields(sampler, table.resolve(sampler, schedule), options)
+    if (prompting.pad_cond_uncond or prompting.pad_cond_uncond_v0) and _lengths_differ(plan, k):
+        fields["Pad conds v0" if prompting.pad_cond_uncond_v0 else "Pad conds"] = True
+    if prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
+        fields["Emphasis"] = prompting.emphasis
+    if prompting.use_old_scheduling:
         fields["Old prompt editing timelines"] = True
     fields["Version"] = f"{NAME} {VERSION}"
     return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
+
+
+def _lengths_differ(plan: Plan, k: int) -> bool:
+    """Whether prompt and negative prompt of picture k have different numbers of chunks."""
+
+    def chunks(text: str, negative: bool) -> set[int]:
+        prompt = parse.parse_prompt(text, plan.request.steps, negative=negative)
+        return {len(tokens.chunk(parse.parse_emphasis(one), tokens.CLIP)) for one in prompt.texts}
+
+    return chunks(plan.prompts[k], False) != chunks(plan.negative_prompts[k], True)
 
 
 def _eta(sampler: table.Sampler, options: Sampling) -> float:

@@ -38,6 +38,45 @@ class PictureConditioning:
 
     parts: tuple[tuple[ScheduledText, float], ...]
     negative: ScheduledText
+    padding: Padding = field(default_factory=lambda: Padding())
+
+    def at(self, call: int) -> tuple[list[Tensor], Tensor]:
+        """Tokens of the parts (all of one length) and of the negative for the model call numbered `call`."""
+        parts = [text.at(call) for text, _ in self.parts]
+        longest = max(part.shape[0] for part in parts)
+        return self.padding([_stretched(part, longest) for part in parts], self.negative.at(call))
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How prompt and negative prompt of different lengths are made equal; `empty` [77, D] encodes no text.
+
+    Without either they keep their lengths and cost a model call each.
+    """
+
+    empty: Tensor | None = None
+    v0: bool = False
+
+    def __call__(self, parts: list[Tensor], negative: Tensor) -> tuple[list[Tensor], Tensor]:
+        length = parts[0].shape[0]
+        if self.v0:
+            return parts, _stretched(negative, length)[:length]
+        if self.empty is None:
+            return parts, negative
+        longest = max(length, negative.shape[0])
+        return [_filled(part, longest, self.empty) for part in parts], _filled(negative, longest, self.empty)
+
+
+def _stretched(states: Tensor, length: int) -> Tensor:
+    """[T, D] -> at least [length, D], the last vector repeated."""
+    missing = length - states.shape[0]
+    return torch.cat([states, states[-1:].expand(missing, -1)]) if missing > 0 else states
+
+
+def _filled(states: Tensor, length: int, empty: Tensor) -> Tensor:
+    """[T, D] -> [length, D] with encodings of empty text; lengths are multiples of its own."""
+    missing = (length - states.shape[0]) // empty.shape[0]
+    return torch.cat([states, *[empty] * missing])
 
 
 @dataclass
@@ -86,7 +125,10 @@ def condition(
         return parse.parse_prompt(text, calls, use_old=prompting.use_old_scheduling, negative=is_negative).subprompts
 
     parts = tuple((encoded(sub), sub.weight) for sub in parsed(prompt, False))
-    return PictureConditioning(parts, encoded(parsed(negative, True)[0]))
+    wants_empty = prompting.pad_cond_uncond and not prompting.pad_cond_uncond_v0
+    empty = encoded(parsed("", True)[0]).at(0) if wants_empty else None
+    padding = Padding(empty, prompting.pad_cond_uncond_v0)
+    return PictureConditioning(parts, encoded(parsed(negative, True)[0]), padding)
 
 
 @torch.inference_mode()

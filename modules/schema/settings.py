@@ -45,6 +45,18 @@ class Prompting(Frozen):
         20, label="Prompt word wrap length limit", ge=0, le=74, step=1, hint="in tokens, before a chunk's end"
     )
     enable_prompt_comments: bool = fact(True, label="Enable comments")
+    pad_cond_uncond: bool = fact(
+        False,
+        label="Pad prompt/negative prompt",
+        infotext="Pad conds",
+        hint="With empty text, so that both have the same number of chunks.",
+    )
+    pad_cond_uncond_v0: bool = fact(
+        False,
+        label="Pad prompt/negative prompt (v0)",
+        infotext="Pad conds v0",
+        hint="As before 1.6: the negative prompt is stretched or cut to the prompt's length. Wins over the other.",
+    )
     use_old_scheduling: bool = fact(
         False, label="Old prompt editing timelines", infotext="Old prompt editing timelines"
     )
@@ -56,6 +68,21 @@ class Sampling(Frozen):
     randn_source: Literal["GPU", "CPU", "NV"] = fact(
         "GPU", label="Random number generator source", infotext="RNG", choices=("GPU", "CPU", "NV")
     )
+    sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = fact(
+        "Default",
+        label="Noise schedule for sampling",
+        infotext="Noise Schedule",
+        choices=("Default", "Zero Terminal SNR"),
+    )
+    use_downcasted_alpha_bar: bool = fact(
+        False,
+        label="Downcast model alphas_cumprod to fp16 before sampling",
+        infotext="Downcast alphas_cumprod",
+        hint="For pictures made before 1.7.",
+    )
+    enable_quantization: bool = fact(
+        False, label="Use whole timesteps in samplers", hint="The nearest noise level the model was trained on."
+    )
     eta_noise_seed_delta: int = fact(0, label="Eta noise seed delta", infotext="ENSD")
     eta_ddim: int | float = fact(0.0, label="Eta for DDIM", ge=0, le=1, step=0.01, infotext="Eta DDIM")
     eta_ancestral: int | float = fact(1.0, label="Eta for k-diffusion samplers", ge=0, le=1, step=0.01, infotext="Eta")
@@ -63,14 +90,20 @@ class Sampling(Frozen):
     s_tmin: int | float = fact(0.0, label="sigma tmin", ge=0, le=10, step=0.01, infotext="Sigma tmin")
     s_tmax: int | float = fact(0.0, label="sigma tmax", ge=0, le=999, step=0.01, infotext="Sigma tmax", hint="0 = inf")
     s_noise: int | float = fact(1.0, label="sigma noise", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
-    sigma_min: int | float = fact(0.0, label="sigma min", ge=0, le=1000, infotext="Schedule min sigma", hint="0 = default")
-    sigma_max: int | float = fact(0.0, label="sigma max", ge=0, le=10000, infotext="Schedule max sigma", hint="0 = default")
+    sigma_min: int | float = fact(
+        0.0, label="sigma min", ge=0, le=1000, infotext="Schedule min sigma", hint="0 = default"
+    )
+    sigma_max: int | float = fact(
+        0.0, label="sigma max", ge=0, le=10000, infotext="Schedule max sigma", hint="0 = default"
+    )
     rho: int | float = fact(0.0, label="rho", ge=0, le=100, infotext="Schedule rho", hint="0 = default (7 for karras)")
     always_discard_next_to_last_sigma: bool = fact(
         False, label="Always discard next-to-last sigma", infotext="Discard penultimate sigma"
     )
     sgm_noise_multiplier: bool = fact(False, label="SGM noise multiplier", infotext="SGM noise multiplier")
-    s_min_uncond: int | float = fact(0.0, label="Negative Guidance minimum sigma", ge=0, le=15, step=0.01, infotext="NGMS")
+    s_min_uncond: int | float = fact(
+        0.0, label="Negative Guidance minimum sigma", ge=0, le=15, step=0.01, infotext="NGMS"
+    )
     s_min_uncond_all: bool = fact(False, label="NGMS: skip every step", infotext="NGMS all steps")
     skip_early_cond: int | float = fact(
         0.0, label="Ignore negative prompt during early sampling", ge=0, le=1, step=0.01, infotext="Skip Early CFG"
@@ -84,7 +117,9 @@ class Sampling(Frozen):
     )  # fmt: skip
     uni_pc_order: int = fact(3, label="UniPC order", ge=1, le=50, step=1, infotext="UniPC order")
     uni_pc_lower_order_final: bool = fact(True, label="UniPC lower order final", infotext="UniPC lower order final")
-    beta_dist_alpha: int | float = fact(0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha")
+    beta_dist_alpha: int | float = fact(
+        0.6, label="Beta scheduler - alpha", ge=0.01, le=5, infotext="Beta schedule alpha"
+    )
     beta_dist_beta: int | float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
     use_old_karras_scheduler_sigmas: bool = fact(False, label="Use old karras scheduler sigmas (0.1 to 10)")
     tcd_gamma: int | float = fact(0.3, label="TCD gamma", ge=0, le=1, step=0.01, infotext="TCD gamma")

@@ -114,7 +114,6 @@ def test_a_repeated_job_draws_only_what_is_missing(studio: Studio, pixels: Pixel
         ({"scheduler": "Carras"}, NotFound, "Karras"),
         ({"checkpoint": "tinny"}, NotFound, "tiny"),
         ({"width": 16384, "height": 16384}, BadRequest, "GiB"),
-        ({"override_settings": {"no_such": 1}}, BadRequest, "no_such"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, BadRequest, "CLIP_stop_at_last_layers"),
     ],
 )
@@ -159,6 +158,11 @@ def test_settings_of_one_job_do_not_reach_the_next(studio: Studio, pixels: Pixel
     (again,) = studio.draw(prompt="a (red:1.9) house")
     assert pixels(studio, plain) == pixels(studio, again) != pixels(studio, ignored)
     assert "Emphasis: Ignore" in ignored.record.infotext
+
+
+def test_unknown_settings_of_a_request_are_ignored_and_named(studio: Studio) -> None:
+    assert studio.draw(override_settings={"no_such": 1})
+    assert any(isinstance(e, Warned) and "no_such" in e.message for e in studio.events)
 
 
 def test_styles_are_merged_and_unknown_ones_named(studio: Studio) -> None:

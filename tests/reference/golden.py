@@ -67,6 +67,8 @@ def request_of(body: dict[str, Any]) -> GenerationRequest:
     checkpoint = override.pop("sd_model_checkpoint", None)
     sampler = body.pop("sampler_name", "DPM++ 2M")
     body["cfg_scale"] = float(body.get("cfg_scale", 7.0))  # the API declares it a float, and so it is written
+    if body.get("scheduler") is None:
+        body.pop("scheduler", None)
     eta = body.pop("eta", None)
     if eta is not None:
         override.setdefault("eta_ddim" if sampler.startswith("DDIM") else "eta_ancestral", eta)
