@@ -976,7 +976,7 @@ def sample_plms(
     return _preserving(x, levels)
 
 
-def sample_unipc(
+def sample_uni_pc(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor | Sequence[float],
@@ -1067,7 +1067,7 @@ def _unipc_weights(history: Sequence[tuple[float, Tensor]], target: float, varia
 # CFG++ in ComfyUI's form: guided picture, unguided direction
 
 
-def sample_euler_cfgpp(
+def sample_euler_cfg_pp(
     denoise: DenoisePair,
     x: Tensor,
     sigmas: Tensor | Sequence[float],
@@ -1083,7 +1083,7 @@ def sample_euler_cfgpp(
     return x
 
 
-def sample_euler_ancestral_cfgpp(
+def sample_euler_ancestral_cfg_pp(
     denoise: DenoisePair,
     x: Tensor,
     sigmas: Tensor | Sequence[float],
@@ -1105,7 +1105,7 @@ def sample_euler_ancestral_cfgpp(
     return x
 
 
-def sample_dpmpp_2m_cfgpp(
+def sample_dpmpp_2m_cfg_pp(
     denoise: DenoisePair,
     x: Tensor,
     sigmas: Tensor | Sequence[float],

@@ -94,7 +94,6 @@ SAMPLERS: tuple[Sampler, ...] = (
         "DPM++ 2S a",
         "dpmpp_2s_ancestral",
         "k_dpmpp_2s_a",
-        "k_dpmpp_2s_ancestral",
         scheduler="karras",
         order=2,
         reads=("eta", "s_noise"),
@@ -118,7 +117,6 @@ SAMPLERS: tuple[Sampler, ...] = (
         "DPM2 a",
         "dpm_2_ancestral",
         "k_dpm_2_a",
-        "k_dpm_2_ancestral",
         scheduler="karras",
         order=2,
         reads=("eta", "s_noise"),
@@ -130,44 +128,43 @@ SAMPLERS: tuple[Sampler, ...] = (
         "DPM adaptive",
         "dpm_adaptive",
         "k_dpm_ad",
-        "k_dpm_adaptive",
         reads=("eta", "dpm_adaptive_joint"),
         uses_ensd=True,
         grid="range",
     ),
-    _row("Restart", "restart", scheduler="karras", order=2),
-    _row("DDIM", "ddim", reads=("eta",), grid="ddim"),
+    _row("Restart", "restart", "restart", scheduler="karras", order=2),
+    _row("DDIM", "ddim", "ddim", reads=("eta",), grid="ddim"),
     _row(
         "DDIM CFG++",
         "ddim_cfgpp",
-        "ddim_cfg_pp",
+        "ddim_cfgpp",
         reads=("eta",),
         grid="ddim",
         wants_uncond=True,
         cfg_factor=1 / 12.5,
     ),
-    _row("PLMS", "plms", "k_plms", grid="ddim"),
-    _row("UniPC", "unipc", "uni_pc", reads=UNIPC, grid="unipc"),
+    _row("PLMS", "plms", "plms", grid="ddim"),
+    _row("UniPC", "uni_pc", "unipc", reads=UNIPC, grid="unipc"),
     _row("LCM", "lcm", "k_lcm", lcm=True),
     # Forge
-    _row("HeunPP2", "heunpp2"),
-    _row("IPNDM", "ipndm"),
-    _row("IPNDM_V", "ipndm_v"),
-    _row("DEIS", "deis"),
-    _row("DDPM", "ddpm"),
+    _row("HeunPP2", "heunpp2", "heunpp2"),
+    _row("IPNDM", "ipndm", "ipndm"),
+    _row("IPNDM_V", "ipndm_v", "ipndm_v"),
+    _row("DEIS", "deis", "deis"),
+    _row("DDPM", "ddpm", "ddpm"),
     # ComfyUI
-    _row("Euler CFG++", "euler_cfgpp", "euler_cfg_pp", wants_uncond=True),
+    _row("Euler CFG++", "euler_cfg_pp", "euler_cfg_pp", wants_uncond=True),
     _row(
         "Euler a CFG++",
-        "euler_ancestral_cfgpp",
+        "euler_ancestral_cfg_pp",
         "euler_ancestral_cfg_pp",
         reads=("eta", "s_noise"),
         uses_ensd=True,
         wants_uncond=True,
     ),
-    _row("DPM++ 2M CFG++", "dpmpp_2m_cfgpp", "dpmpp_2m_cfg_pp", scheduler="karras", wants_uncond=True),
+    _row("DPM++ 2M CFG++", "dpmpp_2m_cfg_pp", "dpmpp_2m_cfg_pp", scheduler="karras", wants_uncond=True),
     # diffusers
-    _row("TCD", "tcd", reads=("tcd_gamma",), grid="tcd"),
+    _row("TCD", "tcd", "tcd", reads=("tcd_gamma",), grid="tcd"),
 )
 
 
@@ -220,10 +217,11 @@ SCHEDULE_LABELS = tuple(row.label for row in SCHEDULES)
 
 
 def sampler_words(row: Sampler) -> tuple[str, ...]:
-    """Every way of writing a sampler's name, folded to lower case: its name, its aliases, ComfyUI's function name."""
+    """Every way of writing a sampler's name, in lower case: the name, the aliases, and the function's name as ComfyUI
+    has it, with and without NovelAI's "k_"."""
     function = row.function.partition(":sample_")[2]
-    names = (row.name, *row.aliases, *(() if row.fixed else (function,)))
-    return tuple(dict.fromkeys(name.lower() for name in names))
+    functions = () if row.fixed else (function, f"k_{function}")
+    return tuple(dict.fromkeys(name.lower() for name in (row.name, *row.aliases, *functions)))
 
 
 _BY_SAMPLER_WORD = {word: row for row in reversed(SAMPLERS) for word in sampler_words(row)}

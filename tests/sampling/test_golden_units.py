@@ -19,7 +19,7 @@ from torch import Tensor
 from modules.sampling import schedules
 from modules.sampling.noise import BatchNoise, Philox, make_generator, picture_noises
 from modules.sampling.prediction import NoiseSchedule, alphas_cumprod
-from modules.sampling.table import AUTOMATIC, find_sampler, find_schedule
+from modules.sampling.table import AUTOMATIC, SAMPLERS, SCHEDULES, find_sampler, find_schedule
 
 UNIT = Path(os.environ.get("GOLDEN_RUNS") or Path(__file__).parents[3] / "shared" / "golden") / "unit"
 pytestmark = pytest.mark.skipif(not (UNIT / "unit.safetensors").is_file(), reason="no golden runs here")
@@ -49,6 +49,22 @@ def test_every_schedule_at_every_number_of_steps() -> None:
                 close(got, torch.tensor(expected))
                 count += 1
     assert count > 200
+
+
+def test_rows_are_those_of_the_original() -> None:
+    lists = json.loads((UNIT.parent / "engine_lists.json").read_text("utf-8"))
+    for row, original in zip(SAMPLERS, lists["samplers"]):
+        flags = original["options"]
+        assert (row.name, list(row.aliases)) == (original["name"], original["aliases"])
+        assert row.scheduler == flags.get("scheduler")
+        assert (row.order == 2) == flags.get("second_order", False)
+        assert row.brownian == flags.get("brownian_noise", False)
+        assert row.uses_ensd == flags.get("uses_ensd", False)
+        assert row.discard_penultimate == flags.get("discard_next_to_last_sigma", False)
+    for schedule, original in zip(SCHEDULES, lists["schedulers"]):
+        assert (schedule.name, schedule.label) == (original["name"], original["label"])
+        assert list(schedule.aliases) == (original["aliases"] or [])
+        assert (schedule.default_rho or -1) == original["default_rho"]
 
 
 def test_timesteps_and_lcm_levels() -> None:

@@ -328,7 +328,7 @@ def test_a_broken_model_ends_dpm_adaptive() -> None:
 def test_wrong_variants_are_named() -> None:
     x = torch.ones(1, 1, 2, 2)
     with pytest.raises(BadRequest, match="bh1, bh2 or vary_coeff"):
-        samplers.sample_unipc(gaussian, x, [9.0, 0.1], Silence(), variant="bh3")
+        samplers.sample_uni_pc(gaussian, x, [9.0, 0.1], Silence(), variant="bh3")
     with pytest.raises(BadRequest, match="midpoint or heun"):
         samplers.sample_dpmpp_2m_sde(gaussian, x, [9.0, 0.1], Silence(), solver="euler")
 
