@@ -74,6 +74,7 @@ def malformed(good: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
         return lambda altered, key: altered.update({key: value})
 
     yield "overlapping tensors", rebuilt(shifted)
+    yield "two names for one place", rebuilt(lambda altered, key: altered.update(twin=altered[key]))
     norms = [k for k in keys if k.endswith("norm.weight")]
     yield "two tensors in one place", rebuilt(lambda altered, key: shared(altered, norms[0]))
     for field in ("dtype", "shape", "data_offsets"):

@@ -148,6 +148,21 @@ def test_a_switch_frees_the_old_model(residency, catalogue):
     assert residency.loaded is None
 
 
+def test_the_old_model_is_gone_before_the_new_one_takes_memory(residency, catalogue, monkeypatch):
+    with residency.lease(catalogue.find("one"), POLICY) as model:
+        probe = weakref.ref(model.unet)
+    del model
+    real, alive = residency_module.fill, []
+
+    def fill(*args, **kwargs):
+        alive.append(probe() is not None)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(residency_module, "fill", fill)
+    with residency.lease(catalogue.find("two"), POLICY):
+        assert alive == [False, False, False]
+
+
 def test_close_and_lease_again(residency, catalogue):
     with residency.lease(catalogue.find("one"), POLICY) as model:
         before = answer(model)
