@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from modules.frontends.api import errors, native
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, SubPath
 from modules.frontends.desk import FrontDesk
+from modules.frontends.ui.gradio_import import without_stubs
 from modules.schema.errors import NotFound
 from modules.schema.version import NAME, VERSION
 
@@ -39,8 +40,9 @@ def build_app(
 ) -> FastAPI:
     """The whole app over one service. `hosts` are the names it answers to (None = any); `subpath` as behind a proxy."""
     os.environ.update(SILENCE)
-    # Gradio takes more than a second to import, and must find SILENCE set.
-    import gradio
+    # Gradio takes most of a second to import, and must find SILENCE set.
+    with without_stubs():
+        import gradio
 
     from modules.frontends.ui.app import build_blocks, head, static_files
     from modules.frontends.ui.theme import make_theme

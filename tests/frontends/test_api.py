@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -26,9 +27,9 @@ def submit(client: httpx.Client, **values) -> str:
     return answer.json()["id"]
 
 
-def follow(client: httpx.Client, id: str, most: int = 10_000, **options) -> list[tuple[int | None, dict]]:
+def follow(client: httpx.Client, id: str, most: int = 10_000, **options) -> list[tuple[int, dict]]:
     """(id, data) of up to `most` server-sent events."""
-    found, number = [], None
+    found, number = [], 0
     with client.stream("GET", f"events/{id}", **options) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
@@ -82,7 +83,9 @@ def test_a_follower_that_was_cut_off_goes_on_where_it_was(client, how):
     id = submit(client)
     seen = [(n, e) for n, e in follow(client, id, most=5) if e["kind"] != "preview"]
     last = seen[-1][0]
-    options = {"headers": {"Last-Event-ID": str(last)}} if how == "header" else {"params": {"after": last}}
+    options: dict[str, Any] = (
+        {"headers": {"Last-Event-ID": str(last)}} if how == "header" else {"params": {"after": last}}
+    )
     rest = [(n, e) for n, e in follow(client, id, **options) if e["kind"] not in ("preview", "end")]
     assert all(n > last for n, _ in rest)
     everything = [(n, e) for n, e in follow(client, id) if e["kind"] not in ("preview", "end")]

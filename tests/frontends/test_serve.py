@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from starlette.testclient import TestClient
@@ -48,3 +50,24 @@ def test_a_subpath_serves_page_and_api(service, prefix):
         assert client.post(f"{prefix}/jobs", json={"steps": 1}).status_code == 201
         assert client.get(f"{prefix}/gradio_api/proxy=http://10.0.0.1/").json()["code"] == "refused"
         assert client.get(f"{prefix}/easel/easel.js").status_code == 200
+
+
+def test_gradio_is_imported_without_writing_stubs_and_left_as_it_was():
+    code = (
+        "import ast, sys\n"
+        "from modules.frontends.ui.gradio_import import without_stubs\n"
+        "before, parsed, parse = list(sys.meta_path), [], ast.parse\n"
+        "ast.parse = lambda *a, **k: parsed.append(1) or parse(*a, **k)\n"
+        "with without_stubs():\n"
+        "    import gradio\n"
+        "import gradio.component_meta as meta\n"
+        "assert sys.meta_path == before\n"
+        "assert meta.create_or_modify_pyi.__module__ == 'gradio.component_meta'\n"
+        "assert gradio.Textbox().change is not None\n"
+        "print(len(parsed), 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    parsed, torch = done.stdout.split()
+    assert int(parsed) < 40  # one and more per component otherwise
+    assert torch == "False"

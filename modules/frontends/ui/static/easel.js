@@ -206,6 +206,7 @@
         const steps = at.steps || 0, fraction = steps ? Math.min(1, at.step / steps) : 0;
         const percent = Math.floor(fraction * 100);
         const eta = at.eta == null ? "" : ` ETA: ${duration(at.eta)}`;
+        if (!at.step) return say(`${at.text || "Starting"}…`, null);
         const words = [at.text || "Sampling"];
         if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
         if (at.eta != null) words.push(`${duration(at.eta)} left`);
@@ -274,6 +275,7 @@
         pinned: false,   // the user chose a picture while a job runs
         previewUrl: null,
         size: [1, 1],
+        several: false,  // the running job draws more than one picture: its row is there from the start
 
         root() { return byId(`${TAB}_gallery`); },
         current() { return this.records[this.selected]; },
@@ -299,7 +301,11 @@
             if (!this.pinned) this.selected = this.records.length - 1;
             this.draw();
         },
-        shape(request) { this.size = [request.width, request.height]; this.draw(); },
+        shape(request) {
+            this.size = [request.width, request.height];
+            this.several = request.n_iter * request.batch_size > 1;
+            this.draw();
+        },
         add(record) {
             if (this.records.some((known) => known.id === record.id)) return;
             this.records.push(record);
@@ -369,7 +375,7 @@
         drawThumbs(root) {
             const row = $(".easel-thumbs", root);
             const tiles = this.records.length + (this.live ? 1 : 0);
-            row.hidden = tiles < 2;
+            row.hidden = tiles < 2 && !(this.live && this.several);
             const old = new Map([...row.children].map((tile) => [tile.dataset.id, tile]));
             this.records.forEach((record, index) => {
                 let tile = old.get(record.id);
