@@ -24,6 +24,7 @@ from modules.schema.errors import BadRequest
 from modules.schema.settings import Sampling
 
 DEFAULTS = Sampling()
+TCD_LEVELS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,13 +321,13 @@ def unipc_sigmas(n: int, start: float, levels: NoiseLevels, skip: str) -> Tensor
     return torch.from_numpy(np.sqrt(np.expm1(-2 * log_alpha))).float()
 
 
-def _tcd_sigmas(steps: int, levels: NoiseLevels) -> Tensor:
-    """[n + 1] sigmas: n evenly chosen of the 50 levels of consistency distillation, then timestep 0."""
-    stride = len(levels.table) // 50
-    grid = [i * stride - 1 for i in range(50, 0, -1)]
-    if steps > len(grid):
-        raise BadRequest(f"TCD takes at most {len(grid)} steps, {steps} are asked for.", field="steps")
-    chosen = [grid[int(i)] for i in np.floor(np.linspace(0, len(grid), steps, endpoint=False))]
+def _tcd_sigmas(steps: int, levels: NoiseLevels, strength: float = 1.0) -> Tensor:
+    """[n + 1] sigmas: n evenly chosen of the lower `strength` of the 50 levels of distillation, then timestep 0."""
+    stride = len(levels.table) // TCD_LEVELS
+    top = max(int(TCD_LEVELS * strength), 1)
+    if steps > TCD_LEVELS:
+        raise BadRequest(f"TCD takes at most {TCD_LEVELS} steps, {steps} are asked for.", field="steps")
+    chosen = [(top - int(i)) * stride - 1 for i in np.linspace(0, top, min(steps, top), endpoint=False)]
     return levels.table[[*chosen, 0]].cpu()
 
 
@@ -390,8 +391,14 @@ def plan_walk(
             walked = with_zero(torch.linspace(*ends, steps)) if steps > 1 else torch.tensor(ends)
         return Walk(sampler, walked, float(sigmas[0]), _brownian_range(sampler, sigmas), flow)
     total, t_enc = img2img_steps(steps, strength, exact=exact, forced=forced)
-    total = max(total, t_enc + 1)
+    if total <= t_enc:
+        # Exact steps at strength 0: there is nothing to spread them over, so it is one step as without "exact".
+        total, t_enc = steps, 0
+    if sampler.grid == "tcd":
+        sigmas = _tcd_sigmas(min(t_enc + 1, TCD_LEVELS), levels, strength)
+        return Walk(sampler, sigmas, float(sigmas[0]), None, flow)
     if sampler.grid in ("ddim", "unipc"):
+        total = min(total, 1000)
         # The picture is noised to timestep t_enc and the walk begins at the one below.
         times = ddim_timesteps(total)
         top = times[min(t_enc, len(times) - 1)]

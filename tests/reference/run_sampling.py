@@ -126,6 +126,19 @@ def check_lcm_sigmas(case: dict) -> None:
     close(schedules.make_sigmas(find_sampler("LCM")[0], AUTOMATIC, case["steps"], LEVELS), case["expected"])
 
 
+def check_img2img_steps(case: dict) -> None:
+    steps, strength, exact, *hires = case["args"]
+    expected = case["expected"]
+    total, t_enc = schedules.img2img_steps(hires[0] if hires else steps, strength, exact=exact, forced=bool(hires))
+    assert (total, t_enc) == (expected["schedule_steps"], expected["t_enc"])
+    assert (t_enc + 1, total - t_enc - 1) == (expected["progress_steps"], expected["sigma_slice_start"])
+    if total:
+        walk = schedules.plan_walk(
+            EULER, AUTOMATIC, hires[0] if hires else steps, LEVELS, strength=strength, exact=exact, forced=bool(hires)
+        )
+        assert len(walk.sigmas) == expected["progress_steps"] + 1
+
+
 def check_philox(case: dict) -> None:
     generator = Philox(case["seed"])
     close(generator.randn(case["shape"]), case["expected"])
@@ -195,6 +208,7 @@ RUNNERS: dict[str, Callable[[dict], None]] = {
     "timestep_sampler": check_timestep_sampler,
     "ddim_timesteps": check_ddim_timesteps,
     "lcm_sigmas": check_lcm_sigmas,
+    "img2img_steps": check_img2img_steps,
     "philox": check_philox,
     "philox_raw": check_philox_raw,
     "torch_cpu_randn": check_torch_cpu_randn,

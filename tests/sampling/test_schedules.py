@@ -157,6 +157,19 @@ def test_exact_steps_and_hires_make_the_schedule_longer() -> None:
         assert torch.equal(start.sigmas, longer[-21:])
 
 
+@pytest.mark.parametrize("name", ["Euler", "DPM++ SDE", "DDIM", "UniPC", "TCD", "LCM", "DPM fast"])
+@pytest.mark.parametrize("strength", [0.0, 0.002, 0.3, 1.0])
+def test_a_hires_pass_can_have_any_strength(name: str, strength: float) -> None:
+    start = walk(name, strength=strength, forced=True)
+    assert start.start == pytest.approx(float(start.sigmas[0]), rel=0.9)
+    if strength < 0.01:
+        assert start.start < 0.2
+    else:
+        whole = walk(name)
+        assert (start.start > 0.7 * whole.start) == (strength == 1.0)
+        assert len(start.sigmas) > (14 if name == "TCD" else 18)
+
+
 def test_a_schedule_shorter_than_its_steps_leaves_one() -> None:
     short = find_schedule("Beta Timesteps")
     assert len(schedules.make_sigmas(EULER, short, 150, LEVELS)) < 151
