@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import itemgetter
 
-from .parse import AND_WORD, COMMENTS, Slice, emphasis_pieces, schedule_slices, split_and, tag_spans
-from .tokens import Embeddings, Tokenizer, measure, token_limit
+from modules.prompt.parse import AND_WORD, COMMENTS, Slice, emphasis_pieces, schedule_slices, split_and, tag_spans
+from modules.prompt.tokens import Embeddings, Tokenizer, measure, token_limit
 
 
 @dataclass(frozen=True)

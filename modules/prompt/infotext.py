@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .parse import parse_emphasis
-from .styles import Style, extract_styles
+from modules.prompt.parse import parse_emphasis
+from modules.prompt.styles import Style, extract_styles
 
 NEGATIVE = "Negative prompt:"
 STYLES = "Styles array"  # field of the styles found in the prompts

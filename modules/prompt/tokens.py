@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .cleanup import fix_text
-from .parse import BREAK
+from modules.prompt.cleanup import fix_text
+from modules.prompt.parse import BREAK
 
 START = 49406
 END = 49407
