@@ -8,6 +8,7 @@ without the `text_model.` prefix, whichever transformers release builds it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +33,21 @@ class TextEncoder(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
-        model = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=config.vocab,
-                hidden_size=config.width,
-                intermediate_size=config.mlp,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.positions,
-                hidden_act=config.activation,
-                eos_token_id=49407,  # the class default, 2, selects a legacy pooling rule
-                attn_implementation="eager",  # exact additive mask; too small for fused kernels to matter
-            )
-        )
+        options: dict[str, Any] = {
+            "vocab_size": config.vocab,
+            "hidden_size": config.width,
+            "intermediate_size": config.mlp,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "max_position_embeddings": config.positions,
+            "hidden_act": config.activation,
+            "eos_token_id": 49407,  # the class default, 2, selects a legacy pooling rule
+            "attn_implementation": "eager",  # exact additive mask; too small for fused kernels to matter
+        }
+        model = CLIPTextModel(CLIPTextConfig(**options))
         inner = getattr(model, "text_model", model)  # transformers < 5 nests the tower one level deeper
         # The buffer would stay on the meta device after loading; positions are added from the table directly.
-        inner.embeddings.position_ids = None
+        del inner.embeddings.position_ids
         self.embeddings = inner.embeddings
         self.encoder = inner.encoder
         self.final_layer_norm = inner.final_layer_norm

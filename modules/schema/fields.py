@@ -51,7 +51,7 @@ def fact(
     soft_le: float | None = None,
 ) -> Any:
     """A pydantic field that carries its facts. `le` is enforced; `soft_le` only ends the slider."""
-    extra = {
+    extra: dict[str, Any] = {
         "facts": {
             "label": label, "ge": ge, "le": le, "step": step, "infotext": infotext, "api": list(api),
             "choices": list(choices), "hint": hint, "soft_le": soft_le,

@@ -145,7 +145,9 @@ class Residency:
 
     def _switch(self, checkpoint: CheckpointView, policy: Policy, identity: _Identity) -> None:
         opened = _open(Path(checkpoint.path), policy)
-        before = (self._model.checkpoint, self._model.policy, self._identity) if self._model else None
+        model = self._model
+        before = (model.checkpoint, model.policy, model.identity) if model else None
+        del model  # it must be free before the new one is filled
         self._free()
         try:
             self._model = self._load(checkpoint, policy, opened, identity)
@@ -155,8 +157,9 @@ class Residency:
             traceback.clear_frames(error.__traceback__)  # they hold the half-filled nets
             if before:
                 with contextlib.suppress(Exception):  # the first error is the one to tell
-                    self._model = self._load(before[0], before[1], _open(Path(before[0].path), before[1]), before[2])
-                    self._identity = before[2]
+                    old, old_policy, old_identity = before
+                    self._model = self._load(old, old_policy, _open(Path(old.path), old_policy), old_identity)
+                    self._identity = old_identity
             if _is_memory(error):
                 raise OutOfMemory(
                     f"{checkpoint.name} does not fit into the memory of {self.facts.name}; close other programs, "

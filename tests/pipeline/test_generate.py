@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -29,6 +30,7 @@ def test_a_picture_is_saved_with_the_infotext_that_draws_it_again(studio: Studio
     with Image.open(path) as image:
         assert image.size == (64, 64)
         text = read_infotext(image)
+    assert text is not None
     assert text == first.record.infotext
     read = infotext.read(text)
     assert (read.prompt, read.negative_prompt) == ("a (red:1.2) house", "fog")
@@ -118,7 +120,7 @@ def test_a_repeated_job_draws_only_what_is_missing(studio: Studio, pixels: Pixel
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_sentence(
-    request_fields: dict[str, object], error: type[Exception], words: str, studio: Studio, pixels: Pixels
+    request_fields: dict[str, Any], error: type[Exception], words: str, studio: Studio, pixels: Pixels
 ) -> None:
     (before,) = studio.draw()
     with pytest.raises(error, match=words):
