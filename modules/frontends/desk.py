@@ -18,6 +18,9 @@ from modules.schema.settings import Settings
 class FrontDesk(Protocol):
     """Jobs in, events and pictures out. Unknown ids raise NotFound."""
 
+    warnings: list[str]
+    """A sentence for everything that was not as it should be at the start."""
+
     @property
     def settings(self) -> Settings: ...
 

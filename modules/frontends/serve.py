@@ -48,10 +48,12 @@ def build_app(
     from modules.frontends.ui.theme import make_theme
 
     root = "/" + subpath.strip("/") if subpath.strip("/") else ""
-    app = FastAPI(title=NAME, version=VERSION)
+    # FastAPI's own pages of documentation fetch their scripts from elsewhere.
+    app = FastAPI(title=NAME, version=VERSION, docs_url=None, redoc_url=None)
     errors.install(app)
     # Before the mount, which takes every address that is still free.
-    app.include_router(native.make_router(service))
+    app.state.streams = native.Streams()
+    app.include_router(native.make_router(service, app.state.streams))
     files = static_files()
 
     @app.get("/easel/{name}", include_in_schema=False)
@@ -130,6 +132,8 @@ def run(
     taken = bound.getsockname()[1]
     if port is None and taken != DEFAULT_PORT:
         say(f"Port {DEFAULT_PORT} is in use; {NAME} takes {taken}.")
+    for sentence in service.warnings:
+        say(sentence)
     app = build_app(service, hosts=None if listen else LOOPBACK | {host}, subpath=subpath)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{taken}" + (f"/{subpath.strip('/')}/" if subpath.strip("/") else "")
@@ -142,7 +146,10 @@ def run(
             if when_ready:
                 when_ready(url)
 
-    # Open event streams never end by themselves: shut them after a second instead of waiting for them.
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.streams.close()
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
     try:
         Server(config).run([bound])

@@ -82,6 +82,7 @@ class StandIn:
 
     def __init__(self, pace: float = 0.05, settings: Settings | None = None) -> None:
         self.pace = pace
+        self.warnings: list[str] = []
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
         self._pictures: dict[str, tuple[bytes, SavedRecord]] = {}
@@ -116,7 +117,7 @@ class StandIn:
             with self._told:
                 fresh = [(n, e) for n, e in found.events if n > after]
                 if not fresh:
-                    if found.state in FINAL_STATES or not self._told.wait(timeout):
+                    if self._closing or found.state in FINAL_STATES or not self._told.wait(timeout):
                         return
                     continue
             for after, event in fresh:

@@ -71,3 +71,33 @@ def test_gradio_is_imported_without_writing_stubs_and_left_as_it_was():
     parsed, torch = done.stdout.split()
     assert int(parsed) < 40  # one and more per component otherwise
     assert torch == "False"
+
+
+def test_stopping_ends_open_event_streams_without_a_word(tmp_path):
+    program = (
+        "import httpx, os, signal, threading, sys\n"
+        "from modules.frontends import serve\n"
+        "from tests.frontends.stand_in import StandIn\n"
+        "from modules.schema.request import GenerationRequest\n"
+        "service = StandIn()\n"
+        "service.hold(0)\n"
+        "job = service.submit(GenerationRequest())\n"
+        "def follow(url):\n"
+        "    with httpx.stream('GET', f'{url}/events/{job}', timeout=60) as answer:\n"
+        "        lines = answer.iter_lines()\n"
+        "        next(lines)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        for line in lines: pass\n"
+        "    print('ended', flush=True)\n"
+        "thread = []\n"
+        "def ready(url):\n"
+        "    thread.append(threading.Thread(target=follow, args=(url,)))\n"
+        "    thread[0].start()\n"
+        "code = serve.run(service, port=0, when_ready=ready)\n"
+        "thread[0].join()\n"
+        "service.close()\n"
+        "print('code', code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1:] == ["ended", "code 0"]

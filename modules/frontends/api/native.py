@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
@@ -50,10 +50,34 @@ def event_data(job: str, event: Event) -> dict[str, Any]:
     return event.model_dump(mode="json")
 
 
-def make_router(service: FrontDesk) -> APIRouter:
+class Streams:
+    """The event streams that are open, so that a server that stops can end them: they never end by themselves."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._threads = CapacityLimiter(FOLLOWERS)
+        self._waiting: set[CancelScope] = set()
+
+    async def next(self, source: Iterator[tuple[int, Event]]) -> tuple[int, Event] | None:
+        """The next event; None at the end, or when the streams are closed. The thread that waits is left behind."""
+        with CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                return await to_thread.run_sync(next, source, None, abandon_on_cancel=True, limiter=self._threads)
+            finally:
+                self._waiting.discard(scope)
+        return None
+
+    def close(self) -> None:
+        """From the event loop's thread."""
+        self.closed = True
+        for scope in list(self._waiting):
+            scope.cancel()
+
+
+def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
     """All native routes over one service."""
     router = APIRouter()
-    threads = CapacityLimiter(FOLLOWERS)
 
     @router.get("/health")
     def health() -> dict[str, str]:
@@ -128,7 +152,7 @@ def make_router(service: FrontDesk) -> APIRouter:
         if last_event_id and last_event_id.isdigit():
             after = max(after, int(last_event_id))
         return StreamingResponse(
-            _stream(service, id, after, threads),
+            _stream(service, id, after, streams),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -136,15 +160,13 @@ def make_router(service: FrontDesk) -> APIRouter:
     return router
 
 
-async def _stream(service: FrontDesk, job: str, after: int, threads: CapacityLimiter) -> AsyncIterator[str]:
-    """Server-sent events of a job until its last. The thread that waits is left behind when the client goes."""
+async def _stream(service: FrontDesk, job: str, after: int, streams: Streams) -> AsyncIterator[str]:
+    """Server-sent events of a job until its last."""
     yield "retry: 1000\n\n"
     ending = False
-    while True:
+    while not streams.closed:
         source = service.follow(job, after, 0.01 if ending else HEARTBEAT)
-        while (
-            found := await to_thread.run_sync(next, source, None, abandon_on_cancel=True, limiter=threads)
-        ) is not None:
+        while (found := await streams.next(source)) is not None:
             after, event = found
             yield f"id: {after}\ndata: {_json(event_data(job, event))}\n\n"
         if ending:
