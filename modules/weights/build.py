@@ -58,13 +58,8 @@ def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp) -> 
 
 def keys_of(header: Header, component: Component) -> dict[str, str]:
     """The net's own name of each weight → its key in the file."""
-    found: dict[str, str] = {}
-    for key in header.tensors:
-        if key.startswith(component.prefix):
-            name = component.rename(key[len(component.prefix) :])
-            if name is not None:
-                found[name] = key
-    return found
+    prefix = component.prefix
+    return {component.rename(key[len(prefix) :]): key for key in header.tensors if key.startswith(prefix)}
 
 
 def fill(

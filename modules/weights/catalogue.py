@@ -192,7 +192,7 @@ def _walk(folder: str, depth: int = 0, above: frozenset[tuple[int, int]] = froze
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key: folders before files at each level, numbers by value, case ignored."""
-    *folders, file = name.lower().split("/")
+    *folders, file = os.path.splitext(name.lower())[0].split("/")
     key: list[tuple[int, int | str]] = []
     for rank, part in (*((0, f) for f in folders), (9, file)):
         key.append((rank, 0))

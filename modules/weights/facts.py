@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def same_name(key: str) -> str | None:
+def same_name(key: str) -> str:
     return key
 
 
@@ -16,13 +16,12 @@ class Component:
     """One net of a checkpoint: which keys are its own, and the numbers its configuration is made of.
 
     `config` holds the fields of the net's config class (UNetConfig, AutoencoderConfig, ClipConfig), which this side
-    cannot import without a tensor library. `rename` turns a key behind the prefix into the net's own name; None means
-    the key is none of the net's.
+    cannot import without a tensor library. `rename` turns a key behind the prefix into the net's own name.
     """
 
     prefix: str
     config: dict[str, Any]
-    rename: Callable[[str], str | None] = same_name
+    rename: Callable[[str], str] = same_name
 
 
 @dataclass(frozen=True)

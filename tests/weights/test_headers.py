@@ -42,7 +42,7 @@ def test_malformed_files_are_refused_in_one_sentence(tmp_path, test_seed):
     for what, content in malformed(good, test_seed):
         path.write_bytes(content)
         count += 1
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             detect(read_header(path))
             accepted.append(what)
@@ -51,8 +51,8 @@ def test_malformed_files_are_refused_in_one_sentence(tmp_path, test_seed):
                 clumsy.append((what, error.message))
             if len(error.message) > 400:
                 clumsy.append((what, error.message))
-        if time.perf_counter() - start > 2:
-            slow.append((what, time.perf_counter() - start))
+        if time.process_time() - start > 2:
+            slow.append((what, time.process_time() - start))
     assert count >= 130
     # A flipped bit in a name, a dropped key or another type of number only shows when compared with the nets.
     allowed = {"one bit of the header flipped", "a tensor missing", "dtype 'I32'"}

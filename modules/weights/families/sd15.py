@@ -63,10 +63,9 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
     )
 
 
-def _text_key(key: str) -> str | None:
-    """Files by NovelAI lack `text_model.`; `position_ids` is a counter that merges are known to scramble."""
-    key = key.removeprefix("text_model.")
-    return None if key.endswith("position_ids") else key
+def _text_key(key: str) -> str:
+    """Files by NovelAI lack `text_model.`."""
+    return key.removeprefix("text_model.")
 
 
 def _complete(header: Header) -> None:
