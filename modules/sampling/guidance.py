@@ -1,7 +1,7 @@
 """Guidance: what is made of the predictions with and without the prompt, in denoised space.
 
 Functions of one picture take [C, h, w] and use elementwise operations (sums over one picture in `rescale`), so that a
-batch cannot change a picture. spec/generation.md §3.6.
+batch cannot change a picture.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Noise: one independent stream for each picture, so that picture k of any batch is the same as that seed alone.
 
 Three generators: torch on the CPU, torch on the compute device, and "NV", Philox 4x32-10 (Salmon et al. 2011,
-doi:10.1145/2063384.2063405) with the layout of CUDA's torch.randn, on any hardware. spec/generation.md §4.
+doi:10.1145/2063384.2063405) with the layout of CUDA's torch.randn, on any hardware.
 The Brownian path of the SDE samplers is a dyadic tree of bridges (Li et al. 2020, arXiv:2001.01328) with the seeds and
 the bisection of torchsde 0.2, whose values it reproduces.
 """

@@ -14,7 +14,7 @@ on_step   (step, x after it, denoised at its beginning, its sigma), once for eac
 
 Coefficients are Python floats (float64). On tensors there are only elementwise operations, and sums over a whole
 picture are made picture by picture, so that no picture depends on the others in its batch.
-Notation as in spec/generation.md §3.5: a step goes from level s to level q; D is denoised, d = (x - D) / s,
+Notation: a step goes from level s to level q; D is denoised, d = (x - D) / s,
 h = ln(s / q).
 """
 
@@ -304,7 +304,7 @@ def sample_heunpp2(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> Tensor:
-    """Heun's method with up to two looks ahead, weighted by their sigma (arXiv:2311.05363's Heun++ as in ComfyUI)."""
+    """Heun's method with up to two looks ahead, weighted by their sigma (Heun++ as in ComfyUI and Forge)."""
     levels = _floats(sigmas)
     n = len(levels) - 1
     for i, (s, q) in enumerate(pairwise(levels)):

@@ -2,7 +2,7 @@
 
 Each takes (n, sigma_min, sigma_max, basis) and returns falling sigmas, float32: n of them and a 0, where
 nothing else is said. `make_sigmas` chooses one and applies the settings; `plan_walk` adds where a run starts, from
-noise or from a picture. spec/generation.md §3.2 and §3.4.
+noise or from a picture.
 Karras et al. 2022 (arXiv:2206.00364) eq. 5; "align your steps": Sabour et al. 2024 (arXiv:2404.14507); beta: Lee et al.
 2024 (arXiv:2407.12173).
 """
@@ -235,7 +235,7 @@ def ddim_timesteps(steps: int) -> list[int]:
 
 
 def img2img_steps(steps: int, strength: float, *, exact: bool = False, forced: bool = False) -> tuple[int, int]:
-    """(length of the schedule, index t_enc): t_enc + 1 steps of it are run. spec/generation.md §3.2.
+    """(length of the schedule, index t_enc): t_enc + 1 steps of it are run.
 
     `exact`: the setting "do exactly the amount of steps"; `forced`: the number is explicit, as in a hires pass.
     """

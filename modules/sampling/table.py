@@ -267,7 +267,7 @@ def find_sampler(text: str) -> tuple[Sampler, Schedule | None]:
 
 
 def normalise(sampler: str, scheduler: str | None = None) -> tuple[Sampler, Schedule]:
-    """(sampler, scheduler) of a request or an infotext as rows (spec/generation.md §7.5).
+    """(sampler, scheduler) of a request or an infotext as rows.
 
     A schedule in the sampler's name beats the other; one that is the sampler's own becomes Automatic, so
     "DPM++ 2M Karras" is (DPM++ 2M, Automatic) and "DPM++ 2M SDE Karras" is (DPM++ 2M SDE, Karras).
