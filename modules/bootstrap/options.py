@@ -16,7 +16,8 @@ from modules.bootstrap.problem import BootstrapProblem
 
 @dataclass(frozen=True)
 class Paths:
-    """Absolute folders and files. The first of `checkpoint_dirs` and `vae_dirs` is the one in the models folder.
+    """Absolute folders and files. The first of `checkpoint_dirs` and `vae_dirs` is the one in the models folder; the last
+    of `checkpoint_dirs` is the program's own.
 
     `root` is the program, `data` everything a user owns, `models` the models in it, `outputs` the pictures, `state` our
     own database, `extra` further model folders by A1111's flag name. Nothing is created here.
@@ -137,6 +138,10 @@ def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
         # There is one folder of each; the other program's is taken unless the user names one.
         embeddings = other / "embeddings" if embeddings == data / "embeddings" else embeddings
         lora = other / "models" / "Lora" if lora == models / "Lora" else lora
+    # Wherever the user's data lie, the model that ships with the program can be drawn with.
+    shipped = root / "models" / "Stable-diffusion"
+    if shipped not in checkpoints:
+        checkpoints.append(shipped)
     extra = {name: absolute(path) for name, path in flags.items() if name.endswith("_models_path") and path}
     extra["hypernetworks"] = absolute(flags["hypernetwork_dir"])
     return Paths(

@@ -27,7 +27,7 @@ def test_folder_flags_arrive_in_the_folders():
     found = Folders(
         **options("--data-dir /d --models-dir /m --ckpt-dir /c --vae-dir /v --lora-dir /l").paths.for_schema()
     )
-    assert found.checkpoint_dirs == (Path("/m/Stable-diffusion"), Path("/c"))
+    assert found.checkpoint_dirs == (Path("/m/Stable-diffusion"), Path("/c"), ROOT / "models/Stable-diffusion")
     assert found.vae_dirs == (Path("/m/VAE"), Path("/v"))
     assert (found.lora, found.embeddings, found.state) == (Path("/l"), Path("/d/embeddings"), Path("/d/.easel"))
     assert found.extra["esrgan_models_path"] == Path("/m/ESRGAN")
@@ -38,6 +38,7 @@ def test_relative_folders_count_from_the_working_folder(tmp_path, monkeypatch):
     assert options("--data-dir mine --ckpt-dir more").paths.checkpoint_dirs == (
         tmp_path / "mine/models/Stable-diffusion",
         tmp_path / "more",
+        ROOT / "models/Stable-diffusion",
     )
 
 
