@@ -25,17 +25,28 @@ IDS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def page(served: Served, chromium: Any, watch: Watch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def context(chromium: Any) -> Iterator[Any]:
+    """One browser profile for the module, so that Gradio's own files are fetched once."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(60_000)  # a busy machine is not a failure
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
+    """The page as a first visit sees it."""
     page = watch.on(context.new_page())
-    page.set_default_timeout(60_000)  # a busy machine is not a failure
+    page.goto(f"{served.url}health")
+    page.evaluate("localStorage.clear()")
     open_page(page, served)
     yield page
     served.service.release()
     for view in served.service.jobs():
         served.service.cancel(view.id)
-    context.close()
+    for left in context.pages:
+        left.close()
 
 
 def open_page(page: Any, served: Served) -> None:
