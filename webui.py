@@ -29,7 +29,10 @@ def main() -> int:
         webbrowser.open(url)
 
     try:
-        service = GenerationService(Folders(**options.paths.for_schema()))
+        service = GenerationService(
+            Folders(**options.paths.for_schema()),
+            from_flags={"precision": options.precision} if options.precision else None,
+        )
     except EaselError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -16,8 +16,8 @@ from modules.bootstrap.problem import BootstrapProblem
 
 @dataclass(frozen=True)
 class Paths:
-    """Absolute folders and files. The first of `checkpoint_dirs` and `vae_dirs` is the one in the models folder; the last
-    of `checkpoint_dirs` is the program's own.
+    """Absolute folders and files. The first of `checkpoint_dirs` and `vae_dirs` is in the models folder, the last
+    of `checkpoint_dirs` the program's own.
 
     `root` is the program, `data` everything a user owns, `models` the models in it, `outputs` the pictures, `state` our
     own database, `extra` further model folders by A1111's flag name. Nothing is created here.

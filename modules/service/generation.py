@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,21 @@ log = logging.getLogger("easel.service")
 class GenerationService:
     """Jobs, events, pictures, checkpoints and settings for all front ends. Thread-safe; never imports torch."""
 
-    def __init__(self, folders: Folders, worker_factory: Callable[[Folders], Worker] = ProcessWorker) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        worker_factory: Callable[[Folders], Worker] = ProcessWorker,
+        from_flags: Mapping[str, Any] | None = None,
+    ) -> None:
         """Jobs that an earlier run left queued, or was drawing when it ended, go on at once.
+
+        `from_flags`: options the command line decided; they win over the settings file and are not written to it.
 
         InUse where another process works on the same folder. `warnings` holds a sentence for everything that is not as
         it should be (a damaged settings file, a folder that cannot be written) but did not keep it from starting.
         """
         self.folders = folders
+        self._from_flags = dict(from_flags or {})
         self.warnings: list[str] = []
         self._lock_file = self._take_folder()
         self._database = self._open_database()
@@ -224,7 +232,7 @@ class GenerationService:
 
     @property
     def settings(self) -> Settings:
-        return self._settings.settings
+        return self._settings.settings.with_options(self._from_flags)
 
     def change_settings(self, changes: dict[str, Any]) -> Settings:
         """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import threading
@@ -19,7 +21,8 @@ from modules.schema.folders import Folders
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest
 from modules.service.generation import GenerationService
-from modules.service.worker import ProcessWorker
+from modules.service.worker import ProcessWorker, ThreadWorker
+from tests.service.fake_engine import Engine
 
 Open = Callable[..., GenerationService]
 
@@ -325,3 +328,17 @@ def test_followers_end_when_the_service_closes(open_service: Open) -> None:
     wait_for(lambda: service.job(job).step > 0)
     service.close()
     assert ended.wait(5)
+
+
+def test_the_command_lines_options_win_and_are_not_written(tmp_path: Path) -> None:
+    with contextlib.closing(
+        GenerationService(
+            Folders.under(tmp_path),
+            lambda folders: ThreadWorker(lambda: Engine(folders)),
+            from_flags={"precision": "float32"},
+        )
+    ) as service:
+        service.change_settings({"precision": "bfloat16", "CLIP_stop_at_last_layers": 2})
+        assert service.settings.model.precision == "float32"
+        assert service.settings.model.CLIP_stop_at_last_layers == 2
+    assert json.loads((tmp_path / "config.json").read_text())["precision"] == "bfloat16"
