@@ -1047,8 +1047,11 @@ def _unipc_weights(history: Sequence[tuple[float, Tensor]], target: float, varia
         factorial *= k + 1
     if variant == "vary_coeff":
         matrix = np.stack([points**k / math.factorial(k + 1) for k in range(p)], axis=1)
-        corrector = np.array(phi[1:]) @ np.linalg.inv(matrix)
+        inverse = np.linalg.inv(matrix)
         predictor = np.array(phi[1:p]) @ np.linalg.inv(matrix[:-1, :-1]) if p > 1 else np.zeros(0)
+        # The authors' program leaves the last row of the inverse out of the corrector and takes the weight of the new
+        # point from the row before. That makes it a method of first order, but A1111's pictures are made with it.
+        corrector = np.append(np.array(phi[1:p]) @ inverse[: p - 1, :-1], phi[p] * inverse[max(p - 2, 0), -1])
         return _UniPCStep(ratios, predictor.tolist(), corrector.tolist())
     b_h = -h if variant == "bh1" else math.expm1(-h)
     matrix = np.stack([points**k for k in range(p)])

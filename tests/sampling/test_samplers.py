@@ -81,7 +81,7 @@ ORDERS = [
     # 3k + 2 calls end in a step of second order, others in one of first
     ("DPM fast", 3, "log", (17, 35), {}),
     ("UniPC", 3, "log", (24, 48), {"variant": "bh2", "lower_order_final": False}),
-    ("UniPC", 3, "log", (24, 48), {"variant": "vary_coeff", "lower_order_final": False}),
+    ("UniPC", 1, "log", (48, 96), {"variant": "vary_coeff"}),
 ]
 
 
