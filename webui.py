@@ -43,6 +43,7 @@ def main() -> int:
             port=options.port,
             subpath=options.flags["subpath"] or "",
             listen=options.flags["listen"],
+            users=options.users,
             when_ready=open_page if options.flags["autolaunch"] else None,
         )
     finally:

@@ -242,7 +242,7 @@ NOT_YET: frozenset[str] = frozenset((
     "ckpt", "lora_dir", "embeddings_dir",
     "share", "ngrok", "ngrok_options", "tls_keyfile", "tls_certfile", "disable_tls_verify",
     "cors_allow_origins",
-    "cors_allow_origins_regex", "gradio_auth", "gradio_auth_path", "gradio_allowed_path", "api", "nowebui",
+    "cors_allow_origins_regex", "gradio_allowed_path", "api", "nowebui",
     "api_auth", "api_log",
     "api_server_stop", "timeout_keep_alive", "no_gradio_queue", "enable_insecure_extension_access", "allow_code",
     "hide_ui_dir_config", "freeze_settings", "freeze_settings_in_sections", "freeze_specific_settings",

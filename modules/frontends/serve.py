@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import psutil
 import uvicorn
@@ -36,9 +37,15 @@ STATIC_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 
 
 def build_app(
-    service: FrontDesk, *, hosts: Iterable[str] | None = LOOPBACK, subpath: str = "", max_body: int = MAX_BODY
+    service: FrontDesk,
+    *,
+    hosts: Iterable[str] | None = LOOPBACK,
+    subpath: str = "",
+    max_body: int = MAX_BODY,
+    users: Iterable[tuple[str, str]] = (),
 ) -> FastAPI:
-    """The whole app over one service. `hosts` are the names it answers to (None = any); `subpath` as behind a proxy."""
+    """The whole app over one service. `hosts` are the names it answers to (None = any); `subpath` as behind a proxy;
+    `users` the (name, password) pairs it lets in (none = no login)."""
     os.environ.update(SILENCE)
     # Gradio takes most of a second to import, and must find SILENCE set.
     with without_stubs():
@@ -80,7 +87,7 @@ def build_app(
         max_file_size=max_body,
     )
     # The last one added is the outermost.
-    app.add_middleware(Gate, hosts=hosts, max_body=max_body)
+    app.add_middleware(Gate, hosts=hosts, max_body=max_body, users=tuple(users))
     if root:
         app.add_middleware(SubPath, root=root)
     return app
@@ -106,6 +113,16 @@ def open_port(host: str, port: int | None) -> socket.socket:
     raise last
 
 
+def process_age() -> float:
+    """Seconds since this process was started."""
+    try:
+        started = int(Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        # Elsewhere than on Linux; there it would be off by up to a second, the boot time being a whole number.
+        return time.time() - psutil.Process().create_time()
+
+
 def run(
     service: FrontDesk,
     *,
@@ -113,6 +130,7 @@ def run(
     port: int | None = None,
     subpath: str = "",
     listen: bool = False,
+    users: Iterable[tuple[str, str]] = (),
     say: Callable[[str], None] = print,
     when_ready: Callable[[str], None] | None = None,
 ) -> int:
@@ -134,15 +152,17 @@ def run(
         say(f"Port {DEFAULT_PORT} is in use; {NAME} takes {taken}.")
     for sentence in service.warnings:
         say(sentence)
-    app = build_app(service, hosts=None if listen else LOOPBACK | {host}, subpath=subpath)
+    users = tuple(users)
+    if host not in LOOPBACK and not users:
+        say("Everybody on this network can use Easel; let in only whom you know with --gradio-auth name:password.")
+    app = build_app(service, hosts=None if listen else LOOPBACK | {host}, subpath=subpath, users=users)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{taken}" + (f"/{subpath.strip('/')}/" if subpath.strip("/") else "")
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            age = time.time() - psutil.Process().create_time()
-            say(f"{NAME} is ready: {url} (page up in {age:.1f} s)")
+            say(f"{NAME} is ready: {url} (page up in {process_age():.1f} s)")
             if when_ready:
                 when_ready(url)
 

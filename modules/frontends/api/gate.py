@@ -5,10 +5,14 @@ A page on the web can send requests to 127.0.0.1 from the user's own browser; lo
 - Requests that change something are refused when the browser says they come from another site (CSRF). Programs such as
   curl send neither Origin nor Sec-Fetch-Site and are let through.
 - A body is refused beyond `max_body` bytes, announced or not.
+- Where names and passwords are set, nothing is answered without one of them (HTTP Basic, RFC 7617).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 import json
 import re
 from collections.abc import Iterable
@@ -38,10 +42,20 @@ HEADERS = {
 
 
 class Gate:
-    """ASGI middleware. `hosts`: names that may stand in Host (None = any, for a server that listens to the network)."""
+    """ASGI middleware. `hosts`: names that may stand in Host (None = any, for a server that listens to the network).
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None = LOOPBACK, max_body: int = MAX_BODY) -> None:
+    `users`: (name, password) pairs, one of which every request must carry; none = no login.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str] | None = LOOPBACK,
+        max_body: int = MAX_BODY,
+        users: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self.app = app
+        self.users = tuple(f"{name}:{password}".encode() for name, password in users)
         self.hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
         self.max_body = max_body
 
@@ -63,6 +77,8 @@ class Gate:
         named = {name: [v for n, v in headers if n == name] for name in ("host", "origin", "sec-fetch-site")}
         if len(named["host"]) != 1 or not self._knows(named["host"][0]):
             return 421, "This server does not answer to that Host name; open it by the address it printed at start."
+        if self.users and not self._has_login(headers):
+            return 401, "This server asks for a name and a password."
         length = next((value for name, value in headers if name == "content-length"), "0")
         if not length.isdigit() or int(length) > self.max_body:
             return 413, f"The request is larger than {self.max_body // 2**20} MB."
@@ -76,6 +92,16 @@ class Gate:
         if any(_authority_of_origin(origin) != _authority(named["host"][0]) for origin in named["origin"]):
             return 403, "The request comes from another origin."
         return None
+
+    def _has_login(self, headers: list[tuple[str, str]]) -> bool:
+        given = [value for name, value in headers if name == "authorization"]
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        try:
+            login = base64.b64decode(token.strip(), validate=True) if scheme.lower() == "basic" else b""
+        except (binascii.Error, ValueError):
+            return False
+        # All are compared, each in constant time, so that the answer's delay tells nothing.
+        return True in [hmac.compare_digest(login, user) for user in self.users]
 
     def _knows(self, host: str) -> bool:
         authority = _authority(host)
@@ -148,5 +174,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, messa
         return
     body = json.dumps({"code": "refused", "message": message, "field": None}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="Easel", charset="UTF-8"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
