@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
@@ -126,3 +128,36 @@ def test_gradio_routes_that_fetch_foreign_addresses_are_closed():
     for path in ("/gradio_api/proxy=http://10.0.0.1/", "/gradio_api/file=https://evil.example/", "/monitoring"):
         assert client.get(path).status_code == 404
         assert client.get(path).json()["code"] == "refused"
+
+
+def basic(login: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("ann:wrong"),
+        basic("ann:"),
+        basic("bob:secret"),
+        basic(""),
+        {"Authorization": "Basic !"},
+        {"Authorization": "Basic"},
+        {"Authorization": "Bearer " + base64.b64encode(b"ann:secret").decode()},
+    ],
+    ids=str,
+)
+def test_with_users_nobody_else_gets_in(headers):
+    client, changed = gated(users=[("ann", "secret"), ("böb", "pass:word")])
+    for answer in (client.get("/look", headers=headers), client.post("/change", headers=headers, content=b"x")):
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Basic ")
+    assert changed == []
+
+
+def test_with_users_each_of_them_gets_in():
+    client, _ = gated(users=[("ann", "secret"), ("böb", "pass:word")])
+    assert client.get("/look", headers=basic("ann:secret")).status_code == 200
+    assert client.get("/look", headers=basic("böb:pass:word")).status_code == 200
+    assert client.post("/change", headers=basic("ann:secret") | {"Origin": "null"}).status_code == 403

@@ -41,7 +41,7 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
     with gr.Blocks(title=NAME, analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="quicksettings"):
             gr.HTML(
-                f'<div class="easel-brand" title="{NAME} {VERSION}">{NAME}</div>',
+                f'<h1 class="easel-brand" title="{NAME} {VERSION}">{NAME}</h1>',
                 js_on_load=None,
                 apply_default_css=False,
                 min_width=60,
