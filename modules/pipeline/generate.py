@@ -41,6 +41,8 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     chosen = policy.choose(ctx.facts, plan.settings)
     records: list[SavedRecord] = []
     with ctx.residency.lease(plan.checkpoint, chosen) as model:
+        for message in model.warnings:
+            ctx.emit(Warned(message=message))
         checkpoint = plan.checkpoint.model_copy(update={"sha256": model.sha256})
         plan = plan.model_copy(update={"checkpoint": checkpoint})
         budget.check_decode(ctx.facts, model.vae.config.ch, request.width, request.height, chosen.vae_dtype.itemsize)
