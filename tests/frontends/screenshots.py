@@ -1,0 +1,50 @@
+"""Takes the pictures in docs/images from a running Easel: `python -m tests.frontends.screenshots http://127.0.0.1:7860`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.frontends.conftest import CHROMIUM_FLAGS
+
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "images"
+SHOTS = (
+    ("txt2img-light.png", "light", (1440, 900), 4, "a red house on green hills, night, moon"),
+    ("txt2img-dark.png", "dark", (1440, 900), 4, "a small white boat on the sea, sunset, sun"),
+    ("txt2img-phone.png", "dark", (390, 844), 1, "a big orange balloon over mountains, day, clouds"),
+)
+
+
+def main(url: str) -> None:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        for name, theme, (width, height), count, prompt in SHOTS:
+            context = browser.new_context(
+                viewport={"width": width, "height": height},
+                color_scheme=theme,  # type: ignore[arg-type]
+            )
+            page = context.new_page()
+            page.set_default_timeout(300_000)
+            page.goto(url)
+            page.wait_for_selector(".easel-example")
+            page.fill("#txt2img_prompt textarea", prompt)
+            page.fill("#txt2img_seed input", "2026")
+            page.fill("#txt2img_batch_count input[type=number]", str(count))
+            page.click("#txt2img_generate")
+            page.wait_for_selector("#txt2img_gallery img[src*='/pictures/']")
+            page.wait_for_selector("body:not(.easel-running)")
+            page.mouse.move(0, 0)
+            page.evaluate(
+                "scrollTo(0, 0); document.activeElement?.blur(); document.getElementById('easel_toasts')?.remove()"
+            )
+            page.wait_for_timeout(500)
+            page.screenshot(path=FOLDER / name)
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
