@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,20 @@ from modules.bootstrap.problem import BootstrapProblem
 
 # name, [extras], then either ==version and nothing more, or anything else pip understands
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*(==\s*(?P<version>[^\s,;]+)\s*$)?")
+# The one marker understood: which Pythons a line is for.
+_MARKER = re.compile(r"""python_version\s*(?P<sign><|>=)\s*["'](?P<major>\d+)\.(?P<minor>\d+)["']""")
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line. `version` is None where the line pins none (a range, an address, a marker): any version will do."""
+    """One line. `version` is None where the line pins none (a range, an address, other markers): any version will do."""
 
     name: str
     version: str | None
 
 
-def read_requirements(path: Path) -> list[Requirement]:
-    """The packages a requirements file names; comments and pip's own options are passed over."""
+def read_requirements(path: Path, python: tuple[int, int] = sys.version_info[:2]) -> list[Requirement]:
+    """The packages a requirements file names for this Python; comments and pip's own options are passed over."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
@@ -30,6 +33,13 @@ def read_requirements(path: Path) -> list[Requirement]:
     found = []
     for line in text.splitlines():
         line = re.sub(r"(^|\s)#.*", "", line).strip()
+        package, _, marker = line.partition(";")
+        for_python = _MARKER.fullmatch(marker.strip())
+        if for_python:
+            older = python < (int(for_python["major"]), int(for_python["minor"]))
+            if older != (for_python["sign"] == "<"):
+                continue
+            line = package.strip()
         match = _LINE.match(line)
         if match:
             found.append(Requirement(match["name"], match["version"]))

@@ -52,12 +52,12 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
             try:
                 meter.start_batch(number)
                 latents = sample(plan, batch, model, ctx, meter, chosen.pictures_per_call)
+                for k, latent in zip(batch, latents):
+                    meter.say("Decoding")
+                    image = decode.decode(model, latent, (request.width, request.height))
+                    records.append(publish(image, plan, k, ctx))
             except Skipped:
                 continue
-            for k, latent in zip(batch, latents):
-                meter.say("Decoding")
-                image = decode.decode(model, latent, (request.width, request.height))
-                records.append(publish(image, plan, k, ctx))
     return records
 
 

@@ -68,4 +68,20 @@ def test_our_own_requirements_are_pinned_and_explained(name):
     assert all(row.version for row in rows)
     assert not {row.name for row in rows} & {"torch", "torchvision"}
     for line in (ROOT / name).read_text().splitlines():
-        assert line.startswith("#") or re.search(r"==\S+\s+# ", line), f"{line!r} has no reason"
+        assert line.startswith("#") or re.search(r"==\S+.*\s# ", line), f"{line!r} has no reason"
+
+
+def test_a_line_may_be_for_some_pythons_only(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text('numpy==2.4.6; python_version >= "3.11"  # pixels\nnumpy==2.2.6; python_version < "3.11"\n')
+    assert read_requirements(file, (3, 10)) == [Requirement("numpy", "2.2.6")]
+    assert read_requirements(file, (3, 11)) == read_requirements(file, (3, 14)) == [Requirement("numpy", "2.4.6")]
+
+
+def test_the_shipped_files_pin_every_package_once_for_each_python():
+    for name in ("requirements.txt", "requirements-test.txt"):
+        for python in ((3, 10), (3, 11), (3, 13)):
+            found = read_requirements(ROOT / name, python)
+            names = [requirement.name for requirement in found]
+            assert len(names) == len(set(names))
+            assert all(requirement.version for requirement in found)

@@ -102,6 +102,11 @@ def test_skip_goes_on_with_the_next_picture(studio: Studio) -> None:
     assert [p.record.index for p in pictures] == [0, 2]
 
 
+def test_skip_while_a_batch_is_decoded_keeps_what_is_finished(studio: Studio) -> None:
+    pictures = studio.draw(Hand(skip_at=lambda e: isinstance(e, ImageReady)), batch_size=2, n_iter=2)
+    assert [p.record.index for p in pictures] == [0, 2]
+
+
 def test_a_repeated_job_draws_only_what_is_missing(studio: Studio, pixels: Pixels) -> None:
     whole = studio.draw(n_iter=3)
     rest = studio.draw(Hand(finished=frozenset({0, 1})), n_iter=3)
