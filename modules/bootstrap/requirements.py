@@ -18,7 +18,7 @@ _MARKER = re.compile(r"""python_version\s*(?P<sign><|>=)\s*["'](?P<major>\d+)\.(
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line. `version` is None where the line pins none (a range, an address, other markers): any version will do."""
+    """One line. `version` None: the line pins none (a range, an address, other markers)."""
 
     name: str
     version: str | None
