@@ -31,8 +31,14 @@ GROUPS = {
 # Cases where we differ on purpose, each with its reason.
 DELIBERATE: dict[str, str] = {
     "size/100x100": "drawn at 104x104 and cropped to the size asked for, not at 96x96",
+    "sampler/unknown": "an unknown sampler is refused with the nearest names instead of becoming DPM++ 2M in silence",
 }
-LATER: dict[str, str] = {}
+LATER: dict[str, str] = {
+    "opt/token_merging_0.5": "token merging is not built",
+    "opt/tiling_setting": "seamless tiling is not built",
+    "opt/tiling_t": "seamless tiling is not built",
+    "emphasis/old_implementation": "emphasis at token level, as before 2023, is not built",
+}
 
 
 class Hand:
@@ -80,6 +86,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
     plan = plan.model_copy(update={"checkpoint": checkpoint})
     chosen = policy.choose(engine.facts, plan.settings)
     result, noise_floor = case["result"], case["repeat"]["sdp_attention"]
+    pixel_floor = max(run["pixel_max"] for run in case["repeat"].values())
     assert list(plan.seeds) == result["all_seeds"]
     with (
         engine.residency.lease(plan.checkpoint, chosen) as model,
@@ -95,7 +102,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
             for k, latent in zip(batch, got):
                 image = decode.decode(model, latent, (request.width, request.height))
                 path = golden_folder() / result["images"][k]["file"]
-                _same_pixels(path, image, max(2, 3 * noise_floor["pixel_max"]))
+                _same_pixels(path, image, max(2, 3 * pixel_floor))
                 assert _bare(infotext_of(plan, k)) == _bare(result["infotexts"][k])
 
 
