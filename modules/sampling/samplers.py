@@ -436,25 +436,36 @@ def sample_dpmpp_sde(
     r: float = 0.5,
 ) -> Tensor:
     """DPM-Solver++ (stochastic), two calls a step (Lu et al. 2022, arXiv:2211.01095, as in k-diffusion)."""
-    levels = _floats(sigmas)
+    levels, dtype = _floats(sigmas), sigmas.dtype if isinstance(sigmas, Tensor) else torch.float64
     for i, (s, q) in enumerate(pairwise(levels)):
         denoised = denoise(x, _at(x, s))
         if q == 0:
             x = denoised
         else:
-            middle = s * (q / s) ** r
-            down, up = ancestral(s, middle, eta)
-            half = _exponential_step(x, denoised, s, down)
+            start, middle, end = _through_log(s, q, r, dtype)
+            down, up = ancestral(start, middle, eta)
+            half = _exponential_step(x, denoised, start, down)
             if up:
-                half = half + noise.between(s, middle) * (s_noise * up)
+                half = half + noise.between(start, middle) * (s_noise * up)
             d_half = denoise(half, _at(x, middle))
             ahead = denoised * (1 - 1 / (2 * r)) + d_half * (1 / (2 * r))
-            down, up = ancestral(s, q, eta)
-            x = _exponential_step(x, ahead, s, down)
+            down, up = ancestral(start, end, eta)
+            x = _exponential_step(x, ahead, start, down)
             if up:
-                x = x + noise.between(s, q) * (s_noise * up)
+                x = x + noise.between(start, end) * (s_noise * up)
         on_step(i, x, denoised, s)
     return x
+
+
+def _through_log(s: float, q: float, r: float, dtype: torch.dtype) -> tuple[float, float, float]:
+    """s, the level at part r of the way to q in log sigma, and q, each as exp(ln sigma).
+
+    `dtype` is that of the list of levels: a Brownian path is so rough that the last bit of float32 can be seen in a
+    picture, and the originals ask it for these levels.
+    """
+    t, t_next = -torch.tensor([s, q], dtype=dtype).log()
+    start, middle, end = (-torch.stack([t, t + (t_next - t) * r, t_next])).exp().tolist()
+    return start, middle, end
 
 
 def sample_dpmpp_2m_sde(
