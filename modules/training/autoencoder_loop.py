@@ -157,7 +157,7 @@ def train_autoencoder(
         write_state(state, checkpoint)
 
     began = saved = time.monotonic()
-    running, squared = 0.0, 0.0
+    running, squared, window = 0.0, 0.0, 0
     done = 0
     while step < recipe.steps and keep_going(step):
         size = pictures.shape[1] if step >= recipe.whole_from * recipe.steps else recipe.crop
@@ -167,15 +167,14 @@ def train_autoencoder(
         average.update(model)
         step += 1
         done += 1
-        running, squared = running + float(loss.detach()), squared + float(mse)
+        running, squared, window = running + float(loss.detach()), squared + float(mse), window + 1
         if step % 50 == 0:
             seconds = time.monotonic() - began
-            psnr = 10 * math.log10(4 * 50 / max(squared, 1e-12))
-            log(
-                f"autoencoder {step}/{recipe.steps} loss {running / 50:.4f} psnr {psnr:.2f} {seconds / done:.3f} s/step"
-            )
-            curve.append((step, round(running / 50, 5)))
-            running = squared = 0.0
+            psnr = 10 * math.log10(4 * window / max(squared, 1e-12))
+            pace = seconds / done
+            log(f"autoencoder {step}/{recipe.steps} loss {running / window:.4f} psnr {psnr:.2f} {pace:.3f} s/step")
+            curve.append((step, round(running / window, 5)))
+            running, squared, window = 0.0, 0.0, 0
         if time.monotonic() - saved > save_every:
             save()
             saved = time.monotonic()

@@ -1,8 +1,9 @@
 """The caption grammar of Postcards: what a scene can be called, and so what one can ask for.
 
-A caption never says what the picture does not show. It may leave things out, but: if one thing is named, all are; the
-place of a thing is nearly always said; and sun, moon, stars, clouds and birds are nearly always named where they are,
-so that silence means absence. A small share is empty (for guidance) or names one element only (for negative prompts).
+A caption never says what the picture does not show. It may leave things out, but: if one thing is named, all are; left
+and right are nearly always said, so that silence means the middle; and sun, moon, stars, clouds and birds are nearly
+always named where they are, so that silence means absence. A small share is empty (for guidance) or names one element
+only (for negative prompts).
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Habits:
     color: float = 0.92
     natural_color: float = 0.5
     size: float = 0.55
-    position: float = 0.86
+    position: float = 0.98
+    middle: float = 0.6
+    """How often "in the middle" is said. Said seldom, silence means the middle, and a thing without a place is one."""
     land: float = 0.88
     time: float = 0.88
     sky: float = 0.94
@@ -106,7 +109,7 @@ def _with_article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def _single(scene: Scene, rng: random.Random) -> str:
+def _single(scene: Scene, rng: random.Random, placeless: bool) -> str:
     """One element only: what a negative prompt usually is."""
     choices: list[Callable[[], str]] = [
         lambda: rng.choice(TIME_WORDS[scene.time]),
@@ -114,7 +117,7 @@ def _single(scene: Scene, rng: random.Random) -> str:
     ]
     for name in sky_elements(scene):
         choices += [lambda name=name: rng.choice(SKY_WORDS[name])] * 2
-    if len(scene.things) == 1:
+    if len(scene.things) == 1 and (placeless or scene.things[0].position == "middle"):
         thing = scene.things[0]
         choices += [
             lambda: _noun(thing, rng, rng.random() < 0.6, False),
@@ -130,7 +133,7 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
     if kind < habits.empty:
         return ""
     if kind < habits.empty + habits.single:
-        return _single(scene, rng)
+        return _single(scene, rng, placeless=habits.middle >= habits.position)
 
     def says(share: float) -> bool:
         return rng.random() < share
@@ -140,7 +143,12 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
         says(habits.natural_color if NATURAL_COLORS.get(t.kind) == t.color else habits.color) for t in scene.things
     ]
     nouns = [_noun(t, rng, c, says(habits.size)) for t, c in zip(scene.things, color)] if named else []
-    places = [rng.choice(POSITION_WORDS[t.position]) if says(habits.position) else "" for t in scene.things]
+    places = [
+        rng.choice(POSITION_WORDS[t.position])
+        if says(habits.middle if t.position == "middle" else habits.position)
+        else ""
+        for t in scene.things
+    ]
     land = says(habits.land) or (not named and not says(0.5))
     sky = [rng.choice(SKY_WORDS[name]) for name in sky_elements(scene) if says(habits.sky)]
     time = rng.choice(TIME_WORDS[scene.time]) if says(habits.time) else ""

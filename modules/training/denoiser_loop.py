@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.unet import UNet, UNetConfig
 from modules.training.autoencoder_loop import TRAINING_OPS, always, write_state
-from modules.training.captions import caption, phrases
+from modules.training.captions import HABITS, Habits, caption, phrases
 from modules.training.drawing import Scene
 from modules.training.fused import plain_attention
 from modules.training.optim import Average, Optimizers, warm_constant_cosine
+from modules.training.places import LOUDER, WORDS, prime_places
 
 BEGIN, END, POSITIONS = 49406, 49407, 77
 UNET = UNetConfig(
@@ -48,17 +49,50 @@ Tokenize = Callable[[str], Sequence[int]]
 class DenoiserRecipe:
     """All that decides the trained denoiser and text encoder, beside latents and scenes."""
 
-    steps: int = 4000
+    steps: int = 4400
     batch: int = 40
     learning_rate: float = 1e-3
     warm_up: int = 100
-    hold: float = 0.55
+    hold: float = 0.7
     orthogonalise_every: int = 2
     average: float = 0.998
     unknown: float = 0.15
     """Share of the captions into which 1 to 5 unknown tokens are strewn."""
+    blind: tuple[tuple[int, float], ...] = (
+        (1494, 0.15),
+        (2190, 0.7),
+        (2440, 0.15),
+        (2942, 0.4),
+        (3342, 0.15),
+        (3644, 0.25),
+        (3894, 0.15),
+    )
+    """From each step on, this share of a batch is all noise, see `make_batch`.
+
+    This is what the shipped file's run did while places were still unlearned; (0, 0.15) should do from the start.
+    """
+    prime_at: int = 2942
+    """The step before which `places.prime_places` is applied; early is better, the shipped file's run found it late."""
+    middle_from: int = 3644
+    """The first step whose captions let silence about a place mean the middle."""
+    blind_weight: float = 6.0
     bfloat16: bool = True
     seed: int = 1
+
+    def blind_samples(self, step: int) -> int:
+        """How many samples of that step's batch are blind."""
+        share = 0.0
+        for start, value in self.blind:
+            share = value if step >= start else share
+        return round(share * self.batch)
+
+
+EARLY_HABITS = Habits(position=0.86, middle=0.86)
+EARLY_BLIND_HABITS = Habits(position=1.0, middle=1.0, single=0.0)
+BLIND_HABITS = Habits(single=0.0)
+"""Caption habits before and from `middle_from` on, of blind samples and of others (`captions.HABITS`)."""
+BLIND_TIMESTEPS = (985, 999)
+"""Where blind samples are placed: the noise level every sampler begins with."""
 
 
 class Vocabulary:
@@ -146,39 +180,87 @@ def loss_weights() -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's training data: noisy latents, what was added, when, and the captions' rows."""
+    """One step's training data: noisy latents, the noise to find in them, when, captions' rows, samples' weights."""
 
     x: Tensor
-    noise: Tensor
+    target: Tensor
     timesteps: Tensor
     rows: Tensor
+    weights: Tensor
 
 
 def make_batch(
     latents: Tensor, scenes: Sequence[Scene], vocabulary: Vocabulary, recipe: DenoiserRecipe, step: int
 ) -> Batch:
-    """Latents [N, 4, h, w] of unit variance -> a batch with fresh captions, noise and stratified timesteps."""
+    """Latents [N, 4, h, w] of unit variance -> a batch with fresh captions, noise and stratified timesteps.
+
+    The first samples of it are blind: at the highest noise levels the latent is left out of x altogether, as it is when
+    a sampler starts, and the target is the noise that would lead to it. On so small a latent even timestep 999 shows
+    where a large thing stands (its 120 or so numbers together outweigh the noise), so that a net trained without blind
+    samples reads places from noise and never listens to the words for them.
+    """
     rng = random.Random(recipe.seed * 1_000_003 + step)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    index = [rng.randrange(len(scenes)) for _ in range(recipe.batch)]
+    blind = recipe.blind_samples(step)
+    late = step >= recipe.middle_from
+    habits, blind_habits = (HABITS, BLIND_HABITS) if late else (EARLY_HABITS, EARLY_BLIND_HABITS)
+    index: list[int] = []
+    while len(index) < recipe.batch:
+        i = rng.randrange(len(scenes))
+        if len(index) >= blind or len(scenes[i].things) == 1:
+            index.append(i)
     rows = torch.tensor([
-        vocabulary.rows(caption(scenes[i], rng), rng, rng.randint(1, 5) if rng.random() < recipe.unknown else 0)
-        for i in index
+        vocabulary.rows(
+            caption(scenes[i], rng, blind_habits if k < blind else habits),
+            rng,
+            rng.randint(1, 5) if rng.random() < recipe.unknown else 0,
+        )
+        for k, i in enumerate(index)
     ])  # fmt: skip
-    strata = torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)
-    timesteps = (strata * (1000 / recipe.batch)).long().clamp_(0, 999)
+    seeing = recipe.batch - blind
+    strata = torch.arange(seeing) + torch.rand(seeing, generator=generator)
+    timesteps = torch.cat([
+        torch.randint(BLIND_TIMESTEPS[0], BLIND_TIMESTEPS[1] + 1, (blind,), generator=generator),
+        (strata * (1000 / seeing)).long().clamp_(0, 999),
+    ])  # fmt: skip
     noise = torch.randn(recipe.batch, *latents.shape[1:], generator=generator)
     alpha = alphas_cumprod()[timesteps].float()[:, None, None, None]
-    x = alpha.sqrt() * latents[index].float() + (1 - alpha).sqrt() * noise
-    return Batch(x.contiguous(memory_format=torch.channels_last), noise, timesteps, rows)
+    x0, is_blind = latents[index].float(), (torch.arange(recipe.batch) < blind)[:, None, None, None]
+    x = (1 - alpha).sqrt() * noise + torch.where(is_blind, 0.0, 1.0) * alpha.sqrt() * x0
+    target = noise - torch.where(is_blind, 1.0, 0.0) * (alpha / (1 - alpha)).sqrt() * x0
+    weights = loss_weights()[timesteps] * torch.where(is_blind.flatten(), recipe.blind_weight, 1.0)
+    return Batch(x.contiguous(memory_format=torch.channels_last), target, timesteps, rows, weights)
 
 
-def denoiser_loss(model: nn.Module, batch: Batch, weights: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
+def denoiser_loss(model: nn.Module, batch: Batch, bfloat16: bool) -> tuple[Tensor, Tensor]:
     """The weighted loss to follow, and the squared error of each sample [B] (for the log)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         predicted = model(batch.x, batch.timesteps, batch.rows)
-    errors = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
-    return (errors * weights[batch.timesteps]).mean(), errors.detach()
+    errors = (predicted.float() - batch.target).square().mean(dim=(1, 2, 3))
+    return (errors * batch.weights).mean(), errors.detach()
+
+
+@torch.no_grad()
+def prime(
+    model: Denoiser,
+    average: Average,
+    latents: Tensor,
+    scenes: Sequence[Scene],
+    vocabulary: Vocabulary,
+    recipe: DenoiserRecipe,
+) -> dict[str, list[float]]:
+    """Apply `places.prime_places` to model and average alike, with a batch of nearly all blind samples."""
+    batch = make_batch(latents, scenes, vocabulary, replace(recipe, batch=96, blind=((0, 0.95),)), recipe.prime_at)
+    rows = [[vocabulary.row_of[token] for word in words for token in vocabulary.tokenize(word)] for words in WORDS]
+    word_of = torch.full_like(batch.rows, -1)
+    for number, group in enumerate(rows):
+        word_of[torch.isin(batch.rows, torch.tensor(group))] = number
+        model.text.embeddings.token_embedding.weight[group] *= LOUDER
+    fits = prime_places(model.unet, batch.x, batch.timesteps, model.encode(batch.rows), word_of)
+    for name, p in model.named_parameters():
+        if name.endswith(("token_embedding.weight", "attn2.to_q.weight", "attn2.to_k.weight")):
+            average.values[name].copy_(p)
+    return fits
 
 
 def train_denoiser(
@@ -201,7 +283,6 @@ def train_denoiser(
     model = build_denoiser(unet, replace(text, vocab=vocabulary.size), recipe.seed)
     optimizers = Optimizers(model.named_parameters(), recipe.learning_rate, (0.9, 0.99), recipe.orthogonalise_every)
     average = Average(model, recipe.average)
-    weights = loss_weights()
     step, curve = 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -218,23 +299,27 @@ def train_denoiser(
         write_state(state, checkpoint)
 
     began = saved = time.monotonic()
-    running, done = 0.0, 0
-    by_time = torch.zeros(4)
+    running, window, done = 0.0, 0, 0
+    by_part = torch.zeros(5)  # blind samples, then four ranges of timesteps
     while step < recipe.steps and keep_going(step):
+        if step == recipe.prime_at:
+            log(f"columns read by cross-attentions: {prime(model, average, latents, scenes, vocabulary, recipe)}")
         batch = make_batch(latents, scenes, vocabulary, recipe, step)
-        loss, errors = denoiser_loss(model, batch, weights, recipe.bfloat16)
+        loss, errors = denoiser_loss(model, batch, recipe.bfloat16)
         loss.backward()
         optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold))
         average.update(model)
         step, done = step + 1, done + 1
         running += float(loss.detach())
-        by_time += torch.stack([part.mean() for part in errors.tensor_split(4)])
+        window += 1
+        blind = recipe.blind_samples(step - 1)
+        by_part += torch.stack([part.mean() for part in (errors[:blind], *errors[blind:].tensor_split(4))])
         if step % 50 == 0:
-            quarters = " ".join(f"{value / 50:.4f}" for value in by_time.tolist())
+            parts = " ".join(f"{value / window:.4f}" for value in by_part.tolist())
             seconds = (time.monotonic() - began) / done
-            log(f"denoiser {step}/{recipe.steps} loss {running / 50:.4f} by time {quarters} {seconds:.3f} s/step")
-            curve.append((step, round(running / 50, 5)))
-            running, by_time = 0.0, torch.zeros(4)
+            log(f"denoiser {step}/{recipe.steps} loss {running / window:.4f} by part {parts} {seconds:.3f} s/step")
+            curve.append((step, round(running / window, 5)))
+            running, window, by_part = 0.0, 0, torch.zeros(5)
         if time.monotonic() - saved > save_every:
             save()
             saved = time.monotonic()

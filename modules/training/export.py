@@ -23,7 +23,9 @@ DESCRIPTION = (
     "Easel's own small text-to-image model: flat postcards of 128 x 128 pixels. Trained from nothing by "
     "modules/training on pictures its own code draws."
 )
-RECIPE_FILES = ("drawing.py", "captions.py", "autoencoder_loop.py", "denoiser_loop.py", "optim.py", "fused.py")
+RECIPE_FILES = (
+    "drawing.py", "captions.py", "autoencoder_loop.py", "denoiser_loop.py", "places.py", "optim.py", "fused.py",
+)  # fmt: skip
 
 
 def checkpoint_tensors(denoiser: Denoiser, autoencoder: Autoencoder, vocabulary: Vocabulary) -> dict[str, Tensor]:

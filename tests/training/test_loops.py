@@ -31,6 +31,7 @@ from modules.training.denoiser_loop import (
     UNET,
     DenoiserRecipe,
     Vocabulary,
+    alphas_cumprod,
     build_denoiser,
     loss_weights,
     make_batch,
@@ -145,7 +146,7 @@ def test_balancing_keeps_pictures_and_gives_unit_latents(pictures, test_seed):
 def test_denoiser_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
     torch.manual_seed(test_seed)
     latents = torch.randn(len(scenes), 4, 1, 1).expand(-1, -1, 8, 8).contiguous()
-    recipe = DenoiserRecipe(steps=50, batch=8, warm_up=2, seed=test_seed % 1000, bfloat16=False)
+    recipe = DenoiserRecipe(steps=50, batch=8, warm_up=2, blind=((10, 0.15),), seed=test_seed % 1000, bfloat16=False)
 
     def train(name: str, until: int):
         return train_denoiser(
@@ -165,12 +166,29 @@ def test_denoiser_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_
 
 def test_a_batch_is_a_function_of_seed_and_step(scenes, vocabulary, test_seed):
     latents = torch.zeros(len(scenes), 4, 8, 8)
-    recipe = DenoiserRecipe(batch=8, seed=test_seed % 1000)
+    recipe = DenoiserRecipe(batch=8, blind=((0, 0.15),), seed=test_seed % 1000)
     a, b, c = (make_batch(latents, scenes, vocabulary, recipe, step) for step in (3, 3, 4))
     assert torch.equal(a.x, b.x)
     assert torch.equal(a.rows, b.rows)
-    assert not torch.equal(a.noise, c.noise)
-    assert a.timesteps.tolist() == sorted(a.timesteps.tolist())  # one from each eighth of the schedule
+    assert not torch.equal(a.target, c.target)
+    blind = recipe.blind_samples(3)
+    assert blind > 0
+    assert a.timesteps[:blind].min() >= 985
+    assert a.timesteps[blind:].tolist() == sorted(a.timesteps[blind:].tolist())  # one from each part of the schedule
+
+
+def test_a_blind_sample_shows_noise_alone_and_asks_for_the_picture(scenes, vocabulary, test_seed):
+    latents = torch.full((len(scenes), 4, 8, 8), 2.0)
+    recipe = DenoiserRecipe(batch=8, blind=((10, 0.5),), seed=test_seed % 1000)
+    alpha = alphas_cumprod()
+    before, after = (make_batch(latents, scenes, vocabulary, recipe, step) for step in (9, 10))
+    for batch, blind in ((before, 0), (after, 4)):
+        a = alpha[batch.timesteps].float()[:, None, None, None]
+        x0 = (batch.x - (1 - a).sqrt() * batch.target) / a.sqrt()  # what a net that is right would draw
+        torch.testing.assert_close(x0, torch.full_like(x0, 2.0), rtol=1e-3, atol=1e-3)
+        noise = batch.x / (1 - a).sqrt()
+        assert noise[:blind].mean().abs() < 0.3 if blind else True
+    assert after.weights[0] > 3 * after.weights[-1]
 
 
 def test_weights_favour_where_layout_is_decided():
