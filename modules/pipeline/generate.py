@@ -26,6 +26,8 @@ from modules.schema.record import SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.weights.residency import LoadedModel
 
+FULL_SIZE_CHANNELS = 320  # of every published Stable Diffusion denoiser, at least
+
 
 @torch.inference_mode()
 def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
@@ -41,7 +43,7 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     chosen = policy.choose(ctx.facts, plan.settings)
     records: list[SavedRecord] = []
     with ctx.residency.lease(plan.checkpoint, chosen) as model:
-        for message in model.warnings:
+        for message in (*model.warnings, *slowness(model)):
             ctx.emit(Warned(message=message))
         checkpoint = plan.checkpoint.model_copy(update={"sha256": model.sha256})
         plan = plan.model_copy(update={"checkpoint": checkpoint})
@@ -119,6 +121,13 @@ def latent_shape(model: LoadedModel, width: int, height: int) -> tuple[int, int,
     """(channels, height, width) of the latent that holds a picture of this size; the picture is padded up to it."""
     grid = model.vae.config.downscale
     return (model.vae.config.embed_dim, -(-height // grid), -(-width // grid))
+
+
+def slowness(model: LoadedModel) -> tuple[str, ...]:
+    """What to say of a device that is slow for this model."""
+    if model.device.type != "cpu" or model.unet.config.model_channels < FULL_SIZE_CHANNELS:
+        return ()
+    return ("No graphics card was found, so the processor draws; a full-size model takes minutes for each picture.",)
 
 
 def known_styles(folders: Folders) -> dict[str, styles.Style]:

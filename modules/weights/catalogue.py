@@ -34,6 +34,8 @@ FRESH_SECONDS = 2.0
 """A list younger than this is not made again unless asked."""
 _FACTS = "checkpoint 1"  # raise the number whenever what is kept, or how it is found out, changes
 
+SHIPPED = "postcards"  # the model that comes with the program
+
 
 class Catalogue:
     """Checkpoints of `folders.checkpoint_dirs`; what headers say is kept in `database`. Thread-safe, torch-free."""
@@ -77,7 +79,7 @@ class Catalogue:
 
     def default(self, preferred: str | None = None) -> CheckpointView:
         """The checkpoint to use when a request names none: the preferred one (the settings') if there, else the first
-        sound one; the shipped model ("postcards…") only where there is no other.
+        sound one; the shipped model ("postcards") only where there is no other.
 
         Raises:
             NotFound: there is no checkpoint at all.
@@ -92,7 +94,7 @@ class Catalogue:
             raise NotFound(
                 f"There is no checkpoint in {self.folders.checkpoint_dirs[0]}; put an SD 1.x .safetensors file there."
             )
-        return min(views, key=lambda view: (view.problem is not None, view.name.startswith("postcards")))
+        return min(views, key=lambda view: (view.problem is not None, view.name == SHIPPED))
 
     def hash_of(
         self,
