@@ -10,5 +10,4 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     if tile >= length:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
-    step = (length - tile) / (count - 1)
-    return [min(int(k * step), length - tile) for k in range(count)]
+    return [k * (length - tile) // (count - 1) for k in range(count)]

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -217,16 +219,43 @@ def test_following_ends_after_the_timeout_though_others_are_busy(service: Genera
 # ---- the process alone ----
 
 
-def test_the_server_process_stays_free_of_torch(open_service: Open) -> None:
-    import sys
+SERVER = """
+import sys
+from functools import partial
+from pathlib import Path
+from modules.schema.folders import Folders
+from modules.schema.request import GenerationRequest
+from modules.service.generation import GenerationService
+from modules.service.worker import ProcessWorker
 
+if __name__ == "__main__":
+    service = GenerationService(Folders.under(Path(sys.argv[1])), partial(ProcessWorker, engine=sys.argv[2]))
+    job = service.submit(GenerationRequest(prompt="a red house", steps=4, width=64, height=64))
+    for _ in service.follow(job, timeout=60):
+        pass
+    print(service.job(job).state, [name for name in ("torch", "modules.pipeline.run") if name in sys.modules])
+    service.close()
+"""
+
+
+def test_the_server_process_stays_free_of_torch(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "data"), "tests.service.fake_engine:Engine"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.strip() == "done []", done.stderr[-2000:]
+
+
+def test_the_worker_tells_what_it_is(open_service: Open) -> None:
     service = open_service("process")
     assert finish(service, service.submit(ask())).state == "done"
     stats = service.stats()["worker"]
     assert stats["ready"]
     assert stats["device"] == "fake"
     assert stats["pid"] != os.getpid()
-    assert "modules.pipeline.run" not in sys.modules
 
 
 @pytest.mark.parametrize("prompt", ["die", "exit"])
