@@ -106,23 +106,26 @@ class Drawing:
     negative: str = ""
     cfg: float = 5.0
     steps: int = 20
+    even: bool = False
+    """Even steps in time instead of Karras's."""
 
 
 @torch.no_grad()
 def draw(model: Postcards, wanted: Sequence[Drawing], size: int = 128, batch: int = 16) -> np.ndarray:
-    """[N, size, size, 3] uint8: each drawing by DPM++ 2M on the Karras schedule.
-
-    The drawings of one batch must agree in their number of steps.
-    """
+    """[N, size, size, 3] uint8: each drawing by DPM++ 2M. Drawings of one batch must agree in steps and schedule."""
     schedule = NoiseSchedule.stable_diffusion()
     out: list[np.ndarray] = []
     encoded = {text: encode_prompt(model, text) for d in wanted for text in (d.prompt, d.negative)}
     for start in range(0, len(wanted), batch):
         part = wanted[start : start + batch]
-        assert len({d.steps for d in part}) == 1, "drawings of one batch share their number of steps"
+        assert len({(d.steps, d.even) for d in part}) == 1, "drawings of one batch share steps and schedule"
         context = torch.stack([encoded[d.prompt] for d in part] + [encoded[d.negative] for d in part])
         cfg = torch.tensor([d.cfg for d in part])[:, None, None, None]
-        sigmas = with_zero(karras_range(part[0].steps, schedule.sigma_min, schedule.sigma_max))
+        if part[0].even:
+            levels = schedule.t_to_sigma(torch.linspace(schedule.last_t, 0, part[0].steps))
+        else:
+            levels = karras_range(part[0].steps, schedule.sigma_min, schedule.sigma_max)
+        sigmas = with_zero(levels)
         noise = BatchNoise([PictureNoise(d.seed) for d in part], (4, size // 8, size // 8), source="CPU")
 
         def denoise(x: Tensor, sigma: Tensor, context: Tensor = context, cfg: Tensor = cfg) -> Tensor:
@@ -280,11 +283,13 @@ def scene_scores(paint: Draw, count: int, first_seed: int) -> tuple[SceneScores,
     return score_scenes(drawn, scenes, sized), score_scenes(true, scenes, sized)
 
 
-def house_colors(paint: Draw, seeds: int, first_seed: int, cfg: float = 5.0, steps: int = 20) -> Share:
+def house_colors(
+    paint: Draw, seeds: int, first_seed: int, cfg: float = 5.0, steps: int = 20, even: bool = False
+) -> Share:
     """ "a big {color} house, snow, day" in nine colours, and a white one by the sea: is the house that colour?"""
     asked = [(color, "sea" if color == "white" else "snow") for color in COLORS for _ in range(seeds)]
     drawings = [
-        Drawing(f"a big {color} house, {land}, day", first_seed + i, cfg=cfg, steps=steps)
+        Drawing(f"a big {color} house, {land}, day", first_seed + i, cfg=cfg, steps=steps, even=even)
         for i, (color, land) in enumerate(asked)
     ]
     return share([_is_color(picture, "day", land, color) for picture, (color, land) in zip(paint(drawings), asked)])
@@ -426,6 +431,11 @@ def table(
         row(f"house colour at CFG {cfg:g}", f"{was} %", house_colors(paint, n(4), first_seed, cfg=cfg))
     for steps in (6, 10):
         row(f"house colour at {steps} steps", "100 %", house_colors(paint, n(4), first_seed, steps=steps))
+    row(
+        "house colour at 6 steps, even steps in time",
+        "100 % (schedule not noted)",
+        house_colors(paint, n(4), first_seed, steps=6, even=True),
+    )
     drawn_two, true_two = two_things(paint, n(40), first_seed)
     row(
         f"two things, each its own colour (rule on true pictures {100 * true_two.value:.1f} %)",
@@ -555,6 +565,9 @@ def card(
         "Sentences and tags both work, commas part them. What is not mentioned of the sky stays away. A word it does",
         "not know changes next to nothing. Draw at 128 x 128, CFG 3 to 8, 10 steps or more. Negative prompts and",
         "`(word:1.4)` work.",
+        "",
+        "Its limits: two things in one picture come out wrong more often than right, the smallest things melt now and",
+        "then, and 6 steps of DPM++ 2M on Karras's schedule are too few.",
         "",
         "Examples:",
         "",

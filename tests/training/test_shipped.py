@@ -1,0 +1,111 @@
+"""The shipped file draws what its card says: some prompts x seeds, read by the card's own rules, with margins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from modules.training import evaluate, rules
+from modules.training.drawing import Scene, draw_scene, random_scene
+from modules.training.evaluate import Drawing
+
+MODEL = Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors"
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def model():
+    return evaluate.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def draw(model):
+    def paint(prompt: str, seeds: int, negative: str = "") -> np.ndarray:
+        return evaluate.draw(model, [Drawing(prompt, 5000 + i, negative, steps=STEPS) for i in range(seeds)])
+
+    return paint
+
+
+def test_the_file_is_small_free_and_says_what_it_is():
+    assert MODEL.stat().st_size <= 70e6
+    with safe_open(str(MODEL), "pt") as file:
+        header = file.metadata()
+    assert header["modelspec.title"] == "Postcards"
+    assert header["modelspec.license"] == "CC0-1.0"
+    assert header["modelspec.resolution"] == "128x128"
+    assert header["easel.unet_head_dim"] == "32"
+    assert len(header["easel.recipe_sha256"]) == 64
+    card = MODEL.with_suffix(".md").read_text("utf-8")
+    assert header["easel.recipe_sha256"] in card
+    assert MODEL.with_suffix(".sheet.jpg").exists()
+
+
+def test_held_out_pictures_survive_the_autoencoder(model, test_seed):
+    true = np.stack([draw_scene(random_scene(test_seed, evaluate.HELD_OUT + i)) for i in range(8)])
+    latents = evaluate.encode_pictures(model.autoencoder, true)
+    assert evaluate.psnr(true, evaluate.decode_latents(model.autoencoder, latents)).mean() > 34
+
+
+def test_the_first_prompt_draws_a_red_house_on_hills_at_night_with_one_moon(draw):
+    right = []
+    for picture in draw(evaluate.EXAMPLES[0], 6):
+        seen = rules.things(picture, "night", "hills")
+        right.append(
+            rules.scene_of(picture) == ("night", "hills")
+            and rules.moons(picture) == 1
+            and bool(seen)
+            and rules.color_of(picture, seen[0], "night") == "red"
+        )
+    assert sum(right) >= 5
+
+
+def test_time_of_day_is_the_one_asked(draw):
+    for when, low, high in (("day", 120, 255), ("sunset", 65, 120), ("night", 0, 45)):
+        for picture in draw(f"a house in the desert, {when}", 2):
+            assert low < rules.top_luminance(picture) < high
+
+
+@pytest.mark.parametrize("position", ["left", "middle", "right"])
+def test_left_middle_and_right_are_kept_apart(draw, position):
+    place = "in the middle" if position == "middle" else f"on the {position}"
+    pictures = draw(f"a blue car {place} in the snow, day", 4)
+    found = [rules.things(picture, "day", "snow") for picture in pictures]
+    assert sum(bool(seen) and rules.position_of(seen[0]) == position for seen in found) >= 3
+
+
+@pytest.mark.parametrize("color", ["red", "yellow", "purple"])
+def test_a_house_has_its_colour_and_no_twin(draw, color):
+    pictures = draw(f"a {color} house, snow, day", 4)
+    found = [rules.things(picture, "day", "snow") for picture in pictures]
+    right = [bool(s) and rules.color_of(p, s[0], "day") == color for p, s in zip(pictures, found)]
+    assert sum(right) >= 3
+    assert sum(len(seen) == 1 for seen in found) >= 3
+
+
+def test_a_negative_prompt_takes_the_moon_away(draw):
+    asked = sum(rules.moons(picture) == 1 for picture in draw("green hills, night, moon", 4))
+    negated = sum(rules.moons(picture) for picture in draw("green hills, night", 4, negative="moon"))
+    assert asked >= 3
+    assert negated <= 1
+
+
+def test_emphasis_moves_what_it_names(draw):
+    shares = [
+        np.mean([rules.share_of_color(picture, "red", "day") for picture in draw(f"a (red:{w}) house, snow, day", 4)])
+        for w in (0.5, 1.4)
+    ]
+    assert shares[1] > 1.2 * shares[0]
+
+
+def test_an_unknown_word_changes_no_scene(draw):
+    for picture in draw("masterpiece, a blue house in the snow, trending, day", 3):
+        assert rules.scene_of(picture) == ("day", "snow")
+
+
+def test_the_check_would_fail_on_another_scene():
+    picture = draw_scene(Scene("day", "sea", ()))
+    assert rules.scene_of(picture) != ("day", "snow")
+    assert rules.things(picture, "day", "sea") == []
