@@ -116,9 +116,9 @@ def test_newton_schulz_makes_singular_values_alike(test_seed, shape):
 
 
 def test_autoencoder_learns_and_resumes_exactly(tmp_path, scenes, pictures, test_seed):
-    recipe = AutoencoderRecipe(steps=12, batch=4, crop=32, warm_up=2, whole_from=0.9, seed=test_seed % 1000)
+    recipe = AutoencoderRecipe(steps=30, batch=4, crop=32, warm_up=2, whole_from=0.9, seed=test_seed % 1000)
     whole, _ = train_autoencoder(pictures, scenes, recipe, tmp_path / "a.pt", SMALL_VAE, log=quiet)
-    train_autoencoder(pictures, scenes, recipe, tmp_path / "b.pt", SMALL_VAE, lambda step: step < 5, log=quiet)
+    train_autoencoder(pictures, scenes, recipe, tmp_path / "b.pt", SMALL_VAE, lambda step: step < 12, log=quiet)
     again, _ = train_autoencoder(pictures, scenes, recipe, tmp_path / "b.pt", SMALL_VAE, log=quiet)
     same_state(whole.state_dict(), again.state_dict())
     fresh = build_autoencoder(SMALL_VAE, recipe.seed)
