@@ -455,8 +455,8 @@ def _why(code: int | None) -> str:
 def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     """The child: one thread reads what the server asks, this one draws. It ends when the server is gone."""
     # OpenMP threads that spin while they wait starve each other on a busy machine: a denoiser call of 0.2 s took 14 s
-    # beside other processes. A short spin before they sleep keeps most of the speed: a postcard takes 0.68 s on two quiet
-    # cores, 1.2 s without. Read when the engine loads its tensor library; a user's own values win.
+    # beside other processes. A short spin before they sleep keeps most of the speed: a postcard takes 0.7 s on two
+    # quiet cores, 1.2 s without. Read when the engine loads its tensor library; a user's own values win.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Ctrl+C in a terminal reaches both; the server decides when the child ends.
