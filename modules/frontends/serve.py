@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import uvicorn
@@ -165,6 +166,11 @@ def run(
             say(f"{NAME} is ready: {url} (page up in {process_age():.1f} s)")
             if when_ready:
                 when_ready(url)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Impatience changes nothing: the end takes a second at most, and a forced one ends in tracebacks.
+            if not self.should_exit:
+                super().handle_exit(sig, frame)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.streams.close()

@@ -73,9 +73,10 @@ def test_gradio_is_imported_without_writing_stubs_and_left_as_it_was():
     assert torch == "False"
 
 
-def test_stopping_ends_open_event_streams_without_a_word(tmp_path):
+@pytest.mark.parametrize("presses", [1, 2])
+def test_stopping_ends_open_event_streams_without_a_word(tmp_path, presses):
     program = (
-        "import httpx, os, signal, threading, sys\n"
+        "import httpx, os, signal, threading, time, sys\n"
         "from modules.frontends import serve\n"
         "from tests.frontends.stand_in import StandIn\n"
         "from modules.schema.request import GenerationRequest\n"
@@ -86,7 +87,7 @@ def test_stopping_ends_open_event_streams_without_a_word(tmp_path):
         "    with httpx.stream('GET', f'{url}/events/{job}', timeout=60) as answer:\n"
         "        lines = answer.iter_lines()\n"
         "        next(lines)\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        for _ in range({presses}): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)\n"
         "        for line in lines: pass\n"
         "    print('ended', flush=True)\n"
         "thread = []\n"
