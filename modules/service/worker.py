@@ -340,6 +340,9 @@ class ProcessWorker:
                     return
             if taken:
                 break
+            dying = self._child
+            if dying is not None:  # its pipe closes a moment before it counts as dead, and it must not be asked again
+                dying.join(timeout=CLOSE_SECONDS)
         yield self._lost()
 
     def _talk(self, message: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:

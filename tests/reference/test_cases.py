@@ -33,7 +33,7 @@ def _cases() -> Iterator[object]:
             yield pytest.param(case, id=f"{path.stem}-{index}-{case['kind']}")
 
 
-@pytest.mark.parametrize("case", _cases())
+@pytest.mark.parametrize("case", list(_cases()))
 def test_reference(case: dict) -> None:
     check = RUNNERS.get(case["kind"])
     if check is None:

@@ -69,7 +69,7 @@ def _same_pixels(path: Any, image: Image.Image, limit: int) -> None:
     assert np.abs(got - expected).max() <= limit, f"pixels differ by up to {np.abs(got - expected).max()}"
 
 
-@pytest.mark.parametrize("case", _cases())
+@pytest.mark.parametrize("case", list(_cases()))
 def test_golden(case: dict[str, Any], engine: Engine) -> None:
     if case["id"] in DELIBERATE or case["id"] in LATER:
         pytest.skip(DELIBERATE.get(case["id"]) or LATER[case["id"]])
