@@ -318,3 +318,5 @@ def test_a_long_text_is_read(text):
     long = text * (60_000 // len(text))
     for parser in PARSERS:
         parser(long)
+    assert schedule(long, 20)[-1][0] == 20
+    assert sum(len(piece) for piece, _ in parse_emphasis(long)) <= len(long)
