@@ -16,11 +16,10 @@ from modules.pipeline.context import RunContext, Skipped
 from modules.pipeline.denoiser import Denoiser
 from modules.pipeline.plan import infotext_of, make_plan
 from modules.pipeline.progress import Meter
-from modules.prompt import styles
+from modules.prompt import styles, wildcards
 from modules.sampling import noise, prediction, samplers, schedules, table
 from modules.schema.errors import DiskTrouble, NotANumber
 from modules.schema.events import ImageReady, Warned
-from modules.schema.folders import Folders
 from modules.schema.plan import Plan
 from modules.schema.record import SavedRecord
 from modules.schema.request import GenerationRequest
@@ -35,8 +34,10 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
 
     Raises EaselError: BadRequest or NotFound while planning, BadFile while loading, Cancelled when interrupted.
     """
-    plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles(ctx.folders))
-    for message in plan.warnings:
+    known_styles, problems = styles.load_styles(ctx.folders.styles_files)
+    places = wildcards.places(ctx.folders.wildcards, ctx.folders.data / "extensions")
+    plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
+    for message in (*(problems if request.styles else ()), *plan.warnings):
         ctx.emit(Warned(message=message))
     meter = Meter(ctx, plan)
     meter.say("Loading the model")
@@ -128,15 +129,6 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
     if model.device.type != "cpu" or model.unet.config.model_channels < FULL_SIZE_CHANNELS:
         return ()
     return ("No graphics card was found, so the processor draws; a full-size model takes minutes for each picture.",)
-
-
-def known_styles(folders: Folders) -> dict[str, styles.Style]:
-    """Styles of all style files; of equal names the first file's wins."""
-    found: dict[str, styles.Style] = {}
-    for path in folders.styles_files:
-        if path.is_file():
-            found = styles.read_styles(path.read_bytes()) | found
-    return found
 
 
 def publish(image: Image.Image, plan: Plan, k: int, ctx: RunContext) -> SavedRecord:

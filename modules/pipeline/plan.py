@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from modules.prompt import infotext, parse, styles, tokens
+from modules.prompt import infotext, parse, styles, tokens, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
@@ -29,9 +29,13 @@ ALWAYS_READ = {
 
 
 def make_plan(
-    request: GenerationRequest, settings: Settings, catalogue: Catalogue, known_styles: Mapping[str, styles.Style]
+    request: GenerationRequest,
+    settings: Settings,
+    catalogue: Catalogue,
+    known_styles: Mapping[str, styles.Style],
+    lookup: wildcards.Lookup = wildcards.no_files,
 ) -> Plan:
-    """Look up names, draw seeds, merge styles. Raises BadRequest or NotFound with the field named."""
+    """Look up names, draw seeds and wildcards, merge styles. Raises BadRequest or NotFound with the field named."""
     known = {key: value for key, value in request.override_settings.items() if key in SECTION_OF}
     settings = settings.with_options(known)
     checkpoint = (
@@ -50,12 +54,17 @@ def make_plan(
     seed = random.randrange(SEED_RANGE) if request.seed == -1 else request.seed
     subseed = random.randrange(SEED_RANGE) if request.subseed == -1 else request.subseed
     varied = request.subseed_strength > 0
+    seeds = tuple(seed if varied else seed + k for k in range(count))
+    drawn = [_draw(prompt, negative, one, settings, lookup) for one in seeds]
     warnings = [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
     warnings += [
         f"No setting is called {key!r}; it was ignored." for key in request.override_settings if key not in known
     ]
+    tags = dict.fromkeys(tag for one in drawn for tag in parse.extract_tags(one.prompt)[1])
+    warnings += [f"{tag} was not applied: this version draws without extra networks." for tag in tags]
     warnings += [
-        f"{tag} was not applied: this version draws without extra networks." for tag in parse.extract_tags(prompt)[1]
+        f"No wildcard file is called {name}.txt, so __{name}__ stays in the prompt; put it into the folder wildcards."
+        for name in dict.fromkeys(name for one in drawn for name in one.unknown)
     ]
     return Plan(
         request=request,
@@ -63,12 +72,23 @@ def make_plan(
         checkpoint=checkpoint,
         sampler=sampler.name,
         scheduler=_label(sampler, scheduler),
-        prompts=(prompt,) * count,
-        negative_prompts=(negative,) * count,
-        seeds=tuple(seed if varied else seed + k for k in range(count)),
+        prompts=tuple(one.prompt for one in drawn),
+        negative_prompts=tuple(one.negative_prompt for one in drawn),
+        template=prompt,
+        negative_template=negative,
+        draws=tuple(one.note for one in drawn),
+        seeds=seeds,
         subseeds=tuple(subseed + k for k in range(count)),
         warnings=tuple(warnings),
     )
+
+
+def _draw(prompt: str, negative: str, seed: int, settings: Settings, lookup: wildcards.Lookup) -> wildcards.Drawn:
+    """The prompts of the picture with this seed."""
+    mode = settings.prompting.prompt_wildcards
+    if mode == "Off":
+        return wildcards.Drawn(prompt, negative)
+    return wildcards.draw_prompts(prompt, negative, seed, lookup, braces=mode == "Files and choices")
 
 
 def _label(sampler: table.Sampler, schedule: table.Schedule) -> str:
@@ -114,6 +134,11 @@ def infotext_of(plan: Plan, k: int) -> str:
         fields["Emphasis"] = prompting.emphasis
     if prompting.use_old_scheduling:
         fields["Old prompt editing timelines"] = True
+    if plan.draws and plan.draws[k]:
+        # The prompt written is the one drawn, so that pasting it repeats the picture; these say where it came from.
+        templates = {"Template": plan.template, "Negative Template": plan.negative_template}
+        fields |= {name: text for name, text in templates.items() if text}
+        fields["Wildcards"] = plan.draws[k]
     fields["Version"] = f"{NAME} {VERSION}"
     return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
 

@@ -14,6 +14,8 @@ from modules.schema.settings import Settings
 class Plan(Frozen):
     """`prompts`, `seeds`… have one entry per picture, n_iter × batch_size in all.
 
+    `template`, `negative_template`: the prompts before wildcards were drawn from each picture's seed; `draws` says what
+    was drawn for each picture ("" for nothing).
     Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size.
     """
 
@@ -24,6 +26,9 @@ class Plan(Frozen):
     scheduler: str
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...]
+    template: str = ""
+    negative_template: str = ""
+    draws: tuple[str, ...] = ()
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     warnings: tuple[str, ...] = ()

@@ -60,6 +60,20 @@ class Prompting(Frozen):
     use_old_scheduling: bool = fact(
         False, label="Old prompt editing timelines", infotext="Old prompt editing timelines"
     )
+    use_old_emphasis_implementation: bool = fact(
+        False,
+        label="Use old emphasis implementation",
+        hint="As before 2023: one chunk, brackets read token by token, weights in numbers are words. SD1 only.",
+    )
+    prompt_wildcards: Literal["Off", "Files", "Files and choices"] = fact(
+        "Files",
+        label="Wildcards in prompts",
+        choices=("Off", "Files", "Files and choices"),
+        hint="Files: __name__ draws a line of wildcards/name.txt, where there is one. Files and choices: {a|b} draws "
+        "one of its parts too, which A1111 takes literally.",
+    )
+    disable_token_counters: bool = fact(False, label="Disable prompt token counters")
+    include_styles_into_token_counters: bool = fact(True, label="Count tokens of enabled styles")
 
 
 class Sampling(Frozen):

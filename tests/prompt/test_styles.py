@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 
-from modules.prompt.styles import Style, apply_styles, extract_styles, read_styles, write_styles
+from modules.prompt.styles import (
+    Sheet,
+    Style,
+    apply_styles,
+    extract_styles,
+    load_styles,
+    read_sheet,
+    read_styles,
+    write_styles,
+)
 
 from .texts import holds_for, prompts
 
@@ -76,3 +86,48 @@ def test_extraction_never_invents_text(fragment, prompt):
     assert rest in prompt
     assert negative == ""
     assert found in ((), ("s",))
+
+
+def test_an_edit_leaves_everything_else_in_the_file():
+    sheet = read_sheet(FILE).with_style(Style("oil", "oil", "photo")).with_style(Style("new", "n"))
+    text = sheet.to_bytes().decode("utf-8-sig")
+    assert text == (
+        'name,prompt,negative_prompt\r\nphoto,"photo of {prompt}, 35mm",drawing\r\n#old,x,y\r\n,,\r\n'
+        "oil,oil,photo\r\nshort\r\nnew,n,\r\n"
+    )
+    assert list(read_sheet(sheet.without("oil").to_bytes()).styles) == ["photo", "short", "new"]
+
+
+def test_old_columns_and_semicolons_survive_an_edit():
+    old = read_sheet(b"name,text\nink,ink drawing\n").with_style(Style("ink", "ink", "blur"))
+    assert old.to_bytes() == b"\xef\xbb\xbfname,text,negative_prompt\r\nink,ink,blur\r\n"
+    semicolons = read_sheet(b"name;prompt;negative_prompt\nink;a, b;c\n")
+    assert semicolons.styles == {"ink": Style("ink", "a, b", "c")}
+    assert semicolons.without("ink").to_bytes() == b"\xef\xbb\xbfname;prompt;negative_prompt\r\n"
+
+
+@pytest.mark.parametrize("data", [b"name,prompt\n\xff\xfe,x\n", b"nom,prompt\nink,x\n", "name\n".encode("utf-16")])
+def test_a_file_that_cannot_be_understood_costs_a_sentence(tmp_path, data):
+    (tmp_path / "bad.csv").write_bytes(data)
+    (tmp_path / "good.csv").write_bytes(FILE)
+    (tmp_path / "folder.csv").mkdir()
+    styles, problems = load_styles([tmp_path / n for n in ("bad.csv", "none.csv", "folder.csv", "good.csv")])
+    assert list(styles) == ["photo", "oil", "short"]
+    assert [problem.split()[0] for problem in problems] == ["bad.csv", "folder.csv"]
+
+
+def test_of_equal_names_the_last_file_wins(tmp_path):
+    (tmp_path / "a.csv").write_bytes(write_styles([Style("ink", "1"), Style("oil")]))
+    (tmp_path / "b.csv").write_bytes(write_styles([Style("ink", "2")]))
+    styles, _ = load_styles([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert styles == {"ink": Style("ink", "2"), "oil": Style("oil")}
+    assert list(styles) == ["ink", "oil"]
+
+
+@holds_for(rows=st.lists(st.lists(prompts, max_size=4), max_size=4), prompt=prompts)
+def test_any_sheet_can_be_edited(rows, prompt):
+    sheet = Sheet((("prompt", "name", "more"), *map(tuple, rows)))
+    style = Style("ours", prompt.replace("\0", "").encode("utf-8", "replace").decode(), "n")
+    again = read_sheet(sheet.with_style(style).to_bytes())
+    assert again.styles["ours"] == style
+    assert "ours" not in read_sheet(again.without("ours").to_bytes()).styles

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from modules.prompt import wildcards
-from modules.prompt.wildcards import Choice, expand, folder_lookup, names
+from modules.prompt.wildcards import Choice, draw_prompts, expand, folder_lookup, names, places
 
 from .test_parse import _steps
 from .texts import holds_for, prompts
@@ -62,6 +62,54 @@ def test_files_that_name_each_other_end():
     assert len(expand("__long__ " * 50, 1, lambda name: ["y" * 10_000]).text) < wildcards.MAX_LENGTH + 11_000
 
 
+@pytest.mark.parametrize(
+    ("text", "counts", "separator"),
+    [
+        ("{2$$a|b|c}", {2}, ", "),
+        ("{1-2$$ and $$a|b|c}", {1, 2}, " and "),
+        ("{9$$a|b}", {2}, ", "),
+        ("{2$$__x__}", {2}, ", "),
+    ],
+)
+def test_several_different_options_at_once(text, counts, separator, test_seed):
+    drawn = [expand(text, test_seed + i, lambda name: ["a", "b", "c"]).text.split(separator) for i in range(200)]
+    assert {len(parts) for parts in drawn} == counts
+    assert all(len(set(parts)) == len(parts) and set(parts) <= set("abc") for parts in drawn)
+    assert len({tuple(parts) for parts in drawn}) >= 2
+
+
+def test_weights_hold_for_several_options(test_seed):
+    drawn = [expand("{2$$8::a|b|c}", test_seed + i, nothing).text.split(", ") for i in range(1000)]
+    assert 740 < sum(parts[0] == "a" for parts in drawn) < 860
+
+
+def test_braces_stay_where_they_are_not_asked_for_but_choose_in_files():
+    got = expand("{a|b} __x__", 3, lambda name: ["{c|c}"], braces=False)
+    assert got.text == "{a|b} c"
+
+
+def test_prompt_and_negative_prompt_draw_for_themselves(test_seed):
+    drawn = [draw_prompts("{a|b}", "{a|b}", test_seed + i, nothing, True) for i in range(200)]
+    assert {(one.prompt, one.negative_prompt) for one in drawn} == {(a, b) for a in "ab" for b in "ab"}
+    assert all(one.note == f"{{a|b}} = {one.prompt}; {{a|b}} = {one.negative_prompt}" for one in drawn)
+
+
+def test_a_star_stands_for_any_part_of_a_name_and_extensions_bring_folders(tmp_path):
+    ours, brought = tmp_path / "wildcards", tmp_path / "extensions" / "sd-dynamic-prompts" / "wildcards"
+    for folder, name, line in (
+        (ours, "animals/cats", "lion"), (brought, "animals/dogs", "wolf"), (brought, "animals/cats", "puma"),
+    ):  # fmt: skip
+        path = folder / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(line)
+    folders = places(ours, tmp_path / "extensions")
+    assert folders == (ours, brought)
+    lookup = folder_lookup(*folders)
+    assert list(lookup("animals/*")) == ["lion", "wolf"]  # of equal names our own folder's file counts
+    assert expand("__animals/dogs__", 1, lookup).text == "wolf"
+    assert names(*folders) == ["animals/cats", "animals/dogs"]
+
+
 def test_a_folder_of_files(tmp_path):
     (tmp_path / "animals").mkdir()
     (tmp_path / "animals" / "cats.txt").write_bytes(b"\xef\xbb\xbf# big ones\r\nlion\r\n\r\n")
@@ -93,7 +141,7 @@ def test_any_text_expands(text, seed):
         assert got.text == text
 
 
-@pytest.mark.parametrize("piece", ["{", "{a|", "_", "__a", "{a|b}", "|", "}", "\\"])
+@pytest.mark.parametrize("piece", ["{", "{a|", "_", "__a", "{a|b}", "|", "}", "\\", "{2$$", "{2$$a|b}", "__*"])
 def test_twice_the_text_is_at_most_2_3_times_the_work(piece):
     def text(n: int) -> str:
         return piece * n + "}" * (n if piece == "{a|" else 0)
