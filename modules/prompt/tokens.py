@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from modules.prompt.cleanup import fix_text
-from modules.prompt.parse import BREAK
+from modules.prompt.parse import BREAK, ROUND, WEIGHT_LIMIT
 
 START = 49406
 END = 49407
@@ -302,6 +302,56 @@ def chunk(
     placeholders instead).
     """
     return [page.finished(tokenizer.pad) for page in _pages(parsed, tokenizer, comma_backtrack, embeddings)]
+
+
+def bracket_chunk(
+    text: str, tokenizer: Tokenizer, emphasis: bool = True, embeddings: Embeddings | None = None
+) -> list[Chunk]:
+    """A text as the first interfaces read it (A1111's `use_old_emphasis_implementation`): one chunk, the rest cut off.
+
+    A token with a bracket in it is left out and multiplies the weight of all that follow: `(` and `]` by 1.1, `)` and
+    `[` divide by it. Numbers are words, `),` takes its comma along, and brackets that are never closed stay open.
+    emphasis: False keeps such tokens as words.
+    """
+    factors = _bracket_factors() if emphasis else {}
+    tokens = tokenizer.encode(text)
+    page = _Page()
+    page.closed = False
+    weight = 1.0
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        if token in factors:
+            weight = min(weight * factors[token], WEIGHT_LIMIT)
+            position += 1
+            continue
+        match = embeddings.find(tokens, position) if embeddings else None
+        name, vectors, taken = match or ("", 1, 1)
+        if len(page.ids) + vectors > CHUNK:
+            break
+        if match:
+            page.fixes.append(Fix(len(page.ids), name, vectors))
+        page.ids.extend([PLACEHOLDER if match else token] * vectors)
+        page.weights.extend([weight] * vectors)
+        position += taken
+    return [page.finished(tokenizer.pad)]
+
+
+@lru_cache(1)
+def _bracket_factors() -> Mapping[int, float]:
+    """What the tokens with brackets in them multiply by; pairs of brackets within one token cancel out."""
+    factors: dict[int, float] = {}
+    for symbol, token in _vocabulary().ids.items():
+        # Multiplied bracket by bracket, since doubles do not multiply associatively.
+        factor = 1.0
+        for character in symbol:
+            if character in "([":
+                factor = factor * ROUND if character == "(" else factor / ROUND
+            elif character in ")]":
+                factor = factor / ROUND if character == ")" else factor * ROUND
+        if factor != 1.0:
+            factors[token] = factor
+    return factors
 
 
 def measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from itertools import pairwise
 
@@ -13,7 +14,18 @@ from modules.prompt import tokens
 from modules.prompt.cleanup import fix_text
 from modules.prompt.counter import count
 from modules.prompt.parse import parse_emphasis
-from modules.prompt.tokens import CLIP, COMMA, END, OPEN_CLIP, START, Fix, chunk, embeddings, token_count
+from modules.prompt.tokens import (
+    CLIP,
+    COMMA,
+    END,
+    OPEN_CLIP,
+    START,
+    Fix,
+    bracket_chunk,
+    chunk,
+    embeddings,
+    token_count,
+)
 
 from .test_parse import _steps
 from .texts import holds_for, prompts
@@ -193,3 +205,28 @@ def test_the_counter_agrees_with_the_chunks(text):
         chunks = chunk(parse_emphasis(text), CLIP)
         assert counted.tokens == token_count(chunks)
         assert len(counted.boundaries) == sum(1 for c in chunks[1:] if c.used)
+
+
+def test_old_emphasis_reads_brackets_token_by_token():
+    (chunk,) = bracket_chunk("a (red:1.4) [[cat]] x", CLIP)
+    words = [(token, round(weight, 6)) for token, weight in zip(chunk.ids, chunk.weights)][1 : 1 + chunk.used]
+    plain = CLIP.encode("a red : 1 . 4 cat x")
+    low = round(1 / 1.1 / 1.1, 6)
+    assert words == list(zip(plain, [1.0, *[1.1] * 5, low, 1.0]))
+    assert not chunk.closed
+
+
+def test_old_emphasis_has_one_chunk_and_no_BREAK():
+    (chunk,) = bracket_chunk("cat BREAK " * 60, CLIP)
+    assert (chunk.used, len(chunk.ids)) == (75, 77)
+    assert set(chunk.weights) == {1.0}
+    known = embeddings(CLIP, {"zz": 4})
+    (chunk,) = bracket_chunk("cat " * 73 + "zz", CLIP, embeddings=known)
+    assert (chunk.used, chunk.fixes) == (73, ())
+
+
+@holds_for(text=prompts, emphasis=st.booleans())
+def test_old_emphasis_of_any_text(text, emphasis):
+    (chunk,) = bracket_chunk(text, CLIP, emphasis)
+    assert len(chunk.ids) == len(chunk.weights) == 77
+    assert all(math.isfinite(weight) for weight in chunk.weights)
