@@ -1,6 +1,9 @@
-"""What a file is, told from its first bytes; and the header of a safetensors file, checked before anything trusts it.
+"""What a file is, told from its first bytes; and its header: every tensor's name, number type and shape, checked.
 
-Layout (https://github.com/huggingface/safetensors): 8 bytes little-endian length N, N bytes of JSON
+`read_header` is the door for everything that can hold a model: safetensors files, PyTorch's pickles (weights.pickles)
+and folders in the diffusers layout (weights.assembly).
+
+Safetensors (https://github.com/huggingface/safetensors): 8 bytes little-endian length N, N bytes of JSON
 `{key: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {str: str}}`, then the tensors' bytes without holes.
 No tensor library is needed here, so lists can be made without one.
 
@@ -21,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from modules.schema.errors import BadFile
+from modules.weights import assembly, pickles
 
 MAX_HEADER = 100_000_000
 """Bytes of JSON; the format's own limit."""
@@ -33,32 +37,41 @@ BITS = {
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
 
-FileKind = Literal["safetensors", "zip", "pickle", "gguf", "web page", "lfs pointer", "empty", "unknown"]
+FileKind = Literal["safetensors", "zip", "pickle", "gguf", "web page", "lfs pointer", "archive", "empty", "unknown"]
 
 _NOT_A_MODEL: dict[str, str] = {
-    "zip": "is a PyTorch archive (pickle), which can hold programs; only safetensors files are read: convert it first.",
-    "pickle": "is an old PyTorch pickle, which can hold programs; only safetensors files are read: convert it first.",
     "gguf": "is a GGUF file, which this version cannot read; get the safetensors version of the model.",
     "web page": "is a saved web page, not a model; the download needs a login or another link: fetch it again.",
     "lfs pointer": "is a Git LFS pointer, not the model itself; run `git lfs pull`, or download the file again.",
     "empty": "is empty (0 bytes); download it again.",
-    "unknown": "is not a safetensors file: its first bytes are neither a header nor anything known; download it again.",
+    "archive": "is a packed archive (7z, RAR or gzip), not a model; unpack it.",
+    "unknown": "is no model file: its first bytes are neither a safetensors header nor a PyTorch pickle; "
+    "download it again.",
 }
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: `begin` and `end` count bytes from the start of the file."""
+    """One tensor of a file: `begin` and `end` count bytes from the start of the file (of a pickle: only their number).
+
+    Where names were translated or files put together, `file` says where the tensor lies (else the header's own file)
+    and `key` what it is called there (pickles alone are asked by name). One made of several has them in `parts`, to be
+    laid one upon the other; `transposed`: the file holds the transpose.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    file: Path | None = None
+    key: str = ""
+    parts: tuple[TensorInfo, ...] = ()
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
 class Header:
-    """The checked header of one file. `size` is the file's, in bytes."""
+    """The checked header of one file, or of several put together. `size` is the file's, in bytes."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -77,15 +90,33 @@ def sniff(path: Path) -> FileKind:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a safetensors header; nothing of the tensors is read.
+    """Read and check what a file (or a diffusers folder) holds; nothing of the tensors is read, nothing is executed.
 
     Raises:
-        BadFile: in one sentence, whatever else the file is, or whichever rule of the format it breaks.
+        BadFile: in one sentence, whatever else the file is, or whichever rule of its format it breaks.
     """
+    if assembly.is_model_folder(path):
+        return assembly.read_folder(path, read_header)
     head, size = _first_bytes(path)
     kind = _kind(head, size)
+    if kind in ("zip", "pickle"):
+        return _pickle_header(path, size)
     if kind != "safetensors":
         raise BadFile(f"{path.name} {_NOT_A_MODEL[kind]}")
+    return _safetensors_header(path, head, size)
+
+
+def _pickle_header(path: Path, size: int) -> Header:
+    tensors = {
+        key: TensorInfo(record.dtype, record.shape, 0, record.nbytes, key=key)
+        for key, record in pickles.scan(path).tensors.items()
+    }
+    if not tensors:
+        raise BadFile(f"{path.name} is a PyTorch pickle without a single tensor; download it again.")
+    return Header(path, MappingProxyType(tensors), size=size)
+
+
+def _safetensors_header(path: Path, head: bytes, size: int) -> Header:
     length = int.from_bytes(head[:8], "little")
     if length > MAX_HEADER:
         raise BadFile(f"{path.name} claims a header of {length:,} bytes, at most {MAX_HEADER:,} are allowed.")
@@ -106,7 +137,12 @@ def read_header(path: Path) -> Header:
 def _first_bytes(path: Path) -> tuple[bytes, int]:
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a folder has no bytes
+        if stat.S_ISDIR(status.st_mode):
+            raise BadFile(
+                f"{path.name} is a folder, but not a model in the diffusers layout (it has no model_index.json); "
+                "choose a model file."
+            )
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block
             raise BadFile(f"{path.name} is not a regular file; a model is one file.")
         with path.open("rb") as file:
             return file.read(64), status.st_size
@@ -133,6 +169,8 @@ def _kind(head: bytes, size: int) -> FileKind:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
+    if head.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\x1f\x8b", b"\xfd7zXZ", b"BZh")):
+        return "archive"
     return "unknown"
 
 

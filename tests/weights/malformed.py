@@ -12,7 +12,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
 
 
 def malformed(good: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """(what is wrong, bytes of a file) made out of a sound file's bytes: 130 or more, others for each seed."""
+    """(what is wrong, bytes of a file) made out of a sound file's bytes: 200 or more, others for each seed."""
     chance = random.Random(seed)
     length = int.from_bytes(good[:8], "little")
     raw, data = good[8 : 8 + length], good[8 + length :]
@@ -28,7 +28,7 @@ def malformed(good: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     def with_raw(text: bytes) -> bytes:
         return len(text).to_bytes(8, "little") + text + data
 
-    for _ in range(12):
+    for _ in range(30):
         yield "truncated", good[: chance.randrange(9, len(good) - 1)]
     for size in (1, 7, 8, 9, 8 + length - 1, 8 + length, len(good) - 1):
         yield f"cut to {size} bytes", good[:size]
@@ -36,7 +36,7 @@ def malformed(good: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
         yield "trailing bytes", good + chance.randbytes(chance.randrange(1, 100))
     for lie in (0, 1, 2, length - 1, length + 1, len(good), 100_000_001, 2**31, 2**63, 2**64 - 1):
         yield f"header length {lie}", lie.to_bytes(8, "little") + good[8:]
-    for _ in range(30):
+    for _ in range(80):
         flipped = bytearray(good)
         flipped[8 + chance.randrange(len(raw.rstrip()))] ^= 1 << chance.randrange(8)
         yield "one bit of the header flipped", bytes(flipped)

@@ -104,7 +104,7 @@ def test_damaged_files_are_listed_with_what_is_wrong(folders, sound):
     write_keys(root / "lora.safetensors", {"x.lora_up.weight": (4, 4), "x.lora_down.weight": (4, 4)})
     problems = {view.name: view.problem or "" for view in catalogue_of(folders).checkpoints()}
     for name, words in {
-        "cut": "incomplete", "empty": "empty", "page": "web page", "pointer": "LFS pointer", "old": "pickle",
+        "cut": "incomplete", "empty": "empty", "page": "web page", "pointer": "LFS pointer", "old": "damaged",
         "lie": "header of", "lora": "models/Lora",
     }.items():  # fmt: skip
         assert words in problems[name]

@@ -53,7 +53,7 @@ def test_malformed_files_are_refused_in_one_sentence(tmp_path, test_seed):
                 clumsy.append((what, error.message))
         if time.process_time() - start > 2:
             slow.append((what, time.process_time() - start))
-    assert count >= 130
+    assert count >= 200
     # A flipped bit in a name, a dropped key or another type of number only shows when compared with the nets.
     allowed = {"one bit of the header flipped", "a tensor missing", "dtype 'I32'"}
     assert set(accepted) <= allowed, accepted
@@ -95,10 +95,10 @@ def test_a_header_at_the_limit_is_refused_within_two_seconds(tmp_path, filling, 
         (HTML, "web page", "web page"),
         (b"\n  <html>", "web page", "web page"),
         (LFS, "lfs pointer", "git lfs pull"),
-        (b"PK\x03\x04....", "zip", "pickle"),
+        (b"PK\x03\x04....", "zip", "damaged or incomplete"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pickle", "pickle"),
         (b"GGUF\x03\0\0\0", "gguf", "GGUF"),
-        (b"hello there, this is text", "unknown", "not a safetensors file"),
+        (b"hello there, this is text", "unknown", "no model file"),
     ],
 )
 def test_other_files_are_called_by_name(tmp_path, content, kind, words):
@@ -120,7 +120,7 @@ def test_truncation_is_told_in_bytes(tmp_path, test_seed):
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     with pytest.raises(BadFile, match="gone"):
         read_header(tmp_path / "missing.safetensors")
-    with pytest.raises(BadFile, match="not a regular file"):
+    with pytest.raises(BadFile, match="is a folder, but not a model"):
         read_header(tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.safetensors")
