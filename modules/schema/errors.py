@@ -9,7 +9,8 @@ EaselError
 ├── Cancelled       the user interrupted the job
 ├── WorkerLost      the worker process ended in mid-job
 ├── DiskTrouble     a file could not be written
-└── InUse           another process of ours works on the same data folder
+├── InUse           another process of ours works on the same data folder
+└── TooMany         more is asked for at once than one may
 
 Each message is one sentence that says what is wrong, what is allowed and what to do. `hint` may add a next step.
 """
@@ -63,3 +64,7 @@ class DiskTrouble(EaselError):
 
 class InUse(EaselError):
     code = "in_use"
+
+
+class TooMany(EaselError):
+    code = "too_many"

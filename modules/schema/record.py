@@ -7,7 +7,7 @@ from typing import Literal
 from modules.schema.fields import Frozen
 from modules.schema.request import GenerationRequest
 
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+JobState = Literal["queued", "paused", "running", "done", "failed", "cancelled"]
 FINAL_STATES: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
 
@@ -30,7 +30,8 @@ class SavedRecord(Frozen):
 class JobView(Frozen):
     """A job from outside. `position` is its place in the queue (0 = running or finished); times are Unix seconds.
 
-    `attempts` counts how often a worker took it; `progress` is 0…1 over the whole job.
+    `attempts` counts how often a worker took it; `progress` is 0…1 over the whole job. `seed` and `subseed` are those of
+    the first picture, drawn where the request left them open. `cancelling`: it was told to stop and has not yet.
     """
 
     id: str
@@ -50,6 +51,10 @@ class JobView(Frozen):
     error_code: str | None = None
     warnings: tuple[str, ...] = ()
     images: tuple[SavedRecord, ...] = ()
+    owner: str = ""
+    seed: int = -1
+    subseed: int = -1
+    cancelling: bool = False
 
 
 class CheckpointView(Frozen):

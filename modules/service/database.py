@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     finished REAL,
     error TEXT,
     error_code TEXT,
+    rank REAL,
+    turn INTEGER NOT NULL DEFAULT 0,
+    webhook TEXT,
     UNIQUE (owner, key)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, place);
@@ -54,6 +57,9 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE INDEX IF NOT EXISTS records_by_job ON records (job, number);
 """
+# Columns that came later; a file of an earlier version gets them. Indices that need them are made after.
+ADDED = {"rank": "REAL", "turn": "INTEGER NOT NULL DEFAULT 0", "webhook": "TEXT"}
+INDICES = "CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, turn);"
 
 
 class Database:
@@ -130,6 +136,11 @@ def _connect(path: str) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(SCHEMA)
+        present = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
+        for name, kind in ADDED.items():
+            if name not in present:
+                db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+        db.executescript(INDICES)
         db.execute("SELECT count(*) FROM jobs").fetchone()
     except BaseException:
         db.close()

@@ -41,6 +41,9 @@ class Gallery:
         values = (before, limit) if before else (limit,)
         return self._read(f"SELECT body FROM records {below} ORDER BY place DESC LIMIT ?", values)
 
+    def count(self) -> int:
+        return self._database.read("SELECT count(*) AS n FROM records")[0]["n"]
+
     def _read(self, sql: str, values: tuple) -> list[SavedRecord]:
         found = []
         for row in self._database.read(sql, values):

@@ -6,22 +6,27 @@
         ...
     service.job(job).images
 
-One thread takes the jobs in order and lets the worker draw them. The browser never owns a job.
+One thread takes the jobs in order and lets the worker draw them. The browser never owns a job. A full disk holds the
+queue: what was drawn stays in memory, and is saved when there is room again.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import PydanticSerializationError
 
-from modules.imaging.save import sweep_leftovers
+from modules.imaging import inputs
+from modules.imaging.metadata import open_bounded
+from modules.imaging.naming import NameFields
+from modules.imaging.save import kept_as, save_named, sweep_leftovers
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
@@ -33,12 +38,17 @@ from modules.service.gallery import Gallery
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
 from modules.service.lock import FolderLock
 from modules.service.settings_store import SettingsStore
+from modules.service.webhook import Webhooks
 from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
 from modules.weights.catalogue import Catalogue
 
 UNSAVED_BYTES = 2**30
 """Pictures that could not be saved are kept in memory up to this size, the newest."""
 RETRY_SECONDS = 1.0
+MOST_WAITING = 500
+"""Jobs of one owner that may wait at once."""
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a disk says that may pass; anything else (no permission) will not, and does not hold the queue."""
 FORCE_SECONDS = 20.0
 """A second cancel this long after the first one ends a worker that does not listen."""
 log = logging.getLogger("easel.service")
@@ -52,16 +62,21 @@ class GenerationService:
         folders: Folders,
         worker_factory: Callable[[Folders], Worker] = ProcessWorker,
         from_flags: Mapping[str, Any] | None = None,
+        webhooks: Collection[str] = (),
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         """Jobs that an earlier run left queued, or was drawing when it ended, go on at once.
 
         `from_flags`: options the command line decided; they win over the settings file and are not written to it.
+        `webhooks`: addresses that a job may ask to be called at its end. `most_waiting`: jobs of one owner.
 
         InUse where another process works on the same folder. `warnings` holds a sentence for everything that is not as
         it should be (a damaged settings file, a folder that cannot be written) but did not keep it from starting.
         """
         self.folders = folders
         self._from_flags = dict(from_flags or {})
+        self._allowed_webhooks = frozenset(webhooks)
+        self._most_waiting = most_waiting
         self.warnings: list[str] = []
         self._lock_file = self._take_folder()
         self._database = self._open_database()
@@ -77,9 +92,11 @@ class GenerationService:
         self._trouble: str | None = None
         self._preview: tuple[str, int, ev.Preview] | None = None
         self._unsaved: OrderedDict[str, bytes] = OrderedDict()
+        self._to_save: deque[SavedRecord] = deque()  # pictures that could not be saved; the dispatcher's alone
         self._closing = False
 
         self._jobs.recover()
+        self._webhooks = Webhooks(self._jobs, self._jobs.view)
         self._worker = worker_factory(folders)
         self._worker.warm(self.settings)
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
@@ -108,12 +125,19 @@ class GenerationService:
 
     # ---- jobs ----
 
-    def submit(self, request: GenerationRequest, owner: str = "", key: str | None = None) -> str:
+    def submit(
+        self, request: GenerationRequest, owner: str = "", key: str | None = None, webhook: str | None = None
+    ) -> str:
         """Queues a request with the settings of now, and returns the job's id once it is safely written.
 
-        The same `key` of the same owner gives the same job again, however often it is sent. DiskTrouble where the queue
-        cannot be written; BadRequest for what cannot be stored or must not be overridden.
+        The same `key` of the same owner gives the same job again, however often it is sent. `webhook`: one of the
+        addresses given at the start, called when the job has ended. DiskTrouble where the queue cannot be written;
+        BadRequest for what cannot be stored or must not be overridden; TooMany where too many jobs wait.
         """
+        if webhook is not None and webhook not in self._allowed_webhooks:
+            raise BadRequest(
+                "That webhook is not one of those this server was started with (--webhook).", field="webhook"
+            )
         for name in request.override_settings:
             if name.startswith("outdir_"):
                 raise BadRequest(
@@ -121,7 +145,7 @@ class GenerationService:
                     field="override_settings",
                 )
         try:
-            job = self._jobs.add(request, self.settings, owner, key)
+            job = self._jobs.add(request, self.settings, owner, key, webhook, self._most_waiting)
         except (PydanticSerializationError, UnicodeError):
             raise BadRequest(
                 "The request holds characters or values that cannot be written down; send plain text and numbers."
@@ -171,15 +195,36 @@ class GenerationService:
 
     def job(self, job: str) -> JobView:
         """NotFound for an unknown id."""
-        return self._with_trouble(self._jobs.view(job))
+        return self._as_now(self._jobs.view(job))
+
+    def current(self, owner: str | None = None) -> JobView | None:
+        """The job that is being drawn, else the first that waits; of one owner if asked."""
+        view = self._jobs.current(owner)
+        return view and self._as_now(view)
 
     def jobs(self, limit: int = 100, owner: str | None = None) -> list[JobView]:
         """Newest first; of one owner if asked."""
-        return [self._with_trouble(view) for view in self._jobs.views(limit, owner)]
+        return [self._as_now(view) for view in self._jobs.views(limit, owner)]
 
-    def _with_trouble(self, view: JobView) -> JobView:
-        trouble = self._trouble
-        return view.model_copy(update={"text": trouble}) if trouble and view.state == "running" else view
+    def _as_now(self, view: JobView) -> JobView:
+        """With what only this process knows of a job that has not ended."""
+        if view.state not in ("running", "queued"):
+            return view
+        trouble, stopping = self._trouble, self._running == view.id and self._cancel_asked > 0
+        return view.model_copy(update={"cancelling": stopping} | ({"text": trouble} if trouble else {}))
+
+    def pause(self, job: str) -> None:
+        """A waiting job is passed over until it is resumed. BadRequest where it does not wait."""
+        self._jobs.hold(job, True)
+
+    def resume(self, job: str) -> None:
+        self._jobs.hold(job, False)
+        with self._changed:
+            self._changed.notify_all()
+
+    def move(self, job: str, before: str | None = None) -> None:
+        """Puts a waiting job before another waiting one of its owner, or behind all of them."""
+        self._jobs.move(job, before)
 
     def cancel(self, job: str) -> None:
         """Ends a job: a waiting one at once, the running one at its next step. Nothing happens to a finished one.
@@ -189,6 +234,7 @@ class GenerationService:
         if self._jobs.cancel_queued(job):
             with self._changed:
                 self._changed.notify_all()
+            self._webhooks.wake()
             return
         with self._changed:
             if self._running != job:
@@ -213,6 +259,10 @@ class GenerationService:
             return number, event.format, event.data
 
     # ---- pictures, checkpoints, settings ----
+
+    def keep_input(self, data: bytes) -> str:
+        """Stores a picture to draw from and returns its name for a request. BadFile where it is none."""
+        return inputs.keep(self.folders.inputs, data)
 
     def picture(self, record_id: str) -> tuple[bytes | Path, SavedRecord]:
         """The file of a picture, or its bytes where it could not be saved. NotFound where neither is there."""
@@ -239,7 +289,13 @@ class GenerationService:
         return self._settings.change(changes)
 
     def stats(self) -> dict[str, Any]:
-        return {"worker": self._worker.stats(), "running": self._running, "trouble": self._trouble}
+        return {
+            "worker": self._worker.stats(),
+            "running": self._running,
+            "trouble": self._trouble,
+            "jobs": self._jobs.counts(),
+            "pictures": self.gallery.count(),
+        }
 
     def close(self) -> None:
         """Ends the worker. A job that is being drawn waits again and goes on at the next start."""
@@ -248,6 +304,7 @@ class GenerationService:
                 return
             self._closing = True
             self._changed.notify_all()
+        self._webhooks.close()
         self._worker.close()
         self._dispatcher.join(timeout=CLOSE_SECONDS)
         self._database.close()
@@ -259,6 +316,10 @@ class GenerationService:
     def _dispatch(self) -> None:
         while not self._closing:
             try:
+                full = self._save_kept()
+                if full:
+                    self._pause(full)
+                    continue
                 with self._changed:
                     job = self._jobs.take()
                     if job is None:
@@ -307,6 +368,8 @@ class GenerationService:
             return
         if isinstance(event, ev.ImageReady) and event.data is not None:
             self._keep(event.record.id, event.data)
+            if event.record.problem:
+                self._to_save.append(event.record)
         while not self._closing:
             try:
                 with self._changed:
@@ -315,6 +378,8 @@ class GenerationService:
                     if isinstance(event, FINAL_EVENTS):
                         self._running, self._preview = None, None
                     self._changed.notify_all()
+                if isinstance(event, FINAL_EVENTS):
+                    self._webhooks.wake()
                 return
             except DiskTrouble as error:
                 if isinstance(event, ev.Progress):
@@ -326,6 +391,31 @@ class GenerationService:
             self._unsaved[record] = data
             while len(self._unsaved) > 1 and sum(map(len, self._unsaved.values())) > UNSAVED_BYTES:
                 self._unsaved.popitem(last=False)
+
+    def _save_kept(self) -> str | None:
+        """Saves pictures that found the disk full; the trouble, where it still is. What cannot be saved for another
+        reason stays in memory and holds nothing up."""
+        while self._to_save:
+            record = self._to_save[0]
+            data = self._unsaved.get(record.id)
+            try:
+                if data is not None:
+                    fields = NameFields(seed=record.seed, width=record.width, height=record.height)
+                    image = open_bounded(data, name=f"Picture {record.id}")
+                    path = save_named(image, record.infotext, fields, self.settings.saving, self.folders.data)
+                    place = kept_as(path, self.folders.data)
+                    self._jobs.saved_later(record.model_copy(update={"path": place, "problem": None}))
+                    with self._changed:
+                        self._unsaved.pop(record.id, None)
+            except DiskTrouble as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL_DISK:
+                    return f"{error.message} The queue waits; the finished picture is kept until then."
+                log.warning("picture %s: %s", record.id, error.message)
+            except EaselError as error:
+                log.warning("picture %s: %s", record.id, error.message)
+            self._to_save.popleft()
+            self._trouble = None
+        return None
 
     def _pause(self, reason: str | None) -> None:
         with self._changed:

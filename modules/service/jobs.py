@@ -1,13 +1,14 @@
 """The durable queue: every job and what it said, in SQLite, from before its submission is answered until long after.
 
-States go queued → running → done | failed | cancelled. Jobs are taken in the order they came. Positions of a job's
-events grow from 1; there may be gaps. A job found running when the program starts was interrupted: it is queued again,
-in its old place, at most twice.
+States go queued ⇄ paused, queued → running → done | failed | cancelled. Owners take turns; each one's jobs are taken
+in the order they came or were put in. Positions of a job's events grow from 1; there may be gaps. A job found running
+when the program starts was interrupted: it is queued again, in its old place, at most twice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import sqlite3
 import time
@@ -17,8 +18,8 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from modules.schema import events as ev
-from modules.schema.errors import NotFound
-from modules.schema.record import FINAL_STATES, JobView, SavedRecord
+from modules.schema.errors import BadRequest, NotFound, TooMany
+from modules.schema.record import FINAL_STATES, JobState, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.database import Database
@@ -29,7 +30,10 @@ POSITION_JUMP = 1_000_000
 """Events of progress after the last durable write may be lost with the machine, though followers saw them; a job that
 starts again numbers its events from well above, so that nobody who resumes misses one."""
 SEED_RANGE = 2**32 - 2
+SEEDS = ("seed", "subseed")
 FINAL_EVENTS = (ev.Done, ev.Failed, ev.Cancelled)
+# A job stands where it came, or where its owner put it.
+PLACE = "coalesce(rank, place)"
 
 
 @dataclass(frozen=True)
@@ -52,30 +56,50 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, request: GenerationRequest, settings: Settings, owner: str = "", key: str | None = None) -> str:
-        """Queues a job and returns its id once the row is durable; the same owner and key give the same job again."""
+    def add(
+        self,
+        request: GenerationRequest,
+        settings: Settings,
+        owner: str = "",
+        key: str | None = None,
+        webhook: str | None = None,
+        most_waiting: int | None = None,
+    ) -> str:
+        """Queues a job and returns its id once the row is durable; the same owner and key give the same job again.
+
+        TooMany where the owner has `most_waiting` jobs waiting already.
+        """
         job = uuid.uuid4().hex
         with self._database.write() as db:
             if key is not None:
                 row = db.execute("SELECT id FROM jobs WHERE owner = ? AND key = ?", (owner, key)).fetchone()
                 if row:
                     return row["id"]
+            if most_waiting is not None:
+                waiting = "SELECT count(*) AS n FROM jobs WHERE owner = ? AND state IN ('queued', 'paused')"
+                if db.execute(waiting, (owner,)).fetchone()["n"] >= most_waiting:
+                    raise TooMany(f"{most_waiting} jobs wait already, the most at once; send more when some are done.")
             db.execute(
-                "INSERT INTO jobs (id, owner, key, request, settings, seed, subseed, state, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
+                "INSERT INTO jobs (id, owner, key, request, settings, seed, subseed, state, created, webhook)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)",
                 (
                     job, owner, key, request.model_dump_json(), settings.model_dump_json(),
-                    random.randrange(SEED_RANGE), random.randrange(SEED_RANGE), time.time(),
+                    random.randrange(SEED_RANGE), random.randrange(SEED_RANGE), time.time(), webhook,
                 ),
             )  # fmt: skip
             _append(db, job, ev.Queued())
         return job
 
     def take(self) -> Job | None:
-        """The next queued job, now running; None where none waits. Rows that cannot be read fail on the way."""
+        """The next queued job, now running; None where none waits. Rows that cannot be read fail on the way.
+
+        The owner whose turn is longest ago comes first, so that nobody waits behind somebody else's hundred jobs.
+        """
+        last_turn = "SELECT coalesce(max(turn), 0) FROM jobs AS others WHERE others.owner = jobs.owner"
+        next_row = f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY ({last_turn}), {PLACE} LIMIT 1"
         while True:
             with self._database.write() as db:
-                row = db.execute("SELECT * FROM jobs WHERE state = 'queued' ORDER BY place LIMIT 1").fetchone()
+                row = db.execute(next_row).fetchone()
                 if row is None:
                     return None
                 try:
@@ -87,7 +111,8 @@ class JobStore:
                     _finish(db, row["id"], ev.Failed(code="bad_request", message=message))
                     continue
                 db.execute(
-                    "UPDATE jobs SET state = 'running', attempts = ?, started = ? WHERE id = ?",
+                    "UPDATE jobs SET state = 'running', attempts = ?, started = ?,"
+                    " turn = (SELECT max(turn) + 1 FROM jobs) WHERE id = ?",
                     (job.attempt, time.time(), job.id),
                 )
                 _append(db, job.id, ev.Started(attempt=job.attempt))
@@ -113,10 +138,76 @@ class JobStore:
             row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
             if row is None:
                 raise _unknown(job)
-            if row["state"] != "queued":
+            if row["state"] not in ("queued", "paused"):
                 return False
             _finish(db, job, ev.Cancelled())
             return True
+
+    def hold(self, job: str, paused: bool) -> None:
+        """A waiting job is left out until it is resumed, in its old place. BadRequest where it does not wait."""
+        with self._database.write() as db:
+            if _waiting(db, job) != ("paused" if paused else "queued"):
+                db.execute("UPDATE jobs SET state = ? WHERE id = ?", ("paused" if paused else "queued", job))
+
+    def move(self, job: str, before: str | None) -> None:
+        """Puts a waiting job before another one of the same owner, or behind all of them (None).
+
+        BadRequest where either does not wait; NotFound for an unknown id.
+        """
+        with self._database.write() as db:
+            _waiting(db, job)
+            rows = db.execute(
+                f"SELECT id, {PLACE} AS rank FROM jobs WHERE state IN ('queued', 'paused')"
+                f" AND owner = (SELECT owner FROM jobs WHERE id = ?) ORDER BY {PLACE}",
+                (job,),
+            ).fetchall()
+            ids = [row["id"] for row in rows if row["id"] != job]
+            if before is not None and before not in ids:
+                raise NotFound(f"No waiting job of yours has the id {before[:40]!r}.", field="before")
+            ids.insert(len(ids) if before is None else ids.index(before), job)
+            # The same places, dealt out anew: other owners' jobs stand where they stood.
+            places = [row["rank"] for row in rows]
+            db.executemany("UPDATE jobs SET rank = ? WHERE id = ?", list(zip(places, ids)))
+
+    def order(self) -> list[str]:
+        """Ids of the jobs that wait, in the order they will be taken in."""
+        rows = self._database.read(f"SELECT id, owner FROM jobs WHERE state = 'queued' ORDER BY {PLACE}")
+        turns = self._database.read(
+            "SELECT owner, max(turn) AS turn FROM jobs WHERE owner IN (SELECT owner FROM jobs WHERE state = 'queued')"
+            " GROUP BY owner"
+        )
+        mine: dict[str, list[str]] = {row["owner"]: [] for row in sorted(turns, key=lambda row: row["turn"])}
+        for row in rows:
+            mine.setdefault(row["owner"], []).append(row["id"])
+        rounds = itertools.zip_longest(*mine.values())
+        return [job for one_round in rounds for job in one_round if job is not None]
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are, by state."""
+        rows = self._database.read("SELECT state, count(*) AS n FROM jobs GROUP BY state")
+        return {row["state"]: row["n"] for row in rows}
+
+    def due_webhooks(self) -> list[tuple[str, str]]:
+        """(job, address) of the finished jobs whose address has not been called."""
+        rows = self._database.read("SELECT id, state, webhook FROM jobs WHERE webhook IS NOT NULL")
+        return [(row["id"], row["webhook"]) for row in rows if row["state"] in FINAL_STATES]
+
+    def webhook_done(self, job: str) -> None:
+        with self._database.write() as db:
+            db.execute("UPDATE jobs SET webhook = NULL WHERE id = ?", (job,))
+
+    def saved_later(self, record: SavedRecord) -> None:
+        """A picture that had been kept in memory lies on the disk now."""
+        with self._database.write() as db:
+            Gallery.add(db, record)
+            events = db.execute("SELECT position, body FROM events WHERE job = ? AND kind = 'image'", (record.job,))
+            for row in events.fetchall():
+                event = ev.EVENT.validate_json(row["body"])
+                if isinstance(event, ev.ImageReady) and event.record.id == record.id:
+                    body = event.model_copy(update={"record": record}).model_dump_json()
+                    db.execute(
+                        "UPDATE events SET body = ? WHERE job = ? AND position = ?", (body, record.job, row["position"])
+                    )
 
     def recover(self) -> list[str]:
         """After a start: jobs that were running when the program ended wait again; returns their ids."""
@@ -127,7 +218,9 @@ class JobStore:
                     message = f"The program ended {row['attempts']} times while it drew this job, so it was given up."
                     _finish(db, row["id"], ev.Failed(code="worker_lost", message=message), jump=POSITION_JUMP)
                     continue
-                db.execute("UPDATE jobs SET state = 'queued', started = NULL WHERE id = ?", (row["id"],))
+                db.execute("UPDATE jobs SET state = 'queued', started = NULL, turn = 0 WHERE id = ?", (row["id"],))
+                # Pictures that were kept in memory are gone with it, so they are drawn again.
+                db.execute("DELETE FROM records WHERE job = ? AND json_extract(body, '$.path') IS NULL", (row["id"],))
                 message = "The program ended while it drew this job; it is drawn again."
                 _append(db, row["id"], ev.Warned(message=message), jump=POSITION_JUMP)
                 again.append(row["id"])
@@ -139,8 +232,10 @@ class JobStore:
             row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
             if row["state"] == "running":
                 db.execute(
-                    "UPDATE jobs SET state = 'queued', started = NULL, attempts = attempts - 1 WHERE id = ?", (job,)
+                    "UPDATE jobs SET state = 'queued', started = NULL, attempts = attempts - 1, turn = 0 WHERE id = ?",
+                    (job,),
                 )
+                db.execute("DELETE FROM records WHERE job = ? AND json_extract(body, '$.path') IS NULL", (job,))
                 _append(db, job, ev.Warned(message="Easel was closed while it drew this job; it is drawn again."))
 
     def events(self, job: str, after: int = 0) -> list[tuple[int, ev.Event]]:
@@ -166,27 +261,41 @@ class JobStore:
         rows = self._database.read("SELECT * FROM jobs WHERE id = ?", (job,))
         if not rows:
             raise _unknown(job)
-        return self._view(rows[0])
+        return self._view(rows[0], self._places() if rows[0]["state"] == "queued" else {})
 
     def views(self, limit: int = 100, owner: str | None = None) -> list[JobView]:
         """Newest first."""
         where, values = ("WHERE owner = ?", (owner, limit)) if owner is not None else ("", (limit,))
         rows = self._database.read(f"SELECT * FROM jobs {where} ORDER BY place DESC LIMIT ?", values)
-        return [self._view(row) for row in rows]
+        places = self._places()
+        return [self._view(row, places) for row in rows]
 
-    def _view(self, row: sqlite3.Row) -> JobView:
+    def current(self, owner: str | None = None) -> JobView | None:
+        """The job that is being drawn, else the first that waits; of one owner if asked."""
+        mine, values = ("AND owner = ?", (owner,)) if owner is not None else ("", ())
+        rows = self._database.read(f"SELECT * FROM jobs WHERE state = 'running' {mine} LIMIT 1", values)
+        if rows:
+            return self._view(rows[0], {})
+        for job in self.order():
+            rows = self._database.read(f"SELECT * FROM jobs WHERE id = ? AND state = 'queued' {mine}", (job, *values))
+            if rows:
+                return self._view(rows[0], self._places())
+        return None
+
+    def _places(self) -> dict[str, int]:
+        running = self._database.read("SELECT count(*) AS n FROM jobs WHERE state = 'running'")[0]["n"]
+        return {job: place for place, job in enumerate(self.order(), start=running + 1)}
+
+    def _view(self, row: sqlite3.Row, places: dict[str, int]) -> JobView:
         try:
             request = GenerationRequest.model_validate_json(row["request"])
         except ValidationError:
             request = GenerationRequest()
-        position = 0
-        if row["state"] == "queued":
-            ahead = "SELECT count(*) AS n FROM jobs WHERE state IN ('queued', 'running') AND place < ?"
-            position = self._database.read(ahead, (row["place"],))[0]["n"] + 1
+        drawn = {name: row[name] if getattr(request, name) == -1 else getattr(request, name) for name in SEEDS}
         view = JobView(
-            id=row["id"], request=request, state=row["state"], position=position, created=row["created"],
-            started=row["started"], finished=row["finished"], attempts=row["attempts"], error=row["error"],
-            error_code=row["error_code"],
+            id=row["id"], request=request, state=row["state"], position=places.get(row["id"], 0),
+            created=row["created"], started=row["started"], finished=row["finished"], attempts=row["attempts"],
+            error=row["error"], error_code=row["error_code"], owner=row["owner"], **drawn,
         )  # fmt: skip
         return fold(view, [event for _, event in self.events(row["id"])])
 
@@ -215,9 +324,19 @@ def fold(view: JobView, events: list[ev.Event]) -> JobView:
     return view.model_copy(update={**newest, "warnings": tuple(warnings), "images": pictures})
 
 
+def _waiting(db: sqlite3.Connection, job: str) -> JobState:
+    """The state of a job that waits; NotFound for an unknown id, BadRequest where it does not wait."""
+    row = db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
+    if row is None:
+        raise _unknown(job)
+    if row["state"] not in ("queued", "paused"):
+        raise BadRequest(f"This job is {row['state']}; only jobs that wait can be moved, paused and resumed.")
+    return row["state"]
+
+
 def _job(row: sqlite3.Row) -> Job:
     request = GenerationRequest.model_validate_json(row["request"])
-    drawn = {name: row[name] for name in ("seed", "subseed") if getattr(request, name) == -1}
+    drawn = {name: row[name] for name in SEEDS if getattr(request, name) == -1}
     settings = Settings.model_validate_json(row["settings"])
     return Job(row["id"], request.model_copy(update=drawn), settings, row["attempts"] + 1)
 
