@@ -1,8 +1,9 @@
 """CLIP text towers through transformers' modules, with an input of our own.
 
-Radford et al. 2021 (arXiv:2103.00020). The encoder takes token embeddings, so textual-inversion rows are just rows; it
-returns every hidden state, so clip skip is a choice of the caller. Keys are those of a Hugging Face CLIP text model
-without the `text_model.` prefix, whichever transformers release builds it.
+Radford et al. 2021 (arXiv:2103.00020); OpenCLIP's ViT-H and ViT-bigG (Cherti et al., arXiv:2212.07143) differ in size
+and activation only. The encoder takes token embeddings, so textual-inversion rows are just rows; it returns every
+hidden state, so which layer is used (clip skip, a family's own choice) is the caller's. Keys are those of a Hugging
+Face CLIP text model without the `text_model.` prefix, whichever transformers release builds it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of a text tower; `heads` is not in the weights. `projection`: pooled width or None."""
+    """Sizes of a text tower; `heads` is not in the weights. `projection`: width of the pooled output, or None.
+
+    `activation`: "quick_gelu" in OpenAI's towers, "gelu" in OpenCLIP's.
+    """
 
     width: int = 768
     layers: int = 12
@@ -72,3 +76,12 @@ class TextEncoder(nn.Module):
             h = out[0] if isinstance(out, tuple) else out  # transformers < 5 returns a tuple
             states.append(h)
         return states
+
+    def pooled(self, last: Tensor, ids: Tensor) -> Tensor:
+        """The projected end token: last hidden state [B, N, width], token ids [B, N] -> [B, projection].
+
+        The end token has the highest id, and what follows it is padding.
+        """
+        ends = ids.argmax(dim=-1)
+        rows = torch.arange(last.shape[0], device=last.device)
+        return self.text_projection(self.final_layer_norm(last[rows, ends]))

@@ -23,7 +23,7 @@ def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int]) -> Image.I
 
     Values are truncated to 8 bits, as the reference does. Raises NotANumber if the autoencoder overflows.
     """
-    z = latent[None].to(model.device, model.policy.vae_dtype) / model.scale_factor
+    z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
     pixels = model.vae.decode(z)[0].float()
     if not torch.isfinite(pixels).all():
         raise NotANumber(
@@ -41,7 +41,7 @@ def _to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
 def preview(model: LoadedModel, latent: Tensor, size: tuple[int, int]) -> Image.Image:
     """A quick picture of a denoised latent [C, h, w]; never raises for numbers that are not finite."""
     if model.vae.config.ch < SMALL_AUTOENCODER_CH:
-        z = latent[None].to(model.device, model.policy.vae_dtype) / model.scale_factor
+        z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
         return _to_image(torch.nan_to_num(model.vae.decode(z)[0].float()), size)
     factors = torch.tensor(SD1_RGB, dtype=torch.float32)
     pixels = torch.nan_to_num(torch.einsum("chw,cr->rhw", latent.float().cpu(), factors))

@@ -34,7 +34,7 @@ class Engine:
         """Load the model a first job would most likely ask for, so that it need not wait."""
         checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
         with self.residency.lease(checkpoint, policy.choose(self.facts, settings)) as model:
-            text.condition(model, "", "", 1, settings.prompting, 1, self.conditionings)
+            text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
             self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
 
     def run(

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modules.nets.attention import Attention, sdp, split
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
-from modules.weights.facts import Component, ModelFacts
+from modules.weights.facts import Component, ModelFacts, Part, TowerFacts
 from modules.weights.headers import Header
 from modules.weights.reading import ModelFile
 
@@ -26,12 +26,20 @@ ATTENTIONS: dict[str, Attention] = {"sdp": sdp, "split": split}
 
 
 @dataclass(frozen=True)
+class Tower:
+    """A text encoder, and how its family uses it."""
+
+    net: TextEncoder
+    facts: TowerFacts
+
+
+@dataclass(frozen=True)
 class Nets:
-    """The three nets of a checkpoint; `extra` counts keys of the file that no net asks for."""
+    """The nets of a checkpoint; `extra` counts keys of the file that no net asks for."""
 
     unet: UNet
     vae: Autoencoder
-    text: TextEncoder
+    towers: tuple[Tower, ...]
     extra: int
 
 
@@ -44,22 +52,11 @@ def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp) -> 
     with torch.device("meta"):
         unet = UNet(UNetConfig(**facts.unet.config), attention=attention)
         vae = Autoencoder(AutoencoderConfig(**facts.vae.config), attention=attention)
-        text = TextEncoder(ClipConfig(**facts.text.config))
-    used = sum(
-        _compare(net, keys_of(header, component), header, what)
-        for net, component, what in (
-            (unet, facts.unet, "U-Net"),
-            (vae, facts.vae, "autoencoder"),
-            (text, facts.text, "text encoder"),
-        )
-    )
-    return Nets(unet.eval(), vae.eval(), text.eval(), extra=len(header.tensors) - used)
-
-
-def keys_of(header: Header, component: Component) -> dict[str, str]:
-    """The net's own name of each weight → its key in the file."""
-    prefix = component.prefix
-    return {component.rename(key[len(prefix) :]): key for key in header.tensors if key.startswith(prefix)}
+        towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config)).eval(), t) for t in facts.towers)
+    used = _compare(unet, facts.unet, header, "U-Net") | _compare(vae, facts.vae, header, "autoencoder")
+    for tower in towers:
+        used |= _compare(tower.net, tower.facts.component, header, f"text encoder ({tower.facts.name})")
+    return Nets(unet.eval(), vae.eval(), towers, extra=len(header.tensors) - len(used))
 
 
 def fill(
@@ -74,34 +71,54 @@ def fill(
 
     On the CPU, where file and net agree in dtype, the parameters are the mapped file itself.
     """
-    keys = keys_of(file.header, component)
     for module_name, module in net.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            key = keys[f"{module_name}.{name}" if module_name else name]
-            value = file.tensor(key).to(device=device, dtype=dtype)
+            own_name = f"{module_name}.{name}" if module_name else name
+            value = weight_of(file, component, own_name).to(device=device, dtype=dtype)
             if channels_last and value.dim() == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
             setattr(module, name, nn.Parameter(value, requires_grad=False))
             del parameter
 
 
-def _compare(net: nn.Module, keys: dict[str, str], header: Header, what: str) -> int:
-    """How many keys the net uses."""
-    wanted = net.state_dict()
-    missing = [name for name in wanted if name not in keys]
+def weight_of(file: ModelFile, component: Component, name: str) -> Tensor:
+    """One weight of a net, by the net's own name, as the file holds it."""
+    part = component.where(name)
+    return _piece(file.tensor(component.prefix + part.key), part)
+
+
+def _piece(whole: Tensor, part: Part) -> Tensor:
+    if part.third is not None:
+        whole = whole.chunk(3)[part.third]
+    return whole.t().contiguous() if part.transposed else whole
+
+
+def _piece_shape(whole: tuple[int, ...], part: Part) -> tuple[int, ...]:
+    if part.third is not None and whole:
+        whole = (whole[0] // 3 if whole[0] % 3 == 0 else 0, *whole[1:])
+    return whole[::-1] if part.transposed else whole
+
+
+def _compare(net: nn.Module, component: Component, header: Header, what: str) -> set[str]:
+    """The keys of the file that the net uses."""
+    wanted = {name: (tensor, component.where(name)) for name, tensor in net.state_dict().items()}
+    missing = [part.key for _, part in wanted.values() if component.prefix + part.key not in header.tensors]
     if missing:
         first = ", ".join(missing[:5])
         raise BadFile(
             f"{header.path.name} lacks {len(missing)} of the {len(wanted)} tensors of its {what} "
             f"({first}{', …' if len(missing) > 5 else ''}); it is damaged or of another family: get it again."
         )
-    for name, tensor in wanted.items():
-        info = header.tensors[keys[name]]
-        if tuple(tensor.shape) != info.shape:
+    for tensor, part in wanted.values():
+        key = component.prefix + part.key
+        info = header.tensors[key]
+        if tuple(tensor.shape) != _piece_shape(info.shape, part):
+            expected = list(tensor.shape)[::-1] if part.transposed else list(tensor.shape)
             raise BadFile(
-                f"{header.path.name}: {keys[name]} is {list(info.shape)}, its {what} expects {list(tensor.shape)}; "
+                f"{header.path.name}: {key} is {list(info.shape)}, its {what} expects "
+                f"{expected if part.third is None else [expected[0] * 3, *expected[1:]]}; "
                 "the file is damaged or of another family."
             )
         if info.dtype[0] not in "FB" or info.dtype == "BOOL":
-            raise BadFile(f"{header.path.name}: {keys[name]} holds {info.dtype} numbers, weights are F or BF types.")
-    return len(wanted)
+            raise BadFile(f"{header.path.name}: {key} holds {info.dtype} numbers, weights are F or BF types.")
+    return {component.prefix + part.key for _, part in wanted.values()}

@@ -5,7 +5,7 @@ Families are tried in turn; the first that knows the file answers with `ModelFac
 draws is refused by its right name (`families.others`).
 
     facts = detect(read_header(path), read_sidecar(path))
-    facts.family, facts.unet["context_dim"]      # ("sd1", 768)
+    facts.family, facts.unet.config["context_dim"]      # ("sd1", 768)
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from collections.abc import Callable
 
 from modules.schema.errors import BadFile
 from modules.weights.facts import ModelFacts
-from modules.weights.families import others, sd15
+from modules.weights.families import others, refiner, sd2, sd15, sdxl
 from modules.weights.headers import Header
 from modules.weights.sidecar import NO_SIDECAR, SideCar
 
-FAMILIES: tuple[Callable[[Header, SideCar], ModelFacts | None], ...] = (sd15.recognise,)
+FAMILIES: tuple[Callable[[Header, SideCar], ModelFacts | None], ...] = (
+    sdxl.recognise,
+    refiner.recognise,
+    sd2.recognise,
+    sd15.recognise,
+)
 
 
 def detect(header: Header, sidecar: SideCar = NO_SIDECAR) -> ModelFacts:
@@ -34,4 +39,6 @@ def detect(header: Header, sidecar: SideCar = NO_SIDECAR) -> ModelFacts:
         facts = recognise(header, sidecar)
         if facts is not None:
             return facts
-    raise BadFile(f"{header.path.name} is no model known here; this version draws with SD 1.x checkpoints.")
+    raise BadFile(
+        f"{header.path.name} is no model known here; this version draws with SD 1.x, SD 2.x and SDXL checkpoints."
+    )

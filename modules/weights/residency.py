@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.policy import Policy
 from modules.nets.autoencoder import Autoencoder
-from modules.nets.clip import TextEncoder
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
 from modules.schema.record import CheckpointView
-from modules.weights.build import ATTENTIONS, Nets, blueprint, fill
+from modules.weights.build import ATTENTIONS, Nets, Tower, blueprint, fill
 from modules.weights.catalogue import Catalogue
 from modules.weights.detect import detect
-from modules.weights.facts import ModelFacts
+from modules.weights.facts import LatentFormat, ModelFacts
 from modules.weights.reading import ModelFile, open_model
 from modules.weights.sidecar import read_sidecar, sidecar_path
 
@@ -50,8 +50,9 @@ class _Identity:
 class LoadedModel:
     """A model ready to run: nets in eval mode without gradients, on `policy.device`.
 
-    `extra_keys` counts tensors of the file that no net asked for. `warnings` are sentences for the user. `identity`
-    is equal for equal weights under equal policies, so results may be kept under it.
+    `towers` are its text encoders in the order their outputs are joined. `extra_keys` counts tensors of the file that
+    no net asked for. `warnings` are sentences for the user. `identity` is equal for equal weights under equal policies,
+    so results may be kept under it.
     """
 
     checkpoint: CheckpointView
@@ -59,7 +60,7 @@ class LoadedModel:
     policy: Policy
     unet: UNet
     vae: Autoencoder
-    text: TextEncoder
+    towers: tuple[Tower, ...]
     extra_keys: int
     identity: _Identity
     catalogue: Catalogue | None = None
@@ -76,14 +77,23 @@ class LoadedModel:
     def family(self) -> str:
         return self.facts.family
 
+    def to_latents(self, z: Tensor) -> Tensor:
+        """What the autoencoder makes of pictures, [..., C, h, w], as the denoiser knows it."""
+        mean, std = _per_channel(self.facts.latent, z)
+        return (z - mean) / std * self.facts.latent.scale
+
+    def from_latents(self, latents: Tensor) -> Tensor:
+        """The inverse of `to_latents`: what the autoencoder decodes."""
+        mean, std = _per_channel(self.facts.latent, latents)
+        return latents / self.facts.latent.scale * std + mean
+
     @property
     def scale_factor(self) -> float:
-        """Latents are the autoencoder's mean times this."""
-        return self.facts.scale_factor
+        return self.facts.latent.scale
 
     @property
     def prediction(self) -> str:
-        """What the denoiser answers: "eps" or "v"."""
+        """What the denoiser answers: "eps", "v" or "edm"."""
         return self.facts.prediction
 
     @property
@@ -172,9 +182,10 @@ class Residency:
         with opened.file as file:
             fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, policy.channels_last)
             fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype)
-            fill(nets.text, file, facts.text, policy.device, policy.text_dtype)
+            for tower in nets.towers:
+                fill(tower.net, file, tower.facts.component, policy.device, policy.text_dtype)
         return LoadedModel(
-            checkpoint, facts, policy, nets.unet, nets.vae, nets.text, nets.extra, identity, self.catalogue
+            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, self.catalogue
         )
 
     def _free(self) -> None:
@@ -218,3 +229,11 @@ def _is_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def _per_channel(latent: LatentFormat, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and standard deviation as [C, 1, 1]; 0 and 1 where the family has none."""
+    if latent.mean is None or latent.std is None:
+        return 0.0, 1.0
+    mean, std = (like.new_tensor(values).view(-1, 1, 1) for values in (latent.mean, latent.std))
+    return mean, std

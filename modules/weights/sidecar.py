@@ -13,16 +13,24 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 256 * 1024
+RELEASED_BETAS = (0.00085, 0.012)
+"""Start and end of the noise schedule of every released model."""
 
 
 @dataclass(frozen=True)
 class SideCar:
-    """What a side-car says; None where it says nothing. `warnings` are for the user."""
+    """What a side-car says; None where it says nothing. `warnings` are for the user.
+
+    `betas`: start and end of the noise schedule (the released models' where it says nothing). `text_layer`: "last" or
+    "penultimate", of an OpenCLIP tower.
+    """
 
     num_heads: int | None = None
     head_dim: int | None = None
     prediction: str | None = None
     scale_factor: float | None = None
+    betas: tuple[float, float] = RELEASED_BETAS
+    text_layer: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -50,11 +58,17 @@ def read_sidecar(checkpoint: Path) -> SideCar:
     prediction = _at(params, "parameterization")
     if isinstance(scaling, str) and scaling.endswith("VScaling"):
         prediction = "v"
+    elif isinstance(scaling, str) and scaling.endswith("EpsScaling"):
+        prediction = "eps"
+    betas = _number(_at(params, "linear_start")), _number(_at(params, "linear_end"))
+    layer = _at(params, "cond_stage_config", "params", "layer")
     return SideCar(
         num_heads=_positive(_at(net, "num_heads")),
         head_dim=_positive(_at(net, "num_head_channels")),
         prediction=prediction if prediction in ("eps", "v") else None,
         scale_factor=_number(_at(params, "scale_factor")),
+        betas=(betas[0], betas[1]) if betas[0] and betas[1] and betas[0] < betas[1] < 1 else RELEASED_BETAS,
+        text_layer=layer if layer in ("last", "penultimate") else None,
     )
 
 

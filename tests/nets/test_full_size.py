@@ -89,7 +89,8 @@ def test_five_steps_equal_diffusers(full_size, test_seed):
     with torch.inference_mode():
         residency = Residency(catalogue, facts)
         with residency.lease(catalogue.default(), choose(facts, Settings())) as model:
-            context = model.text.final_layer_norm(model.text.hidden_states(model.text.embed(ids))[-1])
+            text = model.towers[0].net
+            context = text.final_layer_norm(text.hidden_states(text.embed(ids))[-1])
             latents = euler(model.unet, noise, context)
             decoded = model.vae.decode(latents / latents.std())
             mean, _ = model.vae.encode_moments(picture)

@@ -96,7 +96,8 @@ def test_text(model, golden):
     name = model.checkpoint.name
     ids = torch.tensor([IDS[row] + [49407] * (77 - len(IDS[row])) for row in (0, 1)])
     with torch.inference_mode():
-        out = model.text.final_layer_norm(model.text.hidden_states(model.text.embed(ids))[-1])
+        text = model.towers[0].net
+        out = text.final_layer_norm(text.hidden_states(text.embed(ids))[-1])
     assert relative(out, golden[f"{name}.cond"]) < 1e-5
 
 

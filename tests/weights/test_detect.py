@@ -18,24 +18,12 @@ from modules.weights.sidecar import SideCar, read_sidecar
 from tests.weights.tiny import PREFIXES, TEXT, UNET, VAE, tiny_tensors, write_keys, write_tiny_sd15
 
 U = "model.diffusion_model."
-SDXL_TEXT = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
 
 OTHERS = {
     "SD3": {U + "joint_blocks.0.context_block.attn.qkv.weight": (8, 8), U + "x_embedder.proj.weight": (8, 16, 2, 2)},
     "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (8,), "img_in.weight": (8, 64)},
-    "SDXL checkpoint": {U + "input_blocks.0.0.weight": (32, 4, 3, 3), SDXL_TEXT: (96, 32)},
-    "SDXL refiner": {
-        U + "input_blocks.0.0.weight": (32, 4, 3, 3),
-        "conditioner.embedders.0.model.ln_final.weight": (1280,),
-    },
     "U-Net of an SDXL": {"input_blocks.0.0.weight": (32, 4, 3, 3), "label_emb.0.0.weight": (128, 2816)},
-    "SD 2.x checkpoint": {
-        U + "input_blocks.0.0.weight": (32, 4, 3, 3),
-        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (96, 32),
-    },
-    "SD 2.x depth": {U + "input_blocks.0.0.weight": (32, 5, 3, 3), "depth_model.model.scratch.weight": (3, 3)},
-    "SD 1.x inpainting": {U + "input_blocks.0.0.weight": (32, 9, 3, 3)},
-    "instruct-pix2pix": {U + "input_blocks.0.0.weight": (32, 8, 3, 3)},
+    "U-Net of an SD 1.x": {"input_blocks.0.0.weight": (32, 4, 3, 3)},
     "AltDiffusion": {U + "input_blocks.0.0.weight": (32, 4, 3, 3), "cond_stage_model.roberta.embeddings.w": (3, 3)},
     "a LoRA": {"lora_unet_mid_block.lora_down.weight": (4, 32), "lora_unet_mid_block.lora_up.weight": (32, 4)},
     "LoRA": {"unet.up.lora_A.weight": (4, 32), "unet.up.lora_B.weight": (32, 4)},
@@ -88,7 +76,7 @@ def test_every_size_is_read_off_the_shapes(tmp_path, test_seed, unet, vae, text)
     assert facts.family == "sd1"
     assert UNetConfig(**facts.unet.config) == unet
     assert AutoencoderConfig(**facts.vae.config) == vae
-    assert ClipConfig(**facts.text.config) == text
+    assert ClipConfig(**facts.towers[0].component.config) == text
 
 
 def full_size_header(metadata: dict[str, str] | None = None) -> Header:
@@ -111,8 +99,8 @@ def test_full_size_sd15_is_recognised_with_the_real_rules():
     facts = detect(full_size_header())
     assert UNetConfig(**facts.unet.config) == UNetConfig()
     assert AutoencoderConfig(**facts.vae.config) == AutoencoderConfig()
-    assert ClipConfig(**facts.text.config) == ClipConfig()
-    assert (facts.scale_factor, facts.prediction, facts.resolution) == (0.18215, "eps", (512, 512))
+    assert ClipConfig(**facts.towers[0].component.config) == ClipConfig()
+    assert (facts.latent.scale, facts.prediction, facts.resolution) == (0.18215, "eps", (512, 512))
 
 
 def test_heads_side_car_before_metadata_before_rule(tmp_path, test_seed):
@@ -120,9 +108,9 @@ def test_heads_side_car_before_metadata_before_rule(tmp_path, test_seed):
     header = read_header(path)
     said = Header(header.path, header.tensors, {"easel.unet_head_dim": "16", "easel.text_heads": "4"})
     assert detect(header).unet.config["head_dim"] == 32
-    assert detect(header).text.config["heads"] == 1
+    assert detect(header).towers[0].component.config["heads"] == 1
     assert detect(said).unet.config["head_dim"] == 16
-    assert detect(said).text.config["heads"] == 4
+    assert detect(said).towers[0].component.config["heads"] == 4
     assert detect(said, SideCar(num_heads=8)).unet.config["num_heads"] == 8
     with pytest.raises(BadFile, match="cannot be split into heads of 48"):
         detect(header, SideCar(head_dim=48))
@@ -157,7 +145,7 @@ def test_a_missing_part_is_named(tmp_path, test_seed, part, words):
         ("text:embeddings.position_embedding.weight", (10, 32), "10 positions"),
         ("unet:input_blocks.0.0.weight", (33, 4, 3, 3), "33 channels"),
         ("unet:input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (32, 48), "48 wide"),
-        ("unet:label_emb.0.0.weight", (128, 100), "class vector"),
+        ("unet:label_emb.0.0.weight", (128, 100), "a vector of 100"),
         ("vae:encoder.conv_in.weight", (32, 1, 3, 3), "latent channels|autoencoder"),
         ("unet:input_blocks.1.0.out_layers.3.weight", (40, 32, 3, 3), "no multiples"),
     ],

@@ -21,6 +21,7 @@ class _Keys:
         bare = {key[len(UNET) :] for key in header.tensors if key.startswith(UNET)}
         self.all = bare | set(header.tensors)
         self.unet = self.has("input_blocks.0.0.weight")
+        self.alone = "input_blocks.0.0.weight" in header.tensors  # without the prefix it has in a checkpoint
         self.vae = self.has("encoder.conv_in.weight", "decoder.conv_in.weight") or self.has(
             "first_stage_model.decoder.conv_in.weight"
         )
@@ -62,7 +63,7 @@ class _Row:
     @property
     def sentence(self) -> str:
         if self.checkpoint:
-            return f"is {self.name}; this version draws with SD 1.x: choose an SD 1.x checkpoint."
+            return f"is {self.name}; this version draws with SD 1.x, SD 2.x and SDXL: choose one of those."
         move = f"move it to {self.place} and " if self.place else ""
         return f"is {self.name}, not a checkpoint; {move}choose a checkpoint."
 
@@ -77,6 +78,7 @@ LORA_PARTS = (
     ".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".hada_w1_a", ".hada_w1_b", ".lokr_w1",
     ".lokr_w1_a", ".lokr_w2", ".oft_blocks", ".oft_diag", ".dora_scale", ".on_input", ".a1.weight",
 )  # fmt: skip
+ALONE = "without its text encoder and autoencoder"
 UPSCALER_PARTS = ("conv_first.weight", "model.0.weight", "body.0.rdb1.conv1.weight")
 
 ROWS: tuple[_Row, ...] = (
@@ -97,30 +99,29 @@ ROWS: tuple[_Row, ...] = (
         "a checkpoint with specially packed 8- or 4-bit weights, which this version cannot read",
         True,
     ),
-    _Row(lambda k: k.starts("conditioner.embedders.1."), "an SDXL checkpoint", True),
     _Row(
-        lambda k: k.size("conditioner.embedders.0.model.ln_final.weight", 0) == 1024,
-        "an SD 2.x checkpoint",
+        lambda k: k.alone and k.size("label_emb.0.0.weight", 1) == 2816,
+        f"the U-Net of an SDXL checkpoint {ALONE}",
         True,
     ),
-    _Row(lambda k: k.starts("conditioner.embedders.0.model."), "an SDXL refiner checkpoint", True),
-    _Row(lambda k: k.size("label_emb.0.0.weight", 1) == 2816, "the U-Net of an SDXL checkpoint", True),
-    _Row(lambda k: k.size("label_emb.0.0.weight", 1) == 2560, "the U-Net of an SDXL refiner checkpoint", True),
-    _Row(lambda k: k.starts("depth_model."), "an SD 2.x depth checkpoint", True),
+    _Row(
+        lambda k: k.alone and k.size("label_emb.0.0.weight", 1) == 2560,
+        f"the U-Net of an SDXL refiner checkpoint {ALONE}",
+        True,
+    ),
+    _Row(
+        lambda k: k.alone and k.dims("input_blocks.1.1.proj_in.weight") == 2,
+        f"the U-Net of an SD 2.x checkpoint {ALONE}",
+        True,
+    ),
+    _Row(lambda k: k.alone, f"the U-Net of an SD 1.x checkpoint {ALONE}", True),
     _Row(lambda k: k.starts("embedder.model.visual.", "noise_augmentor."), "an SD 2.1 unCLIP checkpoint", True),
     _Row(
         lambda k: k.starts("cond_stage_model.roberta.", "cond_stage_model.transformation."),
         "an AltDiffusion checkpoint",
         True,
     ),
-    _Row(
-        lambda k: k.starts("cond_stage_model.model.") or k.dims("input_blocks.1.1.proj_in.weight") == 2,
-        "an SD 2.x checkpoint",
-        True,
-    ),
     _Row(lambda k: k.has("cc_projection.weight"), "a Zero123 checkpoint", True),
-    _Row(lambda k: k.size("input_blocks.0.0.weight", 1) == 9, "an SD 1.x inpainting checkpoint (9 channels)", True),
-    _Row(lambda k: k.size("input_blocks.0.0.weight", 1) == 8, "an instruct-pix2pix checkpoint (8 channels)", True),
     _Row(lambda k: k.size("input_blocks.0.0.weight", 1) == 7, "a checkpoint of the x4 upscaler", True),
     _Row(lambda k: k.has("conv_in.weight") and k.starts("down_blocks.0."), "a U-Net in the diffusers layout", True),
     _Row(
