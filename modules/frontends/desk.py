@@ -13,6 +13,8 @@ from modules.schema.events import Event
 from modules.schema.record import CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.prompts import PromptDesk
+from modules.service.styles import StyleStore
 
 
 class FrontDesk(Protocol):
@@ -20,6 +22,9 @@ class FrontDesk(Protocol):
 
     warnings: list[str]
     """A sentence for everything that was not as it should be at the start."""
+
+    styles: StyleStore
+    prompts: PromptDesk
 
     @property
     def settings(self) -> Settings: ...

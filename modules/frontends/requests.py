@@ -19,11 +19,10 @@ def make_request(values: Mapping[str, Any]) -> GenerationRequest:
 
     Lone surrogates (half an emoji of a broken paste) become replacement characters, since no file format can hold them.
     """
-    cleaned = {name: _well_formed(value) if isinstance(value, str) else value for name, value in values.items()}
+    cleaned = {name: well_formed(value) if isinstance(value, str) else value for name, value in values.items()}
     for name, value in cleaned.items():
-        if isinstance(value, str) and len(value) > LONGEST_PROMPT:
-            message = f"{_label(name)} is {len(value):,} characters long; {LONGEST_PROMPT:,} is the most."
-            raise BadRequest(message, field=name)
+        if isinstance(value, str):
+            check_length(name, value)
     try:
         return GenerationRequest.model_validate(cleaned)
     except ValidationError as error:
@@ -61,5 +60,13 @@ def _label(name: str) -> str:
     return facts(GenerationRequest, name).label if name in GenerationRequest.model_fields else name
 
 
-def _well_formed(text: str) -> str:
+def check_length(name: str, text: str) -> None:
+    """BadRequest for a text that is no prompt any more."""
+    if len(text) > LONGEST_PROMPT:
+        message = f"{_label(name)} is {len(text):,} characters long; {LONGEST_PROMPT:,} is the most."
+        raise BadRequest(message, field=name)
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates replaced and without NUL."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")

@@ -17,6 +17,9 @@ from operator import itemgetter
 from modules.prompt.parse import AND_WORD, COMMENTS, Slice, emphasis_pieces, schedule_slices, split_and, tag_spans
 from modules.prompt.tokens import Embeddings, Tokenizer, measure, token_limit
 
+MAX_READINGS = 1_000_000
+"""Characters of all readings together; a long prompt that changes at every step is counted by the first of them."""
+
 
 @dataclass(frozen=True)
 class TokenCount:
@@ -60,9 +63,13 @@ def count(
 
     longest, starts, pieces = -1, [], []
     seen: set[str] = set()
+    length = 0
     for reading in _readings(located, steps, negative):
+        if length > MAX_READINGS:
+            break
         if reading.text not in seen:
             seen.add(reading.text)
+            length += len(reading.text)
             reading_pieces = _pieces(reading, emphasis)
             parsed = [(piece.text, weight) for piece, weight in reading_pieces]
             tokens, reading_starts = measure(parsed, tokenizer, comma_backtrack, embeddings)

@@ -312,3 +312,10 @@ def names(*folders: Path) -> list[str]:
 def brace_spans(text: str) -> list[tuple[int, int]]:
     """The outermost `{...|...}` of a text, `text[start:end]`; what stands inside is no business of other checks."""
     return [(piece.start, piece.end) for piece in _read(text) if isinstance(piece, _Braces)]
+
+
+def name_spans(text: str) -> Iterator[tuple[int, int, str]]:
+    """Every `__name__` of a text with its place, `text[start:end]`."""
+    for match in _TOKEN.finditer(text):
+        if match.group(1):
+            yield match.start(), match.end(), match.group(1)

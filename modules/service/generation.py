@@ -37,7 +37,9 @@ from modules.service.database import Database
 from modules.service.gallery import Gallery
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
 from modules.service.lock import FolderLock
+from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
+from modules.service.styles import StyleStore
 from modules.service.webhook import Webhooks
 from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
 from modules.weights.catalogue import Catalogue
@@ -85,6 +87,8 @@ class GenerationService:
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
         self.warnings += self._settings.warnings
         self.catalogue = Catalogue(folders, folders.database)
+        self.styles = StyleStore(folders.styles_files, folders.state / "styles")
+        self.prompts = PromptDesk(folders, self.catalogue, self.styles, lambda: self.settings)
 
         self._changed = threading.Condition()  # guards what follows; notified whenever a follower may have news
         self._running: str | None = None

@@ -17,9 +17,9 @@ from typing import Any
 from modules.imaging.save import DISK, Disk, safe_write
 from modules.schema.errors import BadRequest, DiskTrouble
 from modules.schema.settings import SECTION_OF, Settings
+from modules.service.copies import Copies
 
 MAX_BYTES = 16 * 2**20
-COPIES = 5
 
 
 class SettingsStore:
@@ -27,7 +27,7 @@ class SettingsStore:
 
     def __init__(self, path: Path, copies: Path, disk: Disk = DISK) -> None:
         self.path = path
-        self.copies = copies
+        self.copies = Copies(copies, path.name, disk)
         self.warnings: list[str] = []
         self._disk = disk
         self._lock = threading.Lock()
@@ -53,22 +53,8 @@ class SettingsStore:
                 safe_write(self.path, text, overwrite=True, disk=self._disk)
             except DiskTrouble as error:
                 raise DiskTrouble(f"{error.message} The change holds until Easel is closed.") from error
-            self._keep_good(text)
+            self.copies.keep(text)
             return changed
-
-    def _copy(self, number: int) -> Path:
-        return self.copies / f"{self.path.name}.good-{number}"
-
-    def _keep_good(self, data: bytes) -> None:
-        """The file that is known to be good becomes copy 1, the one before it copy 2, and so on."""
-        with contextlib.suppress(OSError, DiskTrouble):  # a missing copy costs nothing today
-            newest = self._copy(1)
-            if newest.exists() and newest.read_bytes() == data:
-                return
-            for number in range(COPIES - 1, 0, -1):
-                with contextlib.suppress(OSError):
-                    self._disk.replace(self._copy(number), self._copy(number + 1))
-            safe_write(newest, data, overwrite=True, disk=self._disk)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -81,15 +67,9 @@ class SettingsStore:
             return {}
         found = _parse(data)
         if found is not None:
-            self._keep_good(data)
+            self.copies.keep(data)
             return found
-        good: dict[str, Any] = {}
-        for number in range(1, COPIES + 1):
-            with contextlib.suppress(OSError):
-                copy = _parse(self._copy(number).read_bytes())
-                if copy is not None:
-                    good = copy
-                    break
+        good = next(filter(None, map(_parse, self.copies.newest_first())), {})
         rescued = {key: value for key, value in _rescue(data).items() if key not in SECTION_OF or _fits(key, value)}
         self._keep_bad(data)
         return {**good, **rescued}

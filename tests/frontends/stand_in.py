@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,13 @@ from modules.schema.events import (
     Started,
     Warned,
 )
+from modules.schema.folders import Folders
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.prompts import PromptDesk
+from modules.service.styles import StyleStore
+from modules.weights.catalogue import Catalogue
 
 CHECKPOINTS = (
     CheckpointView(
@@ -82,6 +87,10 @@ class StandIn:
 
     def __init__(self, pace: float = 0.05, settings: Settings | None = None) -> None:
         self.pace = pace
+        self._folder = tempfile.TemporaryDirectory(prefix="easel-stand-in-")
+        self.folders = folders = Folders.under(Path(self._folder.name))
+        self.styles = StyleStore(folders.styles_files, folders.state / "styles")
+        self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
         self.warnings: list[str] = []
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
@@ -172,6 +181,7 @@ class StandIn:
             self._closing = True
             self._told.notify_all()
         self._thread.join(5)
+        self._folder.cleanup()
 
     def _find(self, id: str) -> _Job:
         if id not in self._jobs:

@@ -2,6 +2,8 @@
 
 POST /jobs {"prompt": "a red house"} → 201 {"id": "…"}
 GET /events/{id}                     → server-sent events, resumable with Last-Event-ID or ?after=
+POST /prompt/check {"prompt": "a (red"} → tokens, chunk boundaries, problems, for both prompts
+GET /styles · POST /styles · POST /styles/delete · POST /styles/apply
 """
 
 from __future__ import annotations
@@ -19,16 +21,20 @@ from fastapi import APIRouter, Body, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.requests import make_request
+from modules.frontends.requests import check_length, make_request, well_formed
 from modules.imaging.metadata import open_bounded
 from modules.schema.errors import NotFound
 from modules.schema.events import Event, ImageReady, Preview
+from modules.schema.fields import facts
+from modules.schema.prompts import PromptCheck, StyleList
 from modules.schema.record import FINAL_STATES, JobView, SavedRecord
+from modules.schema.request import GenerationRequest
 from modules.schema.version import NAME, VERSION
 
 HEARTBEAT = 15.0  # seconds of silence after which a comment line tells proxies and browsers that we are alive
 FOLLOWERS = 256  # event streams at once; each holds a thread while it waits
 THUMBNAIL = 320  # pixels, longest side
+MAX_STEPS = int(facts(GenerationRequest, "steps").le or 150)
 
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif",
@@ -141,6 +147,45 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
     @router.get("/pictures/{id}/thumbnail")
     def thumbnail(id: str) -> Response:
         return Response(small(id), media_type="image/webp", headers=PICTURE_HEADERS)
+
+    @router.post("/prompt/check")
+    def check(
+        prompt: Annotated[str, Body()] = "",
+        negative_prompt: Annotated[str, Body()] = "",
+        styles: Annotated[list[str], Body()] = [],  # noqa: B006 - FastAPI reads it, nobody changes it
+        steps: Annotated[int, Body(ge=1, le=MAX_STEPS)] = 20,
+        checkpoint: Annotated[str | None, Body()] = None,
+    ) -> PromptCheck:
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            check_length(name, text)
+        return service.prompts.check(prompt, negative_prompt, styles=styles, steps=steps, checkpoint=checkpoint)
+
+    @router.get("/styles")
+    def styles() -> StyleList:
+        return service.styles.listed()
+
+    @router.post("/styles")
+    def save_style(
+        name: Annotated[str, Body()],
+        prompt: Annotated[str, Body()] = "",
+        negative_prompt: Annotated[str, Body()] = "",
+    ) -> StyleList:
+        service.styles.save(name, prompt, negative_prompt)
+        return service.styles.listed()
+
+    @router.post("/styles/delete")
+    def delete_style(name: Annotated[str, Body(embed=True)]) -> StyleList:
+        service.styles.delete(name)
+        return service.styles.listed()
+
+    @router.post("/styles/apply")
+    def apply_styles(
+        styles: Annotated[list[str], Body()],
+        prompt: Annotated[str, Body()] = "",
+        negative_prompt: Annotated[str, Body()] = "",
+    ) -> dict[str, str]:
+        merged = service.styles.apply(styles, well_formed(prompt), well_formed(negative_prompt))
+        return dict(zip(("prompt", "negative_prompt"), merged))
 
     @router.get("/events/{id}")
     async def events(
