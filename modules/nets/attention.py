@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 Attention = Callable[..., Tensor]
 
+ContextMap = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Context [B, M, D] -> (what keys are made of, what values are made of), both [B, M, D]."""
+
 
 def sdp(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """torch's fused scaled_dot_product_attention."""

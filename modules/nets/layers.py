@@ -1,7 +1,8 @@
 """The layers every net is built from, handed in as an argument.
 
 A net never decides how a matrix product is carried out: it is built with an `Ops`, so casting, fp8 storage, weight
-streaming or a fused training kernel are other `Ops`, not patches. `PLAIN` is torch's own layers.
+streaming or a fused training kernel are other `Ops`, not patches. `PLAIN` are torch's own layers with a slot for
+adapters (`Slot`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Delta = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""(weight, bias) as stored -> (weight, bias) to compute with, in any float type, not the same memory."""
 
-class GroupNorm(nn.GroupNorm):
+
+class Slot:
+    """A place in a layer for what adapters change about its weights, without touching them.
+
+    `delta` is None, or asked at every call. It is used where stored weights must stay as they are (they are packed, or
+    streamed in from elsewhere); else adapters are merged into the weights, which costs nothing per call. Only
+    `weights.adapters.apply` fills it.
+    """
+
+    delta: Delta | None = None
+    weight: Tensor
+    bias: Tensor | None
+
+    def weights(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias to compute with; changed ones in the number type of `like`, the input."""
+        if self.delta is None:
+            return self.weight, self.bias
+        weight, bias = self.delta(self.weight, self.bias)
+        return weight.to(like.dtype), None if bias is None else bias.to(like.dtype)
+
+
+class Linear(Slot, nn.Linear):
+    """torch's, with a slot for adapters."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, *self.weights(input))
+
+
+class Conv2d(Slot, nn.Conv2d):
+    """torch's, with a slot for adapters."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, *self.weights(input))
+
+
+class LayerNorm(Slot, nn.LayerNorm):
+    """torch's, with a slot for adapters."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, *self.weights(input), self.eps)
+
+
+class GroupNorm(Slot, nn.GroupNorm):
     """Group normalisation (Wu & He, arXiv:1803.08494), optionally followed by SiLU, as the nets here always use it."""
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5, silu: bool = False) -> None:
@@ -22,7 +67,7 @@ class GroupNorm(nn.GroupNorm):
         self.silu = silu
 
     def forward(self, input: Tensor) -> Tensor:
-        y = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        y = F.group_norm(input, self.num_groups, *self.weights(input), self.eps)
         return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
 
 
@@ -30,10 +75,10 @@ class GroupNorm(nn.GroupNorm):
 class Ops:
     """Factories for the layers that carry weights. Signatures are those of torch.nn, but for GroupNorm (see above)."""
 
-    Linear: Callable[..., nn.Module] = nn.Linear
-    Conv2d: Callable[..., nn.Module] = nn.Conv2d
+    Linear: Callable[..., nn.Module] = Linear
+    Conv2d: Callable[..., nn.Module] = Conv2d
     GroupNorm: Callable[..., nn.Module] = GroupNorm
-    LayerNorm: Callable[..., nn.Module] = nn.LayerNorm
+    LayerNorm: Callable[..., nn.Module] = LayerNorm
 
 
 PLAIN = Ops()

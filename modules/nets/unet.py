@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.nets.attention import Attention, sdp
+from modules.nets.attention import Attention, ContextMap, sdp
 from modules.nets.layers import PLAIN, Ops, timestep_embedding
 
 
@@ -80,8 +80,9 @@ class CrossAttention(nn.Module):
         self.to_v = ops.Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(ops.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
+        of_keys, of_values = context_map(context) if context_map else (context, context)
+        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(of_keys), self.to_v(of_values)))
         out = self.attention(q, k, v)
         return self.to_out(out.transpose(1, 2).reshape(x.shape))
 
@@ -119,10 +120,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, ops)
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
         h = self.norm1(x)
-        x = x + self.attn1(h, h)
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn1(h, h, context_map)
+        x = x + self.attn2(self.norm2(x), context, context_map)
         return x + self.ff(self.norm3(x))
 
 
@@ -144,7 +145,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection()
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
         batch, channels, height, width = x.shape
         h = self.norm(x)
         if self.linear:
@@ -152,7 +153,7 @@ class SpatialTransformer(nn.Module):
         else:
             h = self.proj_in(h).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         for block in self.transformer_blocks:
-            h = block(h, context)
+            h = block(h, context, context_map)
         if self.linear:
             h = self.proj_out(h)
         h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -180,19 +181,22 @@ class Upsample(nn.Module):
 class Stage(nn.Sequential):
     """One numbered block of the file: each child gets what it needs of the timestep embedding and the context."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, context, context_map)
             else:
                 x = layer(x)
         return x
 
 
 class UNet(nn.Module):
-    """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w]."""
+    """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
+
+    `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
+    """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
         super().__init__()
@@ -246,7 +250,14 @@ class UNet(nn.Module):
             ops.Conv2d(channels, config.out_channels, 3, padding=1),
         )
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        context_map: ContextMap | None = None,
+    ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         if self.config.adm_channels is not None:
             if y is None:
@@ -254,12 +265,12 @@ class UNet(nn.Module):
             emb = emb + self.label_emb(y)
         h, skips = x, []
         for block in self.input_blocks:
-            h = block(h, emb, context)
+            h = block(h, emb, context, context_map)
             skips.append(h)
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, emb, context, context_map)
         for block in self.output_blocks:
             skip = skips.pop()
             if h.shape[-2:] != skip.shape[-2:]:  # a latent side that is not a multiple of 2^levels
                 h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")
-            h = block(torch.cat([h, skip], dim=1), emb, context)
+            h = block(torch.cat([h, skip], dim=1), emb, context, context_map)
         return self.out(h)

@@ -1,0 +1,208 @@
+"""The extra networks on this machine: LoRA and kin, hypernetworks, embeddings; found and called by any of their names.
+
+No tensor library is needed here. For example:
+
+    shelf = Shelf(folders, store)
+    shelf.find("lora", "ink")          # by file name, by path below its folder, or by the name its trainer gave it
+    shelf.short_hash(file)             # the 12 digits of an infotext
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modules.schema.errors import BadFile, EaselError, NotFound
+from modules.schema.folders import Folders
+from modules.weights import hashing
+from modules.weights.adapters.family import family_of
+from modules.weights.headers import read_header
+from modules.weights.store import FileStore
+
+Kind = Literal["lora", "hypernet", "embedding"]
+
+EXTENSIONS: dict[Kind, tuple[str, ...]] = {
+    "lora": (".safetensors", ".pt", ".ckpt"),
+    "hypernet": (".pt",),
+    "embedding": (".safetensors", ".pt", ".bin", ".png", ".webp", ".jxl", ".avif"),
+}
+CALLED: dict[Kind, str] = {"lora": "LoRA", "hypernet": "hypernetwork", "embedding": "embedding"}
+PICTURES = (".png", ".webp", ".jxl", ".avif")
+NO_ALIASES = frozenset({"none", "addams"})
+"""Names trainers give when nobody named the network; in lower case."""
+FRESH_SECONDS = 2.0
+_FACTS = "network 1"  # raise the number whenever what is kept, or how it is found out, changes
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """`name` is the file's without its ending; `relative` its path below its folder, with "/", without the ending."""
+
+    kind: Kind
+    name: str
+    relative: str
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a header tells. `alias`: the name given while training; `family`: see `adapters.family.LABELS`."""
+
+    alias: str | None = None
+    family: str | None = None
+    hash: str | None = None
+    problem: str | None = None
+
+
+class Shelf:
+    """Networks in the folders of each kind; what headers say is kept in the store. Thread-safe, torch-free."""
+
+    def __init__(self, folders: Folders, store: FileStore) -> None:
+        self.folders = folders
+        self.store = store
+        self._lock = threading.RLock()
+        self._files: dict[Kind, list[NetworkFile]] = {}
+        self._scanned: dict[Kind, float] = {}
+
+    def folder(self, kind: Kind) -> Path:
+        """Where the files of a kind lie."""
+        if kind == "lora":
+            return self.folders.lora
+        if kind == "embedding":
+            return self.folders.embeddings
+        return self.folders.extra.get("hypernetworks", self.folders.models / "hypernetworks")
+
+    def files(self, kind: Kind, refresh: bool = False) -> list[NetworkFile]:
+        """All files of a kind, by path; looked for again after two seconds, or at once with `refresh`."""
+        with self._lock:
+            if refresh or time.monotonic() - self._scanned.get(kind, float("-inf")) > FRESH_SECONDS:
+                self._files[kind] = sorted(_walk(kind, self.folder(kind)), key=lambda file: file.relative.lower())
+                self._scanned[kind] = time.monotonic()
+            return list(self._files[kind])
+
+    def find(self, kind: Kind, name: str) -> NetworkFile:
+        """A network by file name (of two the later in the list), path below its folder, or trainer's name.
+
+        A trainer's name that several files share, or that means nothing, is not looked up.
+
+        Raises:
+            NotFound: with the nearest names.
+        """
+        for refresh in (False, True):
+            files = self.files(kind, refresh)
+            found = [file for file in files if name == file.name] or [file for file in files if name == file.relative]
+            if not found and kind == "lora" and name.lower() not in NO_ALIASES:
+                found = [file for file in files if self.facts(file).alias == name]
+                found = found if len(found) == 1 else []
+            if found:
+                return found[-1]
+        near = difflib.get_close_matches(name, [file.name for file in files], n=3, cutoff=0.3)
+        tip = f"Nearest: {', '.join(near)}." if near else f"They lie in {self.folder(kind)}."
+        raise NotFound(f"No {CALLED[kind]} is called {name!r}. {tip}")
+
+    def aliases(self) -> Counter[str]:
+        """How many LoRA files bear each trainer's name."""
+        return Counter(alias for file in self.files("lora") if (alias := self.facts(file).alias))
+
+    def facts(self, file: NetworkFile) -> NetworkFacts:
+        """What the header tells; never raises for a file."""
+        try:
+            status = os.stat(file.path)
+        except OSError:
+            return NetworkFacts(problem=f"{file.path.name} is gone.")
+        known = self.store.get(_FACTS, file.path, status)
+        if known is None:
+            found = _look_at(file.path)
+            self.store.put(_FACTS, file.path, status, json.dumps(found.__dict__))
+            return found
+        return NetworkFacts(**json.loads(known))
+
+    def short_hash(self, file: NetworkFile) -> str:
+        """12 digits: of a LoRA its trainer's hash, or that of its tensors (what follows the header of a safetensors
+        file, so that edited metadata changes nothing); of others the file's.
+
+        Raises:
+            BadFile: it cannot be read.
+        """
+        if file.kind != "lora":
+            return hashing.sha256_of(file.path, self.store)[:12]
+        said = self.facts(file).hash
+        if said:
+            return said[:12]
+        if file.path.suffix.lower() != ".safetensors":
+            return hashing.sha256_of(file.path, self.store)[:12]
+        try:
+            status = os.stat(file.path)
+            known = self.store.get("tensors sha256", file.path, status)
+            if known is None:
+                known = _tensors_sha256(file.path)
+                self.store.put("tensors sha256", file.path, status, known)
+        except OSError as error:
+            raise BadFile(f"{file.path.name} cannot be read: {error.strerror or error}.") from None
+        return known[:12]
+
+
+def _tensors_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while chunk := file.read(hashing.CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _look_at(path: Path) -> NetworkFacts:
+    try:
+        header = read_header(path)
+    except EaselError as error:
+        return NetworkFacts(problem=error.message)
+    alias = header.metadata.get("ss_output_name") or None
+    family = family_of({key: info.shape for key, info in header.tensors.items()}, header.metadata)
+    return NetworkFacts(alias, family, header.metadata.get("sshs_model_hash") or None)
+
+
+def _walk(kind: Kind, root: Path) -> Iterator[NetworkFile]:
+    """Files below a folder, links followed; what cannot be read is passed over."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [(str(root), "")]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            here = os.stat(folder)
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        if (here.st_dev, here.st_ino) in seen:
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                entry.name.encode("utf-8")
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{above}{entry.name}/"))
+                    continue
+                stem, extension = os.path.splitext(entry.name)
+                if extension.lower() not in EXTENSIONS[kind]:
+                    continue
+                if extension.lower() in PICTURES and os.path.splitext(stem)[1].lower() == ".preview":
+                    continue  # the picture of a card
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode) and status.st_size:
+                    path = Path(entry.path)
+                    yield NetworkFile(kind, stem, above + stem, path, status.st_size, status.st_mtime_ns)
+            except (OSError, UnicodeEncodeError):
+                continue
