@@ -60,6 +60,7 @@ class NameFields:
     n_iter: int = 1
     iteration: int = 0
     batch_index: int = 0
+    from_picture: bool = False
     user: str = ""
     job_started: datetime = field(default_factory=datetime.now)
     now: datetime = field(default_factory=datetime.now)
@@ -99,6 +100,8 @@ def fields_of(plan: Plan, k: int, user: str = "", job_started: datetime | None =
         n_iter=request.n_iter,
         iteration=k // request.batch_size,
         batch_index=k % request.batch_size,
+        denoising=plan.denoising_strength,
+        from_picture=request.source is not None,
         user=user,
         job_started=job_started or now,
         now=now,
@@ -299,7 +302,7 @@ def picture_place(
 
     The output folder is the owner's choice and may be absolute; patterns only add sub-folders below it (by a `/`).
     """
-    root = data_dir / saving.outdir_txt2img_samples
+    root = data_dir / (saving.outdir_img2img_samples if fields.from_picture else saving.outdir_txt2img_samples)
     folders = Path()
     if saving.save_to_dirs:
         folders = clean_path(expand(saving.directories_filename_pattern or "[prompt_words]", fields, image))

@@ -1,4 +1,4 @@
-"""A loaded net as the samplers see it: (x, sigma) -> denoised, with conditioning and guidance inside.
+"""A loaded net as the samplers see it: (x, sigma) -> denoised, with conditioning, guidance and masks inside.
 
 Each picture's rows go through the net by themselves unless the policy asks for several pictures a call: a net's result
 for one row depends, in its last bits, on how many rows share the call, and picture k of a batch has to equal that
@@ -7,46 +7,129 @@ seed alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from modules.pipeline.text import PictureConditioning
-from modules.sampling import guidance
-from modules.sampling.prediction import Predictor
+from modules.pipeline.latents import Start
+from modules.pipeline.models import Models
+from modules.pipeline.text import Encoding, PictureConditioning
+from modules.sampling import guidance, prediction
+from modules.sampling.prediction import EDMSchedule, NoiseLevels, NoiseSchedule
+from modules.schema.record import CheckpointView
 from modules.schema.settings import Sampling
 from modules.weights.residency import LoadedModel
+
+
+def noise_levels(model: LoadedModel, options: Sampling) -> NoiseLevels:
+    """The noise levels a model was taught at, on its device; the owner's choices hold for discrete ones."""
+    facts = model.facts
+    if facts.sigma_range is not None:
+        return EDMSchedule.of(*facts.sigma_range).to(model.device)
+    return NoiseSchedule.stable_diffusion(
+        zero_snr=facts.zero_snr or options.sd_noise_schedule == "Zero Terminal SNR",
+        downcast=options.use_downcasted_alpha_bar,
+        quantize=options.enable_quantization,
+        betas=prediction.scaled_linear_betas(*facts.betas),
+    ).to(model.device)
+
+
+Conditioner = Callable[[LoadedModel], list[PictureConditioning]]
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """How predictions with and without the prompt become one. `image_scale`: of a model taught to edit pictures."""
+
+    cfg_scale: float
+    image_scale: float | None = None
+    rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class Handover:
+    """Another checkpoint goes on from the first call at which the share `at` of the way is done.
+
+    The way is counted in timesteps, or in calls where `by_steps` says so, as before A1111's 1.8.
+    """
+
+    checkpoint: CheckpointView
+    at: float
+    by_steps: bool = False
+
+    def due(self, call: int, total: int, sigma: Tensor, levels: NoiseLevels) -> bool:
+        if self.by_steps:
+            return call / max(total, 1) >= self.at
+        nearest = int((levels.table.to(sigma) - sigma.max()).abs().argmin())
+        return (len(levels.table) - 1 - nearest) / len(levels.table) >= self.at
+
+
+class _Row(NamedTuple):
+    """One row of a call of the net: which picture, its text, whether it sees the picture to edit."""
+
+    picture: int
+    text: Encoding
+    sees_picture: bool = True
 
 
 @dataclass
 class Denoiser:
     """`calls` counts evaluations so far (prompt schedules follow it); `total` is how many are expected.
 
-    `timesteps`: the sampler thinks in timesteps, and so does the limit below which the negative prompt is left out.
+    `start`: the picture to start from with its mask, `extra` [B, C', h, w] what the net wants besides x.
+    `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
+    the kept part of an inpainted picture goes into x instead of into the prediction.
     """
 
-    model: LoadedModel
-    predictor: Predictor
-    pictures: list[PictureConditioning]
-    cfg_scale: float
+    models: Models
+    levels: NoiseLevels
+    condition: Conditioner
+    guiding: Guiding
     options: Sampling
     total: int
+    start: Start | None = None
+    extra: Tensor | None = None
     wants_uncond: bool = False
     timesteps: bool = False
+    lcm: bool = False
+    handover: Handover | None = None
+    merging: float = 0.0
     pictures_per_call: int = 1
     calls: int = field(default=0)
 
+    def __post_init__(self) -> None:
+        self._meet(self.models.current)
+
+    def _meet(self, model: LoadedModel) -> None:
+        """Read the prompts, and learn what is predicted, by a model."""
+        predictor = prediction.Predictor(prediction.find_prediction(model.prediction), self.levels)
+        self.predictor = predictor.lcm() if self.lcm else predictor
+        self.pictures = self.condition(model)
+
     def __call__(self, x: Tensor, sigma: Tensor) -> Any:
         """x [B, C, h, w], sigma [B] -> denoised [B, C, h, w], guided; with `wants_uncond` (guided, unconditional)."""
+        if self.handover and self.handover.due(self.calls, self.total, sigma, self.levels):
+            self._meet(self.models.use(self.handover.checkpoint))
+            self.handover = None
+        seen = x
+        if self.start is not None and self.timesteps:
+            # These samplers hold x / sqrt(1 + sigma^2), and the kept part is put into that.
+            seen = self.start.keep(x, ((1 + sigma**2) ** 0.5).view(-1, 1, 1, 1))
         with_negative = self.wants_uncond or not self._skips_negative(sigma)
         guided = torch.empty_like(x)
         unguided = torch.empty_like(x) if self.wants_uncond else None
-        for start in range(0, x.shape[0], self.pictures_per_call):
-            pictures = range(start, min(start + self.pictures_per_call, x.shape[0]))
-            self._guide(x, sigma, pictures, with_negative, guided, unguided)
+        for begin in range(0, x.shape[0], self.pictures_per_call):
+            pictures = range(begin, min(begin + self.pictures_per_call, x.shape[0]))
+            self._guide(seen, sigma, pictures, with_negative, guided, unguided)
         self.calls += 1
+        if self.start is not None:
+            # The noise found in `seen` is what the sampler takes out of its own x.
+            guided = guided + (x - seen) if self.timesteps else self.start.keep(guided)
+            if unguided is not None:
+                unguided = unguided + (x - seen)
         return guided if unguided is None else (guided, unguided)
 
     def _skips_negative(self, sigma: Tensor) -> bool:
@@ -65,16 +148,19 @@ class Denoiser:
         unguided: Tensor | None,
     ) -> None:
         """Fill `guided` (and `unguided`) for some pictures: as few net calls as token counts allow."""
-        rows: list[tuple[int, Tensor]] = []
+        three_way = with_negative and self.guiding.image_scale is not None
+        rows: list[_Row] = []
         for k in pictures:
             parts, negative = self.pictures[k].at(self.calls)
-            rows += [(k, tokens) for tokens in ([*parts, negative] if with_negative else parts)]
+            rows += [_Row(k, part) for part in parts]
+            if with_negative:
+                rows.append(_Row(k, negative))
+            if three_way:
+                rows.append(_Row(k, negative, sees_picture=False))
         denoised: dict[int, Tensor] = {}
-        for length in dict.fromkeys(tokens.shape[0] for _, tokens in rows):
-            chosen = [i for i, (_, tokens) in enumerate(rows) if tokens.shape[0] == length]
-            of_picture = [rows[i][0] for i in chosen]
-            context = torch.stack([rows[i][1] for i in chosen])
-            denoised.update(zip(chosen, self._predict(x[of_picture], sigma[of_picture], context)))
+        for length in dict.fromkeys(row.text.tokens.shape[0] for row in rows):
+            chosen = [i for i, row in enumerate(rows) if row.text.tokens.shape[0] == length]
+            denoised.update(zip(chosen, self._predict(x, sigma, [rows[i] for i in chosen])))
         position = 0
         for k in pictures:
             weights = [weight for _, weight in self.pictures[k].parts]
@@ -83,14 +169,47 @@ class Denoiser:
             if not with_negative:
                 guided[k] = parts[0]
                 continue
-            guided[k] = guidance.combine(parts, weights, denoised[position], self.cfg_scale)
+            negative = denoised[position]
+            blind = denoised[position + 1] if three_way else None
+            guided[k] = self._combine(parts, weights, negative, blind, x[k], sigma[k])
             if unguided is not None:
-                unguided[k] = denoised[position]
-            position += 1
+                unguided[k] = negative
+            position += 2 if three_way else 1
 
-    def _predict(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """One call of the net: x [R, C, h, w], sigma [R], context [R, T, D] -> denoised [R, C, h, w]."""
-        dtype, device = self.model.policy.denoiser_dtype, self.model.device
+    def _combine(
+        self,
+        parts: list[Tensor],
+        weights: list[float],
+        negative: Tensor,
+        blind: Tensor | None,
+        x: Tensor,
+        sigma: Tensor,
+    ) -> Tensor:
+        """One picture's predictions as one, [C, h, w] each. `blind`: without text and without the picture."""
+        scale, image_scale, rescale = self.guiding.cfg_scale, self.guiding.image_scale, self.guiding.rescale
+        if blind is not None and image_scale is not None:
+            guided = guidance.three_way(parts[0], negative, blind, scale, image_scale)
+        else:
+            guided = guidance.combine(parts, weights, negative, scale)
+        if not rescale:
+            return guided
+        prompted = guidance.combine(parts, weights, negative, 1.0)
+        return guidance.rescale(guided, prompted, x, float(sigma), rescale)
+
+    def _predict(self, x: Tensor, sigma: Tensor, rows: list[_Row]) -> Tensor:
+        """One call of the net for rows of equal text length -> denoised [R, C, h, w]."""
+        model = self.models.current
+        dtype, device = model.policy.denoiser_dtype, model.device
+        of_picture = [row.picture for row in rows]
+        x, sigma = x[of_picture], sigma[of_picture]
         scaled, timesteps = self.predictor.inputs(x, sigma)
-        out = self.model.unet(scaled.to(dtype), timesteps, context.to(device, dtype))
+        if self.extra is not None:
+            extra = self.extra[of_picture]
+            unseen = [i for i, row in enumerate(rows) if not row.sees_picture]
+            extra[unseen] = 0
+            scaled = torch.cat([scaled, extra.to(scaled)], dim=1)
+        context = torch.stack([row.text.tokens for row in rows]).to(device, dtype)
+        vectors = [row.text.vector for row in rows if row.text.vector is not None]
+        y = torch.stack(vectors).to(device, dtype) if model.facts.vector else None
+        out = model.unet(scaled.to(dtype), timesteps, context, y)
         return self.predictor.denoised(x, out.to(x.dtype), sigma)

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from modules.imaging.save import encode_png, save_picture
 from modules.memory import budget, policy
-from modules.pipeline import decode, text
+from modules.pipeline import decode, latents, passes, source
 from modules.pipeline.context import RunContext, Skipped
-from modules.pipeline.denoiser import Denoiser
-from modules.pipeline.plan import infotext_of, make_plan
+from modules.pipeline.infotext import infotext_of
+from modules.pipeline.models import Models
+from modules.pipeline.plan import make_plan
 from modules.pipeline.progress import Meter
+from modules.pipeline.source import Prepared
 from modules.prompt import styles, wildcards
-from modules.sampling import noise, prediction, samplers, schedules, table
-from modules.schema.errors import DiskTrouble, NotANumber
+from modules.schema.errors import DiskTrouble
 from modules.schema.events import ImageReady, Warned
 from modules.schema.plan import Plan
 from modules.schema.record import SavedRecord
@@ -39,89 +40,48 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
     for message in (*(problems if request.styles else ()), *plan.warnings):
         ctx.emit(Warned(message=message))
-    meter = Meter(ctx, plan)
+    plan, prepared = source.prepare(plan, ctx.folders)
+    for message in prepared.warnings if prepared else ():
+        ctx.emit(Warned(message=message))
+    meter = Meter(ctx, plan, sum(run.steps_run for run in passes.passes(plan)))
     meter.say("Loading the model")
     chosen = policy.choose(ctx.facts, plan.settings)
     records: list[SavedRecord] = []
-    with ctx.residency.lease(plan.checkpoint, chosen) as model:
-        for message in (*model.warnings, *slowness(model)):
-            ctx.emit(Warned(message=message))
-        checkpoint = plan.checkpoint.model_copy(update={"sha256": model.sha256})
-        plan = plan.model_copy(update={"checkpoint": checkpoint})
-        budget.check_decode(ctx.facts, model.vae.config.ch, request.width, request.height, chosen.vae_dtype.itemsize)
+    with Models(ctx.residency, chosen) as models:
+        plan = met(plan, models.use(plan.checkpoint), ctx)
         for number, batch in enumerate(plan.batches()):
             if ctx.control.finished.issuperset(batch):
                 continue
             try:
+                models.use(plan.checkpoint)
                 meter.start_batch(number)
-                latents = sample(plan, batch, model, ctx, meter, chosen.pictures_per_call)
-                for k, latent in zip(batch, latents):
+                drawn = draw(plan, batch, prepared, models, ctx, meter)
+                for k, latent in zip(batch, drawn):
                     meter.say("Decoding")
-                    image = decode.decode(model, latent, (request.width, request.height))
-                    records.append(publish(image, plan, k, ctx))
+                    image = decode.decode(models.current, latent, passes.passes(plan)[-1].size)
+                    records.append(publish(prepared.finish(image, k) if prepared else image, plan, k, ctx))
             except Skipped:
                 continue
     return records
 
 
-def sample(
-    plan: Plan, batch: range, model: LoadedModel, ctx: RunContext, meter: Meter, pictures_per_call: int
-) -> Tensor:
-    """The latents of one batch [B, C, h, w], denoised."""
-    request, options = plan.request, plan.settings.sampling
-    sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
-    levels = prediction.NoiseSchedule.stable_diffusion(
-        zero_snr=options.sd_noise_schedule == "Zero Terminal SNR",
-        downcast=options.use_downcasted_alpha_bar,
-        quantize=options.enable_quantization,
-    ).to(model.device)
-    walk = schedules.plan_walk(sampler, schedule, request.steps, levels, options)
-    calls = request.steps * sampler.order
-    conditionings = [
-        text.condition(
-            model, plan.prompts[k], plan.negative_prompts[k], calls,
-            plan.settings.prompting, plan.settings.model.CLIP_stop_at_last_layers, ctx.conditionings,
-        )
-        for k in batch
-    ]  # fmt: skip
-    source = noise.BatchNoise(
-        noise.picture_noises(
-            [plan.seeds[k] for k in batch], [plan.subseeds[k] for k in batch], request.subseed_strength,
-            (request.seed_resize_from_h, request.seed_resize_from_w), options.eta_noise_seed_delta,
-        ),
-        latent_shape(model, request.width, request.height),
-        source=options.randn_source, device=model.device, brownian=walk.brownian, down=model.vae.config.downscale,
-    )  # fmt: skip
-    predictor = prediction.Predictor(prediction.find_prediction(model.prediction), levels)
-    denoiser = Denoiser(
-        model,
-        predictor.lcm() if sampler.lcm else predictor,
-        conditionings,
-        request.cfg_scale * sampler.cfg_factor,
-        options,
-        calls,
-        wants_uncond=sampler.wants_uncond,
-        timesteps=sampler.variance_preserving,
-        pictures_per_call=pictures_per_call,
-    )
-    x = walk.from_noise(source.initial, sgm_noise_multiplier=options.sgm_noise_multiplier)
-
-    def on_step(step: int, _x: Tensor, denoised: Tensor, _sigma: float) -> None:
-        meter.step(step, model, denoised)
-
-    latents = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
-    if not torch.isfinite(latents).all():
-        raise NotANumber(
-            "The denoiser produced numbers that are not finite; the checkpoint may be damaged or need float32: "
-            "set Precision to float32 in the settings."
-        )
-    return latents
+def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
+    """The plan with what only the opened checkpoint could tell; warns of what will be slow, refuses what cannot fit."""
+    for message in (*model.warnings, *slowness(model)):
+        ctx.emit(Warned(message=message))
+    width, height = passes.passes(plan)[-1].size
+    budget.check_decode(ctx.facts, model.vae.config.ch, width, height, model.policy.vae_dtype.itemsize)
+    checkpoint = plan.checkpoint.model_copy(update={"sha256": model.sha256})
+    refiner = plan.refiner and plan.refiner.model_copy(update={"sha256": ctx.catalogue.hash_of(plan.refiner)})
+    return plan.model_copy(update={"checkpoint": checkpoint, "refiner": refiner, "concat": model.facts.concat})
 
 
-def latent_shape(model: LoadedModel, width: int, height: int) -> tuple[int, int, int]:
-    """(channels, height, width) of the latent that holds a picture of this size; the picture is padded up to it."""
-    grid = model.vae.config.downscale
-    return (model.vae.config.embed_dim, -(-height // grid), -(-width // grid))
+def draw(plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter) -> Tensor:
+    """The latents of one batch [B, C, h, w], through all passes."""
+    model, first = models.current, passes.first_pass(plan)
+    start = latents.start(model, prepared, plan, batch) if prepared else None
+    extra = latents.net_input(model, prepared, plan, batch, first.size)
+    return passes.sample(plan, first, batch, models, ctx, meter, start, extra)
 
 
 def slowness(model: LoadedModel) -> tuple[str, ...]:

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
 
-from modules.prompt import infotext, parse, styles, tokens, wildcards
+from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
-from modules.schema.fields import all_facts
 from modules.schema.plan import Plan
+from modules.schema.record import CheckpointView
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import SECTION_OF, Sampling, Settings
-from modules.schema.version import NAME, VERSION
+from modules.schema.settings import SECTION_OF, Settings
 from modules.weights.catalogue import Catalogue
 
 SEED_RANGE = 4294967294
-# Order in which sampling options stand in an infotext (those that differ from their default and are read).
-OPTION_ORDER = (
-    "sigma_min", "sigma_max", "rho", "beta_dist_alpha", "beta_dist_beta", "always_discard_next_to_last_sigma",
-    "sgm_noise_multiplier", "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise",
-    "s_min_uncond", "s_min_uncond_all", "skip_early_cond",
-)  # fmt: skip
-ALWAYS_READ = {
-    "always_discard_next_to_last_sigma", "sgm_noise_multiplier", "s_min_uncond", "s_min_uncond_all", "skip_early_cond"
-}  # fmt: skip
+MAX_BATCH = 64
 
 
 def make_plan(
@@ -45,6 +35,7 @@ def make_plan(
     )
     if checkpoint.problem:
         raise BadRequest(checkpoint.problem, field="checkpoint")
+    request = _with_source_checked(request)
     sampler, scheduler = table.normalise(request.sampler, request.scheduler)
     prompt, negative = styles.apply_styles(known_styles, request.styles, request.prompt, request.negative_prompt)
     if settings.prompting.enable_prompt_comments:
@@ -70,6 +61,7 @@ def make_plan(
         request=request,
         settings=settings,
         checkpoint=checkpoint,
+        refiner=_refiner(request, checkpoint, catalogue),
         sampler=sampler.name,
         scheduler=_label(sampler, scheduler),
         prompts=tuple(one.prompt for one in drawn),
@@ -81,6 +73,33 @@ def make_plan(
         subseeds=tuple(subseed + k for k in range(count)),
         warnings=tuple(warnings),
     )
+
+
+def _with_source_checked(request: GenerationRequest) -> GenerationRequest:
+    """A request whose source makes sense; several source pictures are drawn as one batch."""
+    source = request.source
+    if source is None:
+        return request
+    if not source.images:
+        raise BadRequest("A picture to start from is missing; add one.", field="source")
+    if request.hires is not None:
+        raise BadRequest("Hires. fix is for pictures out of nothing; a source has its own size.", field="hires")
+    if len(source.images) > MAX_BATCH:
+        raise BadRequest(
+            f"{len(source.images)} source pictures are too many; give at most {MAX_BATCH}.", field="source"
+        )
+    return request.model_copy(update={"batch_size": len(source.images)}) if len(source.images) > 1 else request
+
+
+def _refiner(request: GenerationRequest, checkpoint: CheckpointView, catalogue: Catalogue) -> CheckpointView | None:
+    """The checkpoint that takes over; None where nobody does."""
+    asked = request.refiner
+    if asked is None or asked.refiner_checkpoint in ("", "None"):
+        return None
+    found = catalogue.find(asked.refiner_checkpoint)
+    if found.problem:
+        raise BadRequest(found.problem, field="refiner")
+    return None if found.path == checkpoint.path else found
 
 
 def _draw(prompt: str, negative: str, seed: int, settings: Settings, lookup: wildcards.Lookup) -> wildcards.Drawn:
@@ -96,73 +115,3 @@ def _label(sampler: table.Sampler, schedule: table.Schedule) -> str:
     if schedule is table.AUTOMATIC and sampler.scheduler:
         return table.find_schedule(sampler.scheduler).label
     return schedule.label
-
-
-def infotext_of(plan: Plan, k: int) -> str:
-    """The infotext of picture k, in A1111's layout and order of keys."""
-    request, settings = plan.request, plan.settings
-    options, prompting = settings.sampling, settings.prompting
-    sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
-    fields: dict[str, Any] = {
-        "Steps": request.steps,
-        "Sampler": plan.sampler,
-        "Schedule type": plan.scheduler,
-        "CFG scale": request.cfg_scale,
-        "Seed": plan.seeds[k],
-        "Size": f"{request.width}x{request.height}",
-        "Model hash": plan.checkpoint.short_hash,
-        "Model": plan.checkpoint.name,
-    }
-    if request.subseed_strength:
-        fields |= {"Variation seed": plan.subseeds[k], "Variation seed strength": request.subseed_strength}
-    if request.seed_resize_from_w > 0 and request.seed_resize_from_h > 0:
-        fields["Seed resize from"] = f"{request.seed_resize_from_w}x{request.seed_resize_from_h}"
-    if settings.model.CLIP_stop_at_last_layers > 1:
-        fields["Clip skip"] = settings.model.CLIP_stop_at_last_layers
-    if options.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, options):
-        fields["ENSD"] = options.eta_noise_seed_delta
-    if options.randn_source != "GPU":
-        fields["RNG"] = options.randn_source
-    if options.sd_noise_schedule != "Default":
-        fields["Noise Schedule"] = options.sd_noise_schedule
-    if options.use_downcasted_alpha_bar:
-        fields["Downcast alphas_cumprod"] = True
-    fields |= _option_fields(sampler, table.resolve(sampler, schedule), options)
-    if (prompting.pad_cond_uncond or prompting.pad_cond_uncond_v0) and _lengths_differ(plan, k):
-        fields["Pad conds v0" if prompting.pad_cond_uncond_v0 else "Pad conds"] = True
-    if prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
-        fields["Emphasis"] = prompting.emphasis
-    if prompting.use_old_scheduling:
-        fields["Old prompt editing timelines"] = True
-    if plan.draws and plan.draws[k]:
-        # The prompt written is the one drawn, so that pasting it repeats the picture; these say where it came from.
-        templates = {"Template": plan.template, "Negative Template": plan.negative_template}
-        fields |= {name: text for name, text in templates.items() if text}
-        fields["Wildcards"] = plan.draws[k]
-    fields["Version"] = f"{NAME} {VERSION}"
-    return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
-
-
-def _lengths_differ(plan: Plan, k: int) -> bool:
-    """Whether prompt and negative prompt of picture k have different numbers of chunks."""
-
-    def chunks(text: str, negative: bool) -> set[int]:
-        prompt = parse.parse_prompt(text, plan.request.steps, negative=negative)
-        return {len(tokens.chunk(parse.parse_emphasis(one), tokens.CLIP)) for one in prompt.texts}
-
-    return chunks(plan.prompts[k], False) != chunks(plan.negative_prompts[k], True)
-
-
-def _eta(sampler: table.Sampler, options: Sampling) -> float:
-    return options.eta_ddim if sampler.variance_preserving else options.eta_ancestral
-
-
-def _option_fields(sampler: table.Sampler, schedule: table.Schedule, options: Sampling) -> dict[str, Any]:
-    """Options that change this picture and are not at their default, by their infotext key."""
-    eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
-    read = {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
-    if sampler.uses_schedule:
-        read |= {*schedule.reads}
-    facts = all_facts(Sampling)
-    changed = [key for key in OPTION_ORDER if key in read and getattr(options, key) != facts[key].default]
-    return {str(facts[key].infotext): getattr(options, key) for key in changed}

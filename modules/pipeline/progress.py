@@ -20,11 +20,16 @@ PREVIEW_SECONDS = 0.3
 
 @dataclass
 class Meter:
-    """Counts denoising steps over the whole job. `eta` is judged from the steps done since the first began."""
+    """Counts denoising steps over the whole job. `eta` is judged from the steps done since the first began.
+
+    `per_batch`: steps that each batch takes, all passes together; `offset`: those of its earlier passes.
+    """
 
     ctx: RunContext
     plan: Plan
+    per_batch: int
     batch: int = 0
+    offset: int = 0
     steps_done: int = 0
     text: str = ""
     began: float | None = None
@@ -32,7 +37,7 @@ class Meter:
 
     @property
     def total(self) -> int:
-        return len(self.plan.batches()) * self.plan.request.steps
+        return len(self.plan.batches()) * self.per_batch
 
     def say(self, text: str) -> None:
         """Name the stage; also a point where an interrupt takes effect."""
@@ -41,17 +46,22 @@ class Meter:
         self._emit()
 
     def start_batch(self, number: int) -> None:
-        self.batch = number
-        self.steps_done = number * self.plan.request.steps
+        self.batch, self.offset = number, 0
+        self.steps_done = number * self.per_batch
         batches = len(self.plan.batches())
         self.say("Drawing" if batches == 1 else f"Drawing {number + 1} of {batches}")
         if self.began is None:
             self.began = time.monotonic()
 
+    def start_pass(self, text: str, offset: int) -> None:
+        """A further pass over the same pictures begins, after `offset` steps of this batch."""
+        self.offset = offset
+        self.say(text)
+
     def step(self, index: int, model: LoadedModel, denoised: Tensor) -> None:
-        """Step `index` (from 0) of this batch is done; `denoised` [B, C, h, w] is the present guess at the result."""
+        """Step `index` (from 0) of this pass is done; `denoised` [B, C, h, w] is the present guess at the result."""
         self.ctx.check()
-        self.steps_done = self.batch * self.plan.request.steps + min(index + 1, self.plan.request.steps)
+        self.steps_done = self.batch * self.per_batch + min(self.offset + index + 1, self.per_batch)
         self._emit()
         settings = self.plan.settings.preview
         now = time.monotonic()

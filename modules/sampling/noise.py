@@ -251,11 +251,24 @@ class StepNoise(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """One picture's part of a path over a whole batch."""
+
+    path: BrownianPath
+    index: int
+
+    def increment(self, start: float, end: float) -> Tensor:
+        return self.path.increment(start, end)[self.index]
+
+
 class BatchNoise:
     """The noise of one batch, picture by picture.
 
     `initial` [B, C, h, w] is drawn at once; later draws advance each picture's own generator. `brownian`: the lowest
     and highest sigma of the whole schedule, for samplers that want increments of a path; without it `between` draws.
+    `shared_path`: one path over the whole batch, seeded by its first picture, as A1111 has it on demand; pictures
+    other than the first then depend on their batch.
     """
 
     def __init__(
@@ -267,12 +280,13 @@ class BatchNoise:
         device: torch.device | str = "cpu",
         brownian: tuple[float, float] | None = None,
         down: int = 8,
+        shared_path: bool = False,
     ) -> None:
         self.shape, self.device = tuple(shape), torch.device(device)
         starts = [picture.start(source, shape, device, down) for picture in pictures]
         self._generators = [generator for _, generator in starts]
         self.initial = self._stack([noise for noise, _ in starts])
-        self._paths: list[BrownianPath] | None = None
+        self._paths: Sequence[BrownianPath | _Slice] | None = None
         if brownian is not None:
             low, high = min(brownian), max(brownian)
 
@@ -280,6 +294,9 @@ class BatchNoise:
                 return make_generator(source, seed, device).randn(shape)
 
             self._paths = [BrownianPath(low, high, picture.seed, self.shape, fresh) for picture in pictures]
+            if shared_path:
+                whole = BrownianPath(low, high, pictures[0].seed, (len(pictures), *self.shape), fresh)
+                self._paths = [_Slice(whole, k) for k in range(len(pictures))]
 
     def __len__(self) -> int:
         return len(self._generators)

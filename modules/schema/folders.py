@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Folders:
-    """Absolute paths. `data` is the root for everything a user owns; `state` holds our own database."""
+    """Absolute paths. `data` is the root for everything a user owns; `state` holds our own database;
+    `checkpoint` is one more file to list, `extra` further model folders by the flag that names them."""
 
     data: Path
     models: Path
@@ -22,6 +23,7 @@ class Folders:
     state: Path
     wildcards: Path
     extra: dict[str, Path] = field(default_factory=dict)
+    checkpoint: Path | None = None
 
     @staticmethod
     def under(data: Path, models: Path | None = None) -> Folders:
@@ -44,3 +46,8 @@ class Folders:
     @property
     def database(self) -> Path:
         return self.state / "easel.sqlite3"
+
+    @property
+    def inputs(self) -> Path:
+        """Source pictures of jobs, by content (`imaging.inputs`)."""
+        return self.state / "inputs"

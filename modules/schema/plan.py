@@ -16,7 +16,8 @@ class Plan(Frozen):
 
     `template`, `negative_template`: the prompts before wildcards were drawn from each picture's seed; `draws` says what
     was drawn for each picture ("" for nothing).
-    Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size.
+    Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size. `concat` ("inpaint",
+    "edit" or "") is what the checkpoint wants to see besides noise; like its hash it is known once its file is open.
     """
 
     request: GenerationRequest
@@ -31,7 +32,15 @@ class Plan(Frozen):
     draws: tuple[str, ...] = ()
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
+    refiner: CheckpointView | None = None
+    concat: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def denoising_strength(self) -> float | None:
+        """Of the source's or the second pass's; None for a picture out of nothing."""
+        part = self.request.source or self.request.hires
+        return part.denoising_strength if part else None
 
     @property
     def pictures(self) -> int:

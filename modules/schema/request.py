@@ -1,12 +1,96 @@
-"""What a user asks for: one type for every way of generating; which task it is follows from its parts."""
+"""What a user asks for: one type for every way of generating; which task it is follows from its parts.
+
+    no `source`           a picture out of nothing (txt2img); with `hires` a second pass at a larger size
+    `source`              a picture out of another (img2img)
+    `source` with `mask`  only a part of it (inpainting)
+    `refiner`             another checkpoint draws the last part of any of them
+
+Pictures are named by the SHA-256 of their file (`imaging.inputs.keep` stores it and gives the name), so that a
+request stays a few hundred bytes of JSON wherever it is kept.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from modules.schema.fields import Frozen, fact
 
 MAX_SEED = 2**64 - 1
+InputName = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+SAME_SAMPLER, SAME_SCHEDULER, SAME_CHECKPOINT = "Use same sampler", "Use same scheduler", "Use same checkpoint"
+
+
+class Mask(Frozen):
+    """What of the source picture is drawn anew: white is new, black stays. Names are A1111's."""
+
+    image: InputName
+    mask_blur_x: int = fact(4, label="Mask blur X", ge=0, le=64, step=1, hint="in pixels")
+    mask_blur_y: int = fact(4, label="Mask blur Y", ge=0, le=64, step=1, hint="in pixels")
+    mask_round: bool = fact(True, label="Hard mask edge", hint="Off: grey parts of the mask are partly new.")
+    inpainting_mask_invert: bool = fact(False, label="Inpaint not masked", infotext="Mask mode")
+    inpainting_fill: int = fact(
+        1, label="Masked content", ge=0, le=3, choices=(0, 1, 2, 3), infotext="Masked content",
+        hint="0 fill, 1 original, 2 latent noise, 3 latent nothing",
+    )  # fmt: skip
+    inpaint_full_res: bool = fact(False, label="Only masked", infotext="Inpaint area")
+    inpaint_full_res_padding: int = fact(
+        32, label="Only masked padding", ge=0, le=1024, soft_le=256, step=4, infotext="Masked area padding",
+        hint="in pixels",
+    )  # fmt: skip
+
+
+class Source(Frozen):
+    """The picture to start from. Several are drawn as one batch, one each."""
+
+    images: tuple[InputName, ...] = fact((), label="Source pictures")
+    denoising_strength: float = fact(
+        0.75, label="Denoising strength", ge=0, le=1, step=0.01, infotext="Denoising strength"
+    )
+    resize_mode: int = fact(
+        0, label="Resize mode", ge=0, le=3, choices=(0, 1, 2, 3),
+        hint="0 just resize, 1 crop and resize, 2 resize and fill, 3 just resize (latent upscale)",
+    )  # fmt: skip
+    image_cfg_scale: int | float | None = fact(
+        None, label="Image CFG Scale", ge=0, le=1000, soft_le=3, step=0.05, infotext="Image CFG scale",
+        hint="for models taught to edit by instruction",
+    )  # fmt: skip
+    initial_noise_multiplier: float | None = fact(
+        None, label="Noise multiplier", ge=0, le=2, step=0.001, infotext="Noise multiplier",
+        hint="None is the one in the settings.",
+    )  # fmt: skip
+    mask: Mask | None = fact(None, label="Mask")
+
+
+class Hires(Frozen):
+    """A second pass over an enlarged picture. 0, "" and "Use same …" stand for the first pass's own."""
+
+    denoising_strength: float = fact(
+        0.7, label="Denoising strength", ge=0, le=1, step=0.01, infotext="Denoising strength"
+    )
+    hr_scale: int | float = fact(2.0, label="Upscale by", ge=1, le=16, soft_le=4, step=0.05, infotext="Hires upscale")
+    hr_upscaler: str = fact("Latent", label="Upscaler", infotext="Hires upscaler")
+    hr_second_pass_steps: int = fact(0, label="Hires steps", ge=0, le=150, step=1, infotext="Hires steps")
+    hr_resize_x: int = fact(0, label="Resize width to", ge=0, le=16384, soft_le=2048, step=8, infotext="Hires resize-1")
+    hr_resize_y: int = fact(
+        0, label="Resize height to", ge=0, le=16384, soft_le=2048, step=8, infotext="Hires resize-2"
+    )
+    hr_checkpoint_name: str | None = fact(None, label="Hires checkpoint", infotext="Hires checkpoint")
+    hr_sampler_name: str | None = fact(None, label="Hires sampling method", infotext="Hires sampler")
+    hr_scheduler: str | None = fact(None, label="Hires schedule type", infotext="Hires schedule type")
+    hr_prompt: str = fact("", label="Hires prompt", infotext="Hires prompt")
+    hr_negative_prompt: str = fact("", label="Hires negative prompt", infotext="Hires negative prompt")
+
+
+class Refiner(Frozen):
+    """Another checkpoint takes over when this share of the noise is gone."""
+
+    refiner_checkpoint: str = fact("", label="Refiner checkpoint", infotext="Refiner")
+    refiner_switch_at: float = fact(
+        0.8, label="Switch at", ge=0, le=1, step=0.01, infotext="Refiner switch at", hint="0 and 1 are off"
+    )
 
 
 class GenerationRequest(Frozen):
@@ -38,5 +122,16 @@ class GenerationRequest(Frozen):
     )
     seed_resize_from_w: int = fact(0, label="Resize seed from width", ge=-1, le=16384, soft_le=2048, step=8)
     seed_resize_from_h: int = fact(0, label="Resize seed from height", ge=-1, le=16384, soft_le=2048, step=8)
+
+    source: Source | None = fact(None, label="Source")
+    hires: Hires | None = fact(None, label="Hires. fix")
+    refiner: Refiner | None = fact(None, label="Refiner")
+    cfg_rescale: float = fact(
+        0.0, label="CFG rescale", ge=0, le=1, step=0.05, infotext="CFG rescale",
+        hint="Keeps contrast in bounds at a high CFG scale; 0.7 is usual for zero terminal SNR models.",
+    )  # fmt: skip
+    filmstrip: int = fact(
+        0, label="Steps filmstrip", ge=0, le=24, step=1, hint="How many steps to show as a strip; 0 is off."
+    )
 
     override_settings: dict[str, Any] = fact({}, label="Override settings")

@@ -19,6 +19,8 @@ class Saving(Frozen):
     samples_save: bool = fact(True, label="Save images")
     enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
+    outdir_img2img_samples: str = fact("outputs/img2img-images", label="Output directory for img2img images")
+    save_images_before_highres_fix: bool = fact(False, label="Save a copy of image before applying highres fix")
     save_to_dirs: bool = fact(True, label="Save images to a subdirectory")
     directories_filename_pattern: str = fact("[date]", label="Directory name pattern")
     samples_filename_pattern: str = fact("", label="Images filename pattern")
@@ -29,7 +31,33 @@ class Model(Frozen):
     """What is loaded."""
 
     sd_model_checkpoint: str | None = fact(None, label="Stable Diffusion checkpoint")
+    sd_vae: str = fact(
+        "Automatic", label="SD VAE", hint="Automatic: the one beside the checkpoint, else its own. None: its own."
+    )
+    sd_vae_overrides_per_model_preferences: bool = fact(
+        True, label="Selected VAE overrides per-model preferences"
+    )
+    sd_checkpoints_limit: int = fact(
+        1, label="Maximum number of checkpoints loaded at the same time", ge=1, le=10, step=1
+    )
+    sd_checkpoints_keep_in_cpu: bool = fact(
+        True, label="Only keep one model on device", hint="The others wait in RAM."
+    )
+    unload_after_minutes: int = fact(
+        0, label="Unload models after minutes without use", ge=0, le=1440, step=1, hint="0 is never"
+    )
     CLIP_stop_at_last_layers: int = fact(1, label="Clip skip", ge=1, le=12, step=1, infotext="Clip skip")
+    sdxl_clip_l_skip: bool = fact(
+        False, label="Clip skip SDXL", hint="Clip skip also for the first text encoder of SDXL; it ignores it otherwise."
+    )
+    sdxl_crop_top: int = fact(0, label="SDXL crop top coordinate", ge=0, le=16384, hint="in pixels")
+    sdxl_crop_left: int = fact(0, label="SDXL crop left coordinate", ge=0, le=16384, hint="in pixels")
+    sdxl_refiner_low_aesthetic_score: int | float = fact(
+        2.5, label="SDXL low aesthetic score", ge=0, le=10, step=0.1, hint="of the refiner's negative prompt"
+    )
+    sdxl_refiner_high_aesthetic_score: int | float = fact(
+        6.0, label="SDXL high aesthetic score", ge=0, le=10, step=0.1, hint="of the refiner's prompt"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = fact(
         "auto", label="Precision", choices=("auto", "float32", "bfloat16", "float16")
     )
@@ -137,11 +165,60 @@ class Sampling(Frozen):
     beta_dist_beta: int | float = fact(0.6, label="Beta scheduler - beta", ge=0.01, le=5, infotext="Beta schedule beta")
     use_old_karras_scheduler_sigmas: bool = fact(False, label="Use old karras scheduler sigmas (0.1 to 10)")
     tcd_gamma: int | float = fact(0.3, label="TCD gamma", ge=0, le=1, step=0.01, infotext="TCD gamma")
+    no_dpmpp_sde_batch_determinism: bool = fact(
+        False,
+        label="Do not make DPM++ SDE deterministic across different batch sizes",
+        hint="One path of noise for the whole batch; pictures then depend on their batch",
+    )
     dpm_adaptive_joint: bool = fact(
         False,
         label="DPM adaptive judges the batch as one",
         hint="as A1111 does; pictures then depend on their batch",
         infotext="DPM adaptive joint",
+    )
+
+
+class Drawing(Frozen):
+    """What is done to a picture besides denoising it: sources, masks, tiling, second passes."""
+
+    img2img_fix_steps: bool = fact(False, label="With img2img, do exactly the amount of steps the slider specifies")
+    initial_noise_multiplier: float = fact(
+        1.0, label="Noise multiplier for img2img", ge=0, le=2, step=0.001, infotext="Noise multiplier"
+    )
+    img2img_extra_noise: float = fact(
+        0.0, label="Extra noise multiplier for img2img and hires fix", ge=0, le=1, step=0.01, infotext="Extra noise"
+    )
+    img2img_color_correction: bool = fact(False, label="Apply color correction to img2img results to match colors")
+    img2img_background_color: str = fact("#ffffff", label="Color behind transparent parts of the input image")
+    inpainting_mask_weight: float = fact(
+        1.0, label="Inpainting conditioning mask strength", ge=0, le=1, step=0.01, infotext="Conditional mask weight"
+    )
+    overlay_inpaint: bool = fact(True, label="Overlay original for inpaint")
+    upscaler_for_img2img: str | None = fact(None, label="Upscaler for img2img")
+    tiling: bool = fact(False, label="Tiling", infotext="Tiling", hint="Pictures that can be laid side by side.")
+    tiling_axes: Literal["both", "x", "y"] = fact(
+        "both", label="Tiling direction", choices=("both", "x", "y"), infotext="Tiling direction"
+    )
+    token_merging_ratio: float = fact(
+        0.0, label="Token merging ratio", ge=0, le=0.9, step=0.1, infotext="Token merging ratio",
+        hint="Faster at large sizes; changes the picture a little.",
+    )  # fmt: skip
+    token_merging_ratio_img2img: float = fact(
+        0.0, label="Token merging ratio for img2img", ge=0, le=0.9, step=0.1, hint="0 is as above."
+    )
+    token_merging_ratio_hr: float = fact(
+        0.0, label="Token merging ratio for high-res pass", ge=0, le=0.9, step=0.1,
+        infotext="Token merging ratio hr", hint="0 is as above.",
+    )  # fmt: skip
+    refiner_switch_by_sample_steps: bool = fact(
+        False, label="Switch to refiner by sampling steps", infotext="Refiner switch by sampling steps"
+    )
+    hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = fact(
+        "second pass", label="Hires fix: which pass to enable refiner for",
+        choices=("first pass", "second pass", "both passes"), infotext="Hires refiner",
+    )  # fmt: skip
+    hires_fix_use_firstpass_conds: bool = fact(
+        False, label="For hires fix, calculate conds of second pass using extra networks of first pass"
     )
 
 
@@ -154,6 +231,16 @@ class Preview(Frozen):
     )
 
 
+class Api(Frozen):
+    """What the REST API may do. Not to be changed through it."""
+
+    api_enable_requests: bool = fact(
+        False, label="Allow http:// and https:// URLs for input images in API", hint="This machine then fetches them."
+    )
+    api_forbid_local_requests: bool = fact(True, label="Forbid URLs to local resources")
+    api_useragent: str = fact("", label="User agent for requests")
+
+
 class Settings(Frozen):
     """All settings. `option(key)` and `with_options({...})` speak A1111's flat names."""
 
@@ -161,7 +248,9 @@ class Settings(Frozen):
     model: Model = Model()
     prompting: Prompting = Prompting()
     sampling: Sampling = Sampling()
+    drawing: Drawing = Drawing()
     preview: Preview = Preview()
+    api: Api = Api()
 
     def option(self, key: str) -> Any:
         """The value of one option by its flat key; KeyError where there is none."""

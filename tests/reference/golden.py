@@ -16,8 +16,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from modules.imaging import inputs
 from modules.schema.folders import Folders
-from modules.schema.request import GenerationRequest
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -60,8 +61,8 @@ def unpack_models(target: Path) -> Folders:
     return Folders.under(target)
 
 
-def request_of(body: dict[str, Any]) -> GenerationRequest:
-    """An /sdapi/v1/txt2img body as our request."""
+def request_of(body: dict[str, Any], folders: Folders) -> GenerationRequest:
+    """An /sdapi/v1/txt2img or img2img body as our request; its pictures are kept in the folders' inputs."""
     body = dict(body)
     override = dict(body.pop("override_settings", {}))
     checkpoint = override.pop("sd_model_checkpoint", None)
@@ -75,4 +76,45 @@ def request_of(body: dict[str, Any]) -> GenerationRequest:
     for key in ("s_min_uncond", "s_churn", "s_tmin", "s_tmax", "s_noise", "tiling"):
         if key in body:
             override.setdefault(key, body.pop(key))
-    return GenerationRequest(checkpoint=checkpoint, sampler=sampler, override_settings=override, **body)
+    source, hires, refiner = _source(body, folders), _hires(body), _refiner(body)
+    return GenerationRequest(
+        checkpoint=checkpoint, sampler=sampler, override_settings=override,
+        source=source, hires=hires, refiner=refiner, **body,
+    )  # fmt: skip
+
+
+def _kept(name: str, folders: Folders) -> str:
+    return inputs.keep(folders.inputs, (golden_folder() / "inputs" / name).read_bytes())
+
+
+def _taken(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What the body says of these fields, removed from it."""
+    return {name: body.pop(name) for name in names if name in body}
+
+
+def _source(body: dict[str, Any], folders: Folders) -> Source | None:
+    """The API's defaults differ from the page's: masked content "fill", only masked without padding."""
+    images, mask = body.pop("init_images", ()), body.pop("mask", None)
+    fields = _taken(body, "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "mask_round")
+    fields = {"inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0} | fields
+    fields["inpainting_mask_invert"] = bool(body.pop("inpainting_mask_invert", 0))
+    blur = body.pop("mask_blur", 4)
+    fields |= {"mask_blur_x": blur, "mask_blur_y": blur}
+    if not images:
+        return None
+    return Source(
+        images=tuple(_kept(name, folders) for name in images),
+        mask=Mask(image=_kept(mask, folders), **fields) if mask else None,
+        **_taken(body, "denoising_strength", "resize_mode", "image_cfg_scale", "initial_noise_multiplier"),
+    )
+
+
+def _hires(body: dict[str, Any]) -> Hires | None:
+    fields = _taken(body, *(name for name in Hires.model_fields if name != "denoising_strength"))
+    fields |= _taken(body, "denoising_strength")
+    return Hires(**fields) if body.pop("enable_hr", False) else None
+
+
+def _refiner(body: dict[str, Any]) -> Refiner | None:
+    fields = _taken(body, *Refiner.model_fields)
+    return Refiner(**fields) if fields else None

@@ -1,0 +1,31 @@
+"""The upscalers that need no model, by A1111's names. "None" leaves all to the resizing that follows."""
+
+from __future__ import annotations
+
+import difflib
+
+from PIL import Image
+
+from modules.imaging.resize import Upscale
+from modules.schema.errors import NotFound
+
+_FILTERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
+UPSCALERS = ("None", *_FILTERS)
+
+
+def find_upscaler(name: str | None) -> Upscale | None:
+    """The upscaler of that name; None for "None" and for no name. NotFound names the nearest."""
+    if not name or name == "None":
+        return None
+    if name not in _FILTERS:
+        near = difflib.get_close_matches(name, UPSCALERS, n=3, cutoff=0.0)
+        raise NotFound(f"No upscaler is called {name!r}; nearest: {', '.join(near)}. Choose one of the list.")
+    resampling = _FILTERS[name]
+
+    def upscale(image: Image.Image, factor: float) -> Image.Image:
+        larger = image.resize((int(image.width * factor), int(image.height * factor)), resampling)
+        # As the original: what comes out of an upscaler has sides that are multiples of 8.
+        even = (int(image.width * factor // 8 * 8), int(image.height * factor // 8 * 8))
+        return larger if larger.size == even else larger.resize(even, Image.Resampling.LANCZOS)
+
+    return upscale

@@ -1,0 +1,145 @@
+"""The infotext: how a picture was made, in A1111's words, order and layout. A function of the plan alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules.pipeline import passes
+from modules.prompt import infotext, parse, tokens
+from modules.sampling import table
+from modules.schema.fields import all_facts
+from modules.schema.plan import Plan
+from modules.schema.request import Mask, Source
+from modules.schema.settings import Sampling
+from modules.schema.version import NAME, VERSION
+
+MASKED_CONTENT = ("fill", "original", "latent noise", "latent nothing")
+# Order in which sampling options stand in an infotext (those that differ from their default and are read): what the
+# schedule is made of, and what the sampler is told.
+SCHEDULE_ORDER = (
+    "sigma_min",
+    "sigma_max",
+    "rho",
+    "beta_dist_alpha",
+    "beta_dist_beta",
+    "always_discard_next_to_last_sigma",
+    "sgm_noise_multiplier",
+)
+SAMPLER_ORDER = (
+    "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise",
+    "s_min_uncond", "s_min_uncond_all", "skip_early_cond",
+)  # fmt: skip
+ALWAYS_READ = {
+    "always_discard_next_to_last_sigma", "sgm_noise_multiplier", "s_min_uncond", "s_min_uncond_all", "skip_early_cond"
+}  # fmt: skip
+
+
+def infotext_of(plan: Plan, k: int) -> str:
+    """The infotext of picture k, in A1111's layout and order of keys."""
+    request, settings = plan.request, plan.settings
+    options, prompting, drawing = settings.sampling, settings.prompting, settings.drawing
+    sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
+    fields: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": plan.sampler,
+        "Schedule type": plan.scheduler,
+        "CFG scale": request.cfg_scale,
+        "Image CFG scale": request.source.image_cfg_scale if request.source and plan.concat == "edit" else None,
+        "Seed": plan.seeds[k],
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": plan.checkpoint.short_hash,
+        "Model": plan.checkpoint.name,
+    }
+    if request.subseed_strength:
+        fields |= {"Variation seed": plan.subseeds[k], "Variation seed strength": request.subseed_strength}
+    if request.seed_resize_from_w > 0 and request.seed_resize_from_h > 0:
+        fields["Seed resize from"] = f"{request.seed_resize_from_w}x{request.seed_resize_from_h}"
+    fields["Denoising strength"] = plan.denoising_strength
+    if plan.concat == "inpaint":
+        fields["Conditional mask weight"] = drawing.inpainting_mask_weight
+    if settings.model.CLIP_stop_at_last_layers > 1:
+        fields["Clip skip"] = settings.model.CLIP_stop_at_last_layers
+    if options.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, options):
+        fields["ENSD"] = options.eta_noise_seed_delta
+    fields["Token merging ratio"] = passes.first_pass(plan).merging or None
+    if options.randn_source != "GPU":
+        fields["RNG"] = options.randn_source
+    if drawing.tiling:
+        fields["Tiling"] = True
+        fields["Tiling direction"] = drawing.tiling_axes if drawing.tiling_axes != "both" else None
+    fields["CFG rescale"] = request.cfg_rescale or None
+    if options.sd_noise_schedule != "Default":
+        fields["Noise Schedule"] = options.sd_noise_schedule
+    if options.use_downcasted_alpha_bar:
+        fields["Downcast alphas_cumprod"] = True
+    if request.source is not None:
+        fields |= _source_fields(request.source)
+        if (multiplier := passes.noise_multiplier(plan)) != 1:
+            fields["Noise multiplier"] = multiplier
+    resolved = table.resolve(sampler, schedule)
+    fields |= _option_fields(SCHEDULE_ORDER, sampler, resolved, options)
+    if drawing.img2img_extra_noise and plan.denoising_strength is not None:
+        fields["Extra noise"] = drawing.img2img_extra_noise
+    fields |= _option_fields(SAMPLER_ORDER, sampler, resolved, options)
+    if (prompting.pad_cond_uncond or prompting.pad_cond_uncond_v0) and _lengths_differ(plan, k):
+        fields["Pad conds v0" if prompting.pad_cond_uncond_v0 else "Pad conds"] = True
+    if prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
+        fields["Emphasis"] = prompting.emphasis
+    if prompting.use_old_scheduling:
+        fields["Old prompt editing timelines"] = True
+    if plan.refiner is not None and request.refiner is not None:
+        if drawing.refiner_switch_by_sample_steps:
+            fields["Refiner switch by sampling steps"] = True
+        fields["Refiner"] = f"{plan.refiner.name} [{plan.refiner.short_hash}]"
+        fields["Refiner switch at"] = request.refiner.refiner_switch_at
+    if plan.draws and plan.draws[k]:
+        # The prompt written is the one drawn, so that pasting it repeats the picture; these say where it came from.
+        templates = {"Template": plan.template, "Negative Template": plan.negative_template}
+        fields |= {name: text for name, text in templates.items() if text}
+        fields["Wildcards"] = plan.draws[k]
+    fields["Version"] = f"{NAME} {VERSION}"
+    return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
+
+
+def _lengths_differ(plan: Plan, k: int) -> bool:
+    """Whether prompt and negative prompt of picture k have different numbers of chunks."""
+
+    def chunks(text: str, negative: bool) -> set[int]:
+        prompt = parse.parse_prompt(text, plan.request.steps, negative=negative)
+        return {len(tokens.chunk(parse.parse_emphasis(one), tokens.CLIP)) for one in prompt.texts}
+
+    return chunks(plan.prompts[k], False) != chunks(plan.negative_prompts[k], True)
+
+
+def _eta(sampler: table.Sampler, options: Sampling) -> float:
+    return options.eta_ddim if sampler.variance_preserving else options.eta_ancestral
+
+
+def _source_fields(source: Source) -> dict[str, Any]:
+    """What is told of the mask."""
+    mask: Mask | None = source.mask
+    if mask is None:
+        return {}
+    fields: dict[str, Any] = {}
+    if mask.inpainting_mask_invert:
+        fields["Mask mode"] = "Inpaint not masked"
+    if mask.mask_blur_x == mask.mask_blur_y and mask.mask_blur_x > 0:
+        fields["Mask blur"] = mask.mask_blur_x
+    if mask.inpaint_full_res:
+        fields |= {"Inpaint area": "Only masked", "Masked area padding": mask.inpaint_full_res_padding}
+    if MASKED_CONTENT[mask.inpainting_fill] != "original":
+        fields["Masked content"] = MASKED_CONTENT[mask.inpainting_fill]
+    return fields
+
+
+def _option_fields(
+    order: tuple[str, ...], sampler: table.Sampler, schedule: table.Schedule, options: Sampling
+) -> dict[str, Any]:
+    """Options that change this picture and are not at their default, by their infotext key."""
+    eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
+    read = {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
+    if sampler.uses_schedule:
+        read |= {*schedule.reads}
+    facts = all_facts(Sampling)
+    changed = [key for key in order if key in read and getattr(options, key) != facts[key].default]
+    return {str(facts[key].infotext): getattr(options, key) for key in changed}

@@ -1,0 +1,169 @@
+"""Passes: a plan's runs of a sampler. Every picture takes one, with hires fix a second over what came of the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.pipeline import latents, text
+from modules.pipeline.context import RunContext
+from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
+from modules.pipeline.latents import Start
+from modules.pipeline.models import Models
+from modules.pipeline.progress import Meter
+from modules.pipeline.text import PictureConditioning
+from modules.sampling import noise, samplers, schedules, table
+from modules.schema.errors import NotANumber
+from modules.schema.plan import Plan
+from modules.weights.residency import LoadedModel
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run. `strength` is None for a picture out of nothing. `prompts` have an entry for every picture of the job.
+
+    `exact`: all `steps` are run, whatever the strength, where otherwise it is their share. `second`: that of hires fix.
+    """
+
+    sampler: str
+    scheduler: str
+    steps: int
+    size: tuple[int, int]
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    merging: float
+    strength: float | None = None
+    exact: bool = False
+    second: bool = False
+
+    @property
+    def calls(self) -> int:
+        """Model calls that the prompt's schedule is spread over."""
+        return self.steps * table.find_sampler(self.sampler)[0].order
+
+    @property
+    def steps_run(self) -> int:
+        if self.strength is None:
+            return self.steps
+        return schedules.img2img_steps(self.steps, self.strength, exact=self.exact, forced=self.second)[1] + 1
+
+
+def first_pass(plan: Plan) -> Pass:
+    request, drawing = plan.request, plan.settings.drawing
+    source = request.source
+    return Pass(
+        plan.sampler, plan.scheduler, request.steps, (request.width, request.height), plan.prompts,
+        plan.negative_prompts, merging_ratio(plan), source.denoising_strength if source else None,
+        exact=drawing.img2img_fix_steps,
+    )  # fmt: skip
+
+
+def passes(plan: Plan) -> list[Pass]:
+    """All passes of a plan, in order."""
+    return [first_pass(plan)]
+
+
+def merging_ratio(plan: Plan) -> float:
+    """Token merging of the first pass; img2img may have its own."""
+    drawing, override = plan.settings.drawing, plan.request.override_settings
+    if plan.request.source is None or "token_merging_ratio" in override:
+        return drawing.token_merging_ratio
+    return drawing.token_merging_ratio_img2img or drawing.token_merging_ratio
+
+
+def sample(
+    plan: Plan, run: Pass, batch: range, models: Models, ctx: RunContext, meter: Meter,
+    start: Start | None = None, extra: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The latents of one batch [B, C, h, w], denoised: out of nothing, or out of `start`.
+
+    `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`). Raises NotANumber.
+    """
+    request, options, model = plan.request, plan.settings.sampling, models.current
+    sampler, schedule = table.normalise(run.sampler, run.scheduler)
+    levels = noise_levels(model, options)
+    walk = schedules.plan_walk(
+        sampler, schedule, run.steps, levels, options,
+        sdxl=bool(model.facts.vector), strength=run.strength, exact=run.exact, forced=run.second,
+    )  # fmt: skip
+    source = noise.BatchNoise(
+        noise.picture_noises(
+            [plan.seeds[k] for k in batch], [plan.subseeds[k] for k in batch], request.subseed_strength,
+            (request.seed_resize_from_h, request.seed_resize_from_w), options.eta_noise_seed_delta,
+        ),
+        latents.shape(model, *run.size),
+        source=options.randn_source, device=model.device, brownian=walk.brownian, down=model.vae.config.downscale,
+        shared_path=options.no_dpmpp_sde_batch_determinism,
+    )  # fmt: skip
+
+    def conditioned(model: LoadedModel) -> list[PictureConditioning]:
+        return [
+            text.condition(
+                model, run.prompts[k], run.negative_prompts[k], run.calls, plan.settings, run.size, ctx.conditionings
+            )
+            for k in batch
+        ]
+
+    denoiser = Denoiser(
+        models,
+        levels,
+        conditioned,
+        guiding_of(plan, model, sampler),
+        options,
+        run.steps_run * sampler.order,
+        start=start if start and start.new is not None else None,
+        extra=extra,
+        wants_uncond=sampler.wants_uncond,
+        timesteps=sampler.variance_preserving,
+        lcm=sampler.lcm,
+        handover=handover_of(plan, run),
+        merging=run.merging,
+        pictures_per_call=models.policy.pictures_per_call,
+    )
+    if start is None:
+        x = walk.from_noise(source.initial, sgm_noise_multiplier=options.sgm_noise_multiplier)
+    else:
+        first = source.initial if run.second else source.initial * noise_multiplier(plan)
+        x = walk.from_picture(start.latents, first, extra_noise=plan.settings.drawing.img2img_extra_noise)
+
+    def on_step(step: int, _x: Tensor, denoised: Tensor, _sigma: float) -> None:
+        meter.step(step, models.current, denoised)
+
+    drawn = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
+    if not torch.isfinite(drawn).all():
+        raise NotANumber(
+            "The denoiser produced numbers that are not finite; the checkpoint may be damaged or need float32: "
+            "set Precision to float32 in the settings."
+        )
+    return drawn if start is None else start.keep(drawn)
+
+
+def noise_multiplier(plan: Plan) -> float:
+    """Of the noise that a source picture is drowned in."""
+    source = plan.request.source
+    asked = source.initial_noise_multiplier if source else None
+    return plan.settings.drawing.initial_noise_multiplier if asked is None else asked
+
+
+def guiding_of(plan: Plan, model: LoadedModel, sampler: table.Sampler) -> Guiding:
+    source = plan.request.source
+    image_scale = source.image_cfg_scale if source and model.facts.concat == "edit" else None
+    return Guiding(
+        plan.request.cfg_scale * sampler.cfg_factor,
+        None if image_scale == 1 else image_scale,  # then there is nothing to tell apart
+        plan.request.cfg_rescale,
+    )
+
+
+def handover_of(plan: Plan, run: Pass) -> Handover | None:
+    """Whether a refiner takes part in this pass."""
+    drawing, refiner = plan.settings.drawing, plan.request.refiner
+    if refiner is None or plan.refiner is None:
+        return None
+    if plan.request.hires is not None:
+        wanted = drawing.hires_fix_refiner_pass
+        if wanted != "both passes" and (wanted == "second pass") != run.second:
+            return None
+    return Handover(plan.refiner, refiner.refiner_switch_at, drawing.refiner_switch_by_sample_steps)
