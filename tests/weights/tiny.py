@@ -209,12 +209,19 @@ def layout_tensors(
     return tensors | dict(layout.extra)
 
 
-def write_tiny(path: Path, label: str, seed: int, *, metadata: Mapping[str, str] | None = None, **options: Any) -> Path:
-    """Write a random checkpoint of a family by its name in `LAYOUTS`. `options`: as in `layout_tensors`."""
+def write_layout(
+    path: Path, layout: Layout, seed: int, *, metadata: Mapping[str, str] | None = None, **options: Any
+) -> Path:
+    """Write a random checkpoint in a layout. `options`: as in `layout_tensors`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = layout_tensors(LAYOUTS[label], seed, **options)
+    tensors = layout_tensors(layout, seed, **options)
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, dict(metadata or {}))
     return path
+
+
+def write_tiny(path: Path, label: str, seed: int, **options: Any) -> Path:
+    """Write a random checkpoint of a family by its name in `LAYOUTS`. `options`: as in `write_layout`."""
+    return write_layout(path, LAYOUTS[label], seed, **options)
 
 
 def write_raw(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
