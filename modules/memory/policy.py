@@ -7,7 +7,7 @@ For example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -32,7 +32,8 @@ class Policy:
     """`pictures_per_call`: at most so many pictures go through the denoiser together.
 
     `attention` is a name in `weights.build.ATTENTIONS`. `channels_last`: the denoiser's convolutions keep the
-    channels of a pixel together in memory.
+    channels of a pixel together in memory. `models_kept`: so many checkpoints stay in memory, those not in use in RAM
+    where `one_on_device`; neither changes how a model is loaded.
     """
 
     device: torch.device
@@ -42,6 +43,8 @@ class Policy:
     attention: str = "sdp"
     pictures_per_call: int = 1
     channels_last: bool = False
+    models_kept: int = field(default=1, compare=False)
+    one_on_device: bool = field(default=True, compare=False)
 
 
 def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None) -> Policy:
@@ -52,7 +55,14 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None) -
       overflows float16 first, so it stays in float32 where memory allows.
     - MPS: float16 denoiser, float32 autoencoder (half-precision decoding there gives NaN on some systems).
     """
-    sizes = sizes or Sizes()
+    return replace(
+        _choose(facts, settings, sizes or Sizes()),
+        models_kept=settings.model.sd_checkpoints_limit,
+        one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
+    )
+
+
+def _choose(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
     denoiser = _denoiser_dtype(facts, settings.model.precision)
     if facts.kind == "cpu":
         # torch's float32 GroupNorm takes a variance as E[x²] - E[x]² when channels are last: 2e-5 off where the plain

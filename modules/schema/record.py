@@ -58,7 +58,10 @@ class JobView(Frozen):
 
 
 class CheckpointView(Frozen):
-    """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height)."""
+    """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height).
+
+    `vae`: path of the VAE it is drawn with instead of its own, once that is decided.
+    """
 
     name: str
     title: str
@@ -69,6 +72,7 @@ class CheckpointView(Frozen):
     cfg_scale: float | None = None
     sha256: str | None = None
     problem: str | None = None
+    vae: str | None = None
 
     @property
     def short_hash(self) -> str | None:

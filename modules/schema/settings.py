@@ -222,6 +222,21 @@ class Drawing(Frozen):
     )
 
 
+class Networks(Frozen):
+    """Extra networks: LoRA and kin, hypernetworks, embeddings."""
+
+    sd_lora: str = fact("None", label="Add network to prompt", hint="A LoRA that every prompt gets; None is none.")
+    sd_hypernetwork: str = fact("None", label="Add hypernetwork to prompt", hint="As above.")
+    extra_networks_default_multiplier: float = fact(
+        1.0, label="Default multiplier for extra networks", ge=0, le=2, step=0.01
+    )
+    lora_preferred_name: Literal["Alias from file", "Filename"] = fact(
+        "Alias from file", label="When adding to prompt, refer to Lora by", choices=("Alias from file", "Filename")
+    )
+    lora_add_hashes_to_infotext: bool = fact(True, label="Add Lora hashes to infotext")
+    textual_inversion_add_hashes_to_infotext: bool = fact(True, label="Add Textual Inversion hashes to infotext")
+
+
 class Preview(Frozen):
     """Pictures shown while a job draws."""
 
@@ -249,6 +264,7 @@ class Settings(Frozen):
     prompting: Prompting = Prompting()
     sampling: Sampling = Sampling()
     drawing: Drawing = Drawing()
+    networks: Networks = Networks()
     preview: Preview = Preview()
     api: Api = Api()
 

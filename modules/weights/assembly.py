@@ -70,8 +70,8 @@ def read_folder(path: Path, read: Callable[[Path], Header]) -> Header:
     """
     index = _json(path / INDEX)
     if not _has(path, index, "unet"):
-        kind = index.get("_class_name")
-        raise BadFile(f"{path.name} is a diffusers folder without a U-Net ({kind}); SD and SDXL models are drawn with.")
+        what = index.get("_class_name")
+        raise BadFile(f"{path.name} is a diffusers folder without a U-Net ({what}); SD and SDXL models are drawn with.")
     parts = {
         name: _merged([read(file) for file in _part_files(path, name)])
         for name in ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -179,7 +179,7 @@ def complete(header: Header, read: Callable[[Path], Header], vaes: Iterable[Path
 def text_tensors(kind: Texts, towers: list[Header]) -> dict[str, TensorInfo]:
     """Hugging Face text encoders under the names that an LDM file of this kind has for them."""
     tensors: dict[str, TensorInfo] = {}
-    for n, tower in enumerate(towers):
+    for n, tower in enumerate(map(_nested, towers)):
         root = "cond_stage_model." if kind in ("sd1", "sd2") else f"conditioner.embedders.{n}."
         keys = tower.tensors
         if kind == "sd1" or (kind == "sdxl" and n == 0):
@@ -220,8 +220,19 @@ def _as_tower(path: Path, read: Callable[[Path], Header]) -> tuple[int, Header] 
     return (width, header) if width else None
 
 
+def _nested(tower: Header) -> Header:
+    """transformers 5 leaves `text_model.` out of its keys."""
+    if "embeddings.token_embedding.weight" not in tower.tensors:
+        return tower
+    tensors = {
+        key if key.startswith("text_projection") else f"text_model.{key}": replace(info, file=info.file or tower.path)
+        for key, info in tower.tensors.items()
+    }
+    return replace(tower, tensors=tensors)
+
+
 def _width(tower: Header) -> int:
-    shape = tower.shape("text_model.embeddings.token_embedding.weight")
+    shape = _nested(tower).shape("text_model.embeddings.token_embedding.weight")
     return shape[1] if shape and len(shape) == 2 else 0
 
 

@@ -13,26 +13,30 @@ import difflib
 import json
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.schema.errors import EaselError, NotFound
+from modules.schema.errors import BadFile, EaselError, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView
-from modules.weights import hashing
-from modules.weights.detect import detect
-from modules.weights.headers import read_header
-from modules.weights.store import FileStore, Stamp
+from modules.schema.settings import Model
+from modules.weights import assembly, hashing, vaes
+from modules.weights.networks import Shelf
+from modules.weights.notes import read_notes
+from modules.weights.recognise import recognise
+from modules.weights.store import FileStore
+from modules.weights.walk import Found, walk
 
-EXTENSIONS = (".safetensors", ".ckpt")
+EXTENSIONS = (".safetensors", ".ckpt", ".sft")
 NOT_CHECKPOINTS = (".vae.safetensors", ".vae.ckpt")
 FRESH_SECONDS = 2.0
 """A list younger than this is not made again unless asked."""
-_FACTS = "checkpoint 2"  # raise the number whenever what is kept, or how it is found out, changes
+PATIENCE_SECONDS = 1.0
+"""So long a list waits for files that were never looked at; the rest follows in the background."""
+_FACTS = "checkpoint 3"  # raise the number whenever what is kept, or how it is found out, changes
 
 SHIPPED = "postcards"  # the model that comes with the program
 
@@ -43,6 +47,7 @@ class Catalogue:
     def __init__(self, folders: Folders, database: Path) -> None:
         self.folders = folders
         self.store = FileStore(database)
+        self.networks = Shelf(folders, self.store)
         self._lock = threading.RLock()
         self._views: list[CheckpointView] = []
         self._old_hashes: dict[str, str] = {}
@@ -96,6 +101,19 @@ class Catalogue:
             )
         return min(views, key=lambda view: (view.problem is not None, view.name == SHIPPED))
 
+    def dressed(self, view: CheckpointView, settings: Model) -> tuple[CheckpointView, tuple[str, ...]]:
+        """The checkpoint with the VAE that settings, notes and files beside it give it; and warnings for the user."""
+        chosen = vaes.choose(
+            Path(view.path), settings.sd_vae, read_notes(Path(view.path)).vae, vaes.list_vaes(self.folders),
+            settings.sd_vae_overrides_per_model_preferences,
+        )  # fmt: skip
+        warnings = (chosen.warning,) if chosen.warning else ()
+        return view.model_copy(update={"vae": str(chosen.path) if chosen.path else None}), warnings
+
+    def vaes(self) -> list[str]:
+        """File names of all VAEs, for the setting that chooses one."""
+        return list(vaes.list_vaes(self.folders))
+
     def hash_of(
         self,
         view: CheckpointView,
@@ -136,82 +154,72 @@ class Catalogue:
     def _scan(self) -> None:
         kept = self.store.all(_FACTS)
         hashes = self.store.all("sha256")
-        views, fresh = [], []
+        views, fresh, later = [], [], False
         self._old_hashes = {}
-        for relative, path, stamp in self._files():
-            old = kept.get(str(path))
-            if old and old[0] == stamp:
+        until = time.monotonic() + PATIENCE_SECONDS
+        for found in self._files():
+            old = kept.get(found.path)
+            if old and old[0] == found.stamp:
                 facts = json.loads(old[1])
+            elif time.monotonic() > until:
+                facts, later = _NOT_LOOKED_AT, True
             else:
-                facts = _look_at(path)
-                fresh.append((str(path), stamp, json.dumps(facts)))
-            known = hashes.get(str(path))
-            view = _view(relative, path, stamp[0], facts)
-            views.append(_hashed(view, known[1]) if known and known[0] == stamp else view)
-            self._old_hashes[str(path)] = facts["old_hash"]
+                facts = _look_at(Path(found.path), self.folders)
+                if not facts["alone"]:  # what such a file lacks may be put beside it at any time
+                    fresh.append((found.path, found.stamp, json.dumps(facts)))
+            known = hashes.get(found.path)
+            view = _view(found.relative, found.path, found.stamp[0], facts)
+            views.append(_hashed(view, known[1]) if known and known[0] == found.stamp else view)
+            self._old_hashes[found.path] = facts["old_hash"]
         self.store.put_many(_FACTS, fresh)
         self._views = views
         self._scanned = time.monotonic()
+        if later:
+            threading.Thread(target=self._finish, name="catalogue", daemon=True).start()
 
-    def _files(self) -> Iterator[tuple[str, Path, Stamp]]:
-        """(path relative to its folder, path, stamp) in natural order; each file once."""
+    def _finish(self) -> None:
+        """Look at what the last scan had no time for, a while at a time, so that nobody waits for long."""
+        with self._lock:
+            self._scan()
+
+    def _files(self) -> Iterator[Found]:
+        """Checkpoints in natural order, folder by folder; each file once. The one from the command line comes first."""
         seen: set[str] = set()
-        for folder in self.folders.checkpoint_dirs:
-            found = []
-            for path, stamp in _walk(str(folder)):
-                if path not in seen:
-                    seen.add(path)
-                    found.append((os.path.relpath(path, folder).replace(os.sep, "/"), Path(path), stamp))
-            yield from sorted(found, key=lambda item: _natural(item[0]))
+        lists = [walk(folder, EXTENSIONS, whole=True) for folder in self.folders.checkpoint_dirs]
+        if self.folders.checkpoint:
+            lists.insert(0, _single(self.folders.checkpoint))
+        for found in (file for files in lists for file in files):
+            if found.path not in seen and not found.relative.lower().endswith(NOT_CHECKPOINTS):
+                seen.add(found.path)
+                yield found
 
 
-def _walk(folder: str, depth: int = 0, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, Stamp]]:
-    """Model files below a folder. Links are followed, but never into a folder that is being walked."""
+def _single(path: Path) -> list[Found]:
     try:
-        here = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except OSError:
-        return  # missing or unreadable folders are empty
-    identity = (here.st_dev, here.st_ino)
-    if identity in above or depth > 32 or any(entry.name == "model_index.json" for entry in entries):
-        return  # the last is a model in the diffusers layout: its parts are no checkpoints
-    for entry in entries:
-        try:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    yield from _walk(entry.path, depth + 1, above | {identity})
-                continue
-            name = entry.name.lower()
-            if not name.endswith(EXTENSIONS) or name.endswith(NOT_CHECKPOINTS) or name.startswith("."):
-                continue
-            entry.name.encode("utf-8")  # a name that is not text could be neither shown nor written to infotext
-            status = entry.stat()
-            if stat.S_ISREG(status.st_mode):
-                yield entry.path, (status.st_size, status.st_mtime_ns)
-        except (OSError, UnicodeEncodeError):
-            continue  # a broken link, or gone since
+        return [Found(path.name, str(path), assembly.stamp_of(path), frozenset())]
+    except (OSError, BadFile):
+        return []
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key: folders before files at each level, numbers by value, case ignored."""
-    *folders, file = os.path.splitext(name.lower())[0].split("/")
-    key: list[tuple[int, int | str]] = []
-    for rank, part in (*((0, f) for f in folders), (9, file)):
-        key.append((rank, 0))
-        key += [(1, int(p)) if p.isdecimal() and len(p) < 19 else (2, p) for p in re.split(r"(\d+)", part) if p]
-    return key
+_NOT_LOOKED_AT: dict[str, Any] = {
+    "family": "unknown", "resolution": (512, 512), "cfg": None, "problem": None, "alone": False, "old_hash": "",
+}  # fmt: skip
 
 
-def _look_at(path: Path) -> dict[str, Any]:
+def _look_at(path: Path, folders: Folders) -> dict[str, Any]:
     """What a file's first bytes tell; must not raise, whatever it holds."""
+    seen = dict(_NOT_LOOKED_AT)
     try:
-        header = read_header(path)
-        facts = detect(header)
+        header, facts = recognise(path, folders)
     except EaselError as error:
-        return {"family": "unknown", "resolution": (512, 512), "cfg": None, "problem": error.message} | _old(path)
-    return {
-        "family": facts.family, "resolution": facts.resolution, "cfg": facts.cfg_scale, "problem": None
-    } | _old(path)  # fmt: skip
+        seen |= {"problem": error.message, "alone": "holds a U-Net alone" in error.message}
+    else:
+        elsewhere = any(info.file not in (None, path) and path not in info.file.parents
+                        for info in header.tensors.values() if info.file)  # fmt: skip
+        seen |= {
+            "family": facts.family, "resolution": facts.resolution, "cfg": facts.cfg_scale, "alone": elsewhere
+        }  # fmt: skip
+    return seen | _old(path)
 
 
 def _old(path: Path) -> dict[str, str]:
@@ -221,11 +229,11 @@ def _old(path: Path) -> dict[str, str]:
         return {"old_hash": ""}
 
 
-def _view(relative: str, path: Path, size: int, facts: dict[str, Any]) -> CheckpointView:
+def _view(relative: str, path: str, size: int, facts: dict[str, Any]) -> CheckpointView:
     return CheckpointView(
-        name=os.path.splitext(relative)[0].replace("/", "_"),
+        name=(os.path.splitext(relative)[0] if relative.lower().endswith(EXTENSIONS) else relative).replace("/", "_"),
         title=relative,
-        path=str(path),
+        path=path,
         size=size,
         family=facts["family"],
         resolution=tuple(facts["resolution"]),

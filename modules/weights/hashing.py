@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.schema.errors import BadFile, Cancelled
+from modules.weights import assembly
 from modules.weights.store import FileStore
 
 CHUNK = 8 * 1024 * 1024
@@ -30,6 +31,8 @@ def sha256_of(
         BadFile: it cannot be read, or changed while it was read.
         Cancelled: `cancelled()` answered True.
     """
+    if path.is_dir():
+        return _folder_sha256(path, store, progress, cancelled)
     try:
         before = os.stat(path)
         known = store.get("sha256", path, before) if store else None
@@ -54,13 +57,53 @@ def sha256_of(
     return digest.hexdigest()
 
 
+def _folder_sha256(
+    path: Path,
+    store: FileStore | None,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> str:
+    """Of a diffusers folder: the SHA-256 of its weight files' SHA-256, in order. Nobody else has a hash for these."""
+    hashes = (sha256_of(file, store, progress=progress, cancelled=cancelled) for file in assembly.files_of(path))
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def autov3_of(path: Path, store: FileStore | None = None, *, cancelled: Callable[[], bool] | None = None) -> str:
+    """SHA-256 of a safetensors file behind its header (of other files: of all), 64 hex digits; it survives a change of
+    metadata. A LoRA is called by its first 12.
+
+    Raises as `sha256_of`.
+    """
+    try:
+        status = os.stat(path)
+        known = store.get("autov3", path, status) if store else None
+        if known:
+            return known
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            if path.suffix.lower() in (".safetensors", ".sft"):
+                file.seek(8 + int.from_bytes(file.read(8), "little"))
+            while chunk := file.read(CHUNK):
+                if cancelled and cancelled():
+                    raise Cancelled(f"Hashing of {path.name} was cancelled.")
+                digest.update(chunk)
+    except (OSError, OverflowError, ValueError) as error:
+        raise BadFile(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if store:
+        store.put("autov3", path, status, digest.hexdigest())
+    return digest.hexdigest()
+
+
 def short(sha256: str) -> str:
     """The 10 digits that titles and infotexts show."""
     return sha256[:10]
 
 
 def old_hash(path: Path) -> str:
-    """A1111's first hash: SHA-256 of the 64 KiB at 1 MiB, 8 hex digits. Files below 1 MiB all have e3b0c442."""
+    """A1111's first hash: SHA-256 of the 64 KiB at 1 MiB, 8 hex digits. Files below 1 MiB all have e3b0c442.
+
+    OSError where there is no such file, as for a folder.
+    """
     with path.open("rb") as file:
         file.seek(0x100000)
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

@@ -136,7 +136,8 @@ _TEXT_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bia
 
 
 def is_clip_text(keys: Iterable[str]) -> bool:
-    return "text_model.encoder.layers.0.self_attn.q_proj.weight" in set(keys)
+    found = set(keys)
+    return any(f"{head}encoder.layers.0.self_attn.q_proj.weight" in found for head in ("text_model.", ""))
 
 
 def clip_moves(keys: Iterable[str]) -> list[Move]:

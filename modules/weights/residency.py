@@ -4,8 +4,8 @@
         latents = model.vae.encode_moments(picture)
 
 The same checkpoint with the same policy is reused for nothing; another one frees the old before it is filled, since
-two may not fit. All that can be wrong with a file's header is found before the old model goes; should filling fail
-half-way, the old model is brought back.
+two may not fit (unless the policy keeps several). All that can be wrong with a file's header is found before the old
+model goes; should filling fail half-way, the old model is brought back.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +30,16 @@ from modules.nets.autoencoder import Autoencoder
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
 from modules.schema.record import CheckpointView
+from modules.weights import assembly
+from modules.weights.adapters.apply import Network, Networks
 from modules.weights.build import ATTENTIONS, Nets, Tower, blueprint, fill
 from modules.weights.catalogue import Catalogue
-from modules.weights.detect import detect
 from modules.weights.facts import LatentFormat, ModelFacts
-from modules.weights.reading import ModelFile, open_model
-from modules.weights.sidecar import read_sidecar, sidecar_path
+from modules.weights.notes import notes_path
+from modules.weights.pristine import Pristine
+from modules.weights.reading import ModelFile, open_header
+from modules.weights.recognise import recognise
+from modules.weights.sidecar import sidecar_path
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class _Identity:
 
     path: str
     stamp: tuple[int, int]
-    sidecar: tuple[int, int] | None
+    beside: tuple[tuple[int, int] | None, ...]
+    vae: tuple[str, int, int] | None
     policy: Policy
 
 
@@ -63,6 +70,7 @@ class LoadedModel:
     towers: tuple[Tower, ...]
     extra_keys: int
     identity: _Identity
+    networks: Networks
     catalogue: Catalogue | None = None
 
     @property
@@ -116,23 +124,40 @@ class _Opened:
 
 
 class Residency:
-    """Keeps one model in memory. One lease at a time; a second thread waits, the same thread may lease again."""
+    """Keeps models in memory: the one in use, and as many more as the policy allows.
+
+    One thread at a time: a second one waits, the same thread may lease again, also another model. What is leased is
+    never freed.
+    """
 
     def __init__(self, catalogue: Catalogue | None, facts: DeviceFacts) -> None:
         self.catalogue = catalogue
         self.facts = facts
         self._lock = threading.RLock()
-        self._model: LoadedModel | None = None
-        self._identity: _Identity | None = None
+        self._kept: OrderedDict[_Identity, LoadedModel] = OrderedDict()  # the last one was used last
+        self._leases: Counter[_Identity] = Counter()
+        self._used = time.monotonic()
+        self._timer: threading.Timer | None = None
 
     @property
     def loaded(self) -> CheckpointView | None:
-        """The checkpoint in memory."""
-        return self._model.checkpoint if self._model else None
+        """The checkpoint used last, if it is in memory."""
+        kept = list(self._kept.values())
+        return kept[-1].checkpoint if kept else None
+
+    @property
+    def kept(self) -> list[CheckpointView]:
+        """Every checkpoint in memory, the one used last at the end."""
+        return [model.checkpoint for model in self._kept.values()]
 
     @contextlib.contextmanager
-    def lease(self, checkpoint: CheckpointView, policy: Policy) -> Iterator[LoadedModel]:
-        """The model for the time of a `with`.
+    def lease(
+        self, checkpoint: CheckpointView, policy: Policy, networks: Sequence[Network] = ()
+    ) -> Iterator[LoadedModel]:
+        """The model for the time of a `with`, changed by exactly these networks (LoRA and kin, hypernetworks).
+
+        What could not be applied is told in `model.networks.outcome`. Weights go back when a lease asks for others, so
+        that jobs with the same networks, one after the other, cost nothing; an inner lease puts back the outer one's.
 
         Raises:
             NotFound: its file is gone.
@@ -142,40 +167,79 @@ class Residency:
         """
         with self._lock:
             identity = _identity(checkpoint, policy)
-            if self._model is None or identity != self._identity:
+            if identity not in self._kept:
                 self._switch(checkpoint, policy, identity)
-            model = self._model
-            assert model is not None
-            yield model
+            self._kept.move_to_end(identity)
+            self._place(identity)
+            self._leases[identity] += 1
+            model = self._kept[identity]
+            before = model.networks.wanted
+            try:
+                model.networks.apply(networks)
+                yield model
+            finally:
+                self._leases[identity] -= 1
+                if self._leases[identity]:
+                    model.networks.apply(before)
+                del model
+                self._used = time.monotonic()
 
     def close(self) -> None:
-        """Free the model; the next lease loads again."""
+        """Free all models; the next lease loads again."""
         with self._lock:
-            self._free()
+            if self._timer:
+                self._timer.cancel()
+            self._free_down_to(0)
+
+    def free_when_idle(self, seconds: float) -> None:
+        """Free all models once none has been used for so long; 0 is never. The last call counts."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            self._timer = None
+            if seconds > 0:
+                self._timer = threading.Timer(seconds, self._idle, (seconds,))
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _idle(self, seconds: float) -> None:
+        with self._lock:  # waits for a lease to end
+            left = self._used + seconds - time.monotonic()
+            if left > 0:
+                self.free_when_idle(left)
+            else:
+                self._free_down_to(0)
 
     def _switch(self, checkpoint: CheckpointView, policy: Policy, identity: _Identity) -> None:
-        opened = _open(Path(checkpoint.path), policy)
-        model = self._model
-        before = (model.checkpoint, model.policy, model.identity) if model else None
-        del model  # it must be free before the new one is filled
-        self._free()
+        opened = self._open(checkpoint, policy)
+        freed = self._free_down_to(policy.models_kept - 1)
         try:
-            self._model = self._load(checkpoint, policy, opened, identity)
-            self._identity = identity
+            self._kept[identity] = self._load(checkpoint, policy, opened, identity)
         except BaseException as error:
             del opened
             traceback.clear_frames(error.__traceback__)  # they hold the half-filled nets
-            if before:
+            if _is_memory(error):
+                if more := self._free_down_to(0):  # those kept for later are what it may have lacked
+                    with contextlib.suppress(Exception):
+                        self._kept[identity] = self._load(checkpoint, policy, self._open(checkpoint, policy), identity)
+                        return
+                freed += more
+            if not self._kept and freed:
                 with contextlib.suppress(Exception):  # the first error is the one to tell
-                    old, old_policy, old_identity = before
-                    self._model = self._load(old, old_policy, _open(Path(old.path), old_policy), old_identity)
-                    self._identity = old_identity
+                    old = freed[-1]
+                    self._kept[old[2]] = self._load(old[0], old[1], self._open(old[0], old[1]), old[2])
             if _is_memory(error):
                 raise OutOfMemory(
                     f"{checkpoint.name} does not fit into the memory of {self.facts.name}; close other programs, "
                     "choose a smaller model, or set Precision to float16."
                 ) from error
             raise
+
+    def _open(self, checkpoint: CheckpointView, policy: Policy) -> _Opened:
+        folders = self.catalogue.folders if self.catalogue else None
+        header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
+        nets = blueprint(facts, header, ATTENTIONS[policy.attention])
+        return _Opened(open_header(header), facts, nets)
 
     def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:
         facts, nets = opened.facts, opened.nets
@@ -184,44 +248,69 @@ class Residency:
             fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype)
             for tower in nets.towers:
                 fill(tower.net, file, tower.facts.component, policy.device, policy.text_dtype)
+        towers = [tower.net for tower in nets.towers]
+        networks = Networks(
+            nets.unet, towers, Pristine(opened.file.header, facts), facts.family, facts.label, policy.device
+        )
         return LoadedModel(
-            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, self.catalogue
+            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue
         )
 
-    def _free(self) -> None:
-        if self._model is None:
+    def _place(self, identity: _Identity) -> None:
+        """Bring a model to its device; the others step aside into RAM where only one may stay there."""
+        wanted = self._kept[identity]
+        if wanted.policy.device.type == "cpu":
             return
-        probe = weakref.ref(self._model.unet)
-        self._model = self._identity = None
-        if probe() is not None:  # somebody's cycle holds it
+        for other, model in self._kept.items():
+            if other != identity and wanted.policy.one_on_device and not self._leases[other]:
+                _move(model, torch.device("cpu"))
+        _move(wanted, wanted.policy.device)
+
+    def _free_down_to(self, count: int) -> list[tuple[CheckpointView, Policy, _Identity]]:
+        """Free models that nobody has leased, the longest unused first, until `count` are left; which they were."""
+        freed, probes = [], []
+        for identity in list(self._kept):
+            if len(self._kept) <= count:
+                break
+            if self._leases[identity]:
+                continue
+            model = self._kept.pop(identity)
+            freed.append((model.checkpoint, model.policy, identity))
+            probes.append(weakref.ref(model.unet))
+            del model, self._leases[identity]
+        if any(probe() is not None for probe in probes):  # somebody's cycle holds it
             gc.collect()
-        if self.facts.kind == "cuda":
+        if freed and self.facts.kind == "cuda":
             torch.cuda.empty_cache()
-        elif self.facts.kind == "mps":
+        elif freed and self.facts.kind == "mps":
             torch.mps.empty_cache()
+        return freed
 
 
-def _open(path: Path, policy: Policy) -> _Opened:
-    file = open_model(path)
-    facts = detect(file.header, read_sidecar(path))
-    return _Opened(file, facts, blueprint(facts, file.header, ATTENTIONS[policy.attention]))
+def _move(model: LoadedModel, device: torch.device) -> None:
+    for net in (model.unet, model.vae, *(tower.net for tower in model.towers)):
+        net.to(device)
 
 
 def _identity(checkpoint: CheckpointView, policy: Policy) -> _Identity:
     path = Path(checkpoint.path)
-    stamp = _stamp(path)
-    if stamp is None:
-        raise NotFound(f"{path.name} is gone from {path.parent.name}; put it back or choose another checkpoint.")
-    return _Identity(checkpoint.path, stamp, _stamp(sidecar_path(path)), policy)
+    try:
+        stamp = assembly.stamp_of(path)
+        vae = (checkpoint.vae, *assembly.stamp_of(Path(checkpoint.vae))) if checkpoint.vae else None
+    except FileNotFoundError as error:
+        gone = Path(str(error.filename or path))
+        raise NotFound(f"{gone.name} is gone from {gone.parent.name}; put it back or choose another.") from None
+    except OSError as error:
+        raise BadFile(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    beside = tuple(_stamp(file) for file in (sidecar_path(path), notes_path(path)))
+    return _Identity(checkpoint.path, stamp, beside, vae, policy)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
-    except OSError as error:
-        raise BadFile(f"{path.name} cannot be read: {error.strerror or error}.") from None
     return status.st_size, status.st_mtime_ns
 
 

@@ -86,10 +86,10 @@ def test_links_are_followed_and_loops_end(folders, sound, tmp_path):
     assert names(catalogue_of(folders)) == ["link_far", "one", "real"]
 
 
-def test_a_model_in_diffusers_folders_is_no_list_of_parts(folders, sound):
+def test_a_model_in_diffusers_folders_is_one_entry(folders, sound):
     put(sound, folders, "pipe/unet/diffusion_pytorch_model.safetensors", "x.safetensors")
     (folders.checkpoint_dirs[0] / "pipe" / "model_index.json").write_text("{}")
-    assert names(catalogue_of(folders)) == ["x"]
+    assert names(catalogue_of(folders)) == ["pipe", "x"]
 
 
 def test_damaged_files_are_listed_with_what_is_wrong(folders, sound):

@@ -95,8 +95,8 @@ ROWS: tuple[_Row, ...] = (
     _Row(lambda k: k.starts("joint_blocks.0.", "x_embedder.proj."), "an SD3 checkpoint", True),
     _Row(lambda k: k.starts("double_blocks.0.", "distilled_guidance_layer."), "a Flux checkpoint", True),
     _Row(
-        lambda k: k.has("scaled_fp8") or k.holds("bitsandbytes__"),
-        "a checkpoint with specially packed 8- or 4-bit weights, which this version cannot read",
+        lambda k: k.holds("bitsandbytes__"),
+        "a checkpoint with specially packed 4-bit weights, which this version cannot read",
         True,
     ),
     _Row(

@@ -1,0 +1,65 @@
+"""What a user wrote down about a model: the `<name>.json` beside it, as A1111 keeps it, with three keys of our own.
+
+A1111's: `description`, `notes`, `vae` (of a checkpoint), `activation text`, `preferred weight`, `negative text`,
+`sd version` (of a LoRA). Ours: `prediction type` ("eps" or "v"), `clip skip`, `ema` (draw with the averaged weights).
+Files of other programs under that name are no error: what is not understood says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 2**20
+PREVIEWS = tuple(f"{dot}{ending}" for ending in ("png", "jpg", "jpeg", "webp", "gif") for dot in (".", ".preview."))
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Empty or None where nothing is said."""
+
+    description: str = ""
+    notes: str = ""
+    vae: str | None = None
+    prediction: str | None = None
+    clip_skip: int | None = None
+    ema: bool = False
+
+
+NO_NOTES = Notes()
+
+
+def notes_path(model: Path) -> Path:
+    return model.with_suffix(".json")
+
+
+def read_notes(model: Path) -> Notes:
+    """The notes beside a model; nothing is said by a missing, foreign or damaged file."""
+    raw = read_raw(model)
+    vae, clip_skip, prediction = raw.get("vae"), raw.get("clip skip"), raw.get("prediction type")
+    return Notes(
+        description=_text(raw.get("description")),
+        notes=_text(raw.get("notes")),
+        vae=vae if isinstance(vae, str) and vae not in ("", "Unknown") else None,
+        prediction=prediction if prediction in ("eps", "v") else None,
+        clip_skip=clip_skip if type(clip_skip) is int and 1 <= clip_skip <= 12 else None,
+        ema=raw.get("ema") is True,
+    )
+
+
+def read_raw(model: Path) -> dict[str, Any]:
+    """Everything in the file, so that keys of others survive when ours are written; {} where there is no object."""
+    path = notes_path(model)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return {}
+        found = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value[:65_536] if isinstance(value, str) else ""
