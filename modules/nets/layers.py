@@ -7,7 +7,8 @@ adapters (`Slot`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,38 @@ class GroupNorm(Slot, nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         y = F.group_norm(input, self.num_groups, *self.weights(input), self.eps)
         return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution with a slot, `wrap`: along which directions (x, y) a picture goes on at its opposite edge.
+
+    `seamless` fills the slot for a while; otherwise the padding is zeros.
+    """
+
+    wrap: tuple[bool, bool] = (False, False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        (x, y), (high, wide) = self.wrap, self.padding
+        if not (x or y) or not (high or wide):
+            return super().forward(input)
+        around = (wide * x, wide * x, high * y, high * y)
+        padded = F.pad(input, around, mode="circular")
+        zeros = (high * (not y), wide * (not x))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, zeros, self.dilation, self.groups)
+
+
+@contextmanager
+def seamless(nets: Iterable[nn.Module], x: bool = True, y: bool = True) -> Iterator[None]:
+    """Within it the nets draw pictures that can be laid side by side (x) and one above the other (y)."""
+    layers = [layer for net in nets for layer in net.modules() if isinstance(layer, Conv2d)]
+    before = [layer.wrap for layer in layers]
+    for layer in layers:
+        layer.wrap = (x, y)
+    try:
+        yield
+    finally:
+        for layer, wrap in zip(layers, before):
+            layer.wrap = wrap
 
 
 @dataclass(frozen=True)

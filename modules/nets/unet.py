@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from modules.nets.attention import Attention, ContextMap, sdp
 from modules.nets.layers import PLAIN, Ops, timestep_embedding
+from modules.nets.merging import Match, Merging
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,14 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, ops)
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, context_map: ContextMap | None = None, match: Match | None = None
+    ) -> Tensor:
         h = self.norm1(x)
-        x = x + self.attn1(h, h, context_map)
+        if match is not None:
+            h = match.merge(h)
+        h = self.attn1(h, h, context_map)
+        x = x + (h if match is None else match.unmerge(h))
         x = x + self.attn2(self.norm2(x), context, context_map)
         return x + self.ff(self.norm3(x))
 
@@ -145,7 +151,9 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection()
 
-    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, context_map: ContextMap | None = None, merging: Merging | None = None
+    ) -> Tensor:
         batch, channels, height, width = x.shape
         h = self.norm(x)
         if self.linear:
@@ -153,7 +161,7 @@ class SpatialTransformer(nn.Module):
         else:
             h = self.proj_in(h).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         for block in self.transformer_blocks:
-            h = block(h, context, context_map)
+            h = block(h, context, context_map, merging.match(h, height, width) if merging else None)
         if self.linear:
             h = self.proj_out(h)
         h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -181,12 +189,15 @@ class Upsample(nn.Module):
 class Stage(nn.Sequential):
     """One numbered block of the file: each child gets what it needs of the timestep embedding and the context."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, context: Tensor, context_map: ContextMap | None = None,
+        merging: Merging | None = None,
+    ) -> Tensor:  # fmt: skip
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context, context_map)
+                x = layer(x, context, context_map, merging)
             else:
                 x = layer(x)
         return x
@@ -196,6 +207,7 @@ class UNet(nn.Module):
     """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
 
     `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
+    `merging` is the share of tokens that self-attention takes together (`nets.merging`).
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
@@ -257,20 +269,22 @@ class UNet(nn.Module):
         context: Tensor,
         y: Tensor | None = None,
         context_map: ContextMap | None = None,
+        merging: float = 0.0,
     ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         if self.config.adm_channels is not None:
             if y is None:
                 raise ValueError(f"this net needs a vector y [B, {self.config.adm_channels}]")
             emb = emb + self.label_emb(y)
+        merge = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
         h, skips = x, []
         for block in self.input_blocks:
-            h = block(h, emb, context, context_map)
+            h = block(h, emb, context, context_map, merge)
             skips.append(h)
-        h = self.middle_block(h, emb, context, context_map)
+        h = self.middle_block(h, emb, context, context_map, merge)
         for block in self.output_blocks:
             skip = skips.pop()
             if h.shape[-2:] != skip.shape[-2:]:  # a latent side that is not a multiple of 2^levels
                 h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")
-            h = block(torch.cat([h, skip], dim=1), emb, context, context_map)
+            h = block(torch.cat([h, skip], dim=1), emb, context, context_map, merge)
         return self.out(h)
