@@ -1,22 +1,39 @@
-"""The full-size SD 1.5 layout, without memory: keys and parameters as in the released files."""
+"""The full-size layouts of every family, without memory: keys and parameters as in the released files.
+
+Numbers: spec of the file formats, measured on the original classes.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
-from modules.nets.clip import ClipConfig, TextEncoder
+from modules.nets.clip import TextEncoder
 from modules.nets.unet import UNet, UNetConfig
+from tests.weights import full_size
 
 
 @pytest.mark.parametrize(
     ("net", "config", "keys", "parameters"),
     [
-        (UNet, UNetConfig(), 686, 859_520_964),
-        (UNet, UNetConfig(in_channels=9), 686, 859_535_364),
+        (UNet, full_size.SD1, 686, 859_520_964),
+        (UNet, replace(full_size.SD1, in_channels=9), 686, 859_535_364),
+        (UNet, replace(full_size.SD1, in_channels=8), 686, 859_532_484),
+        (UNet, full_size.SD2, 686, 865_910_724),
+        (UNet, replace(full_size.SD2, in_channels=9), 686, 865_925_124),
+        (UNet, replace(full_size.SD2, in_channels=5), 686, 865_913_604),
+        (UNet, full_size.SDXL, 1680, 2_567_463_684),
+        (UNet, replace(full_size.SDXL, in_channels=9), 1680, 2_567_478_084),
+        (UNet, full_size.REFINER, 1220, 2_259_526_660),
+        (UNet, full_size.SSD_1B, 944, 1_331_334_404),
+        (UNet, full_size.VEGA, 564, 745_225_604),
         (Autoencoder, AutoencoderConfig(), 248, 83_653_863),
-        (TextEncoder, ClipConfig(), 196, 123_060_480),
+        (TextEncoder, full_size.CLIP_L, 196, 123_060_480),
+        (TextEncoder, full_size.CLIP_H, 388, 352_984_064),
+        (TextEncoder, full_size.CLIP_G, 517, 694_659_840),
     ],
 )
 def test_full_size_layout(net, config, keys, parameters):

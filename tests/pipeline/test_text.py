@@ -197,7 +197,9 @@ def test_sdxl_is_told_sizes_and_crop(lease):
     with lease("SDXL") as model:
         (part,), negative = condition(model, "a cat", "a dog", sdxl_crop_top=8, sdxl_crop_left=24).at(0)
         pooled = text.encode(model, ("a cat",), Settings().prompting, [2, 2])[0].vector
-        assert part.vector is not None and pooled is not None and negative.vector is not None
+        assert part.vector is not None
+        assert pooled is not None
+        assert negative.vector is not None
         assert torch.equal(part.vector[:64], pooled)
         torch.testing.assert_close(part.vector[64:], waves(64, 96, 8, 24, 64, 96), atol=1e-4, rtol=0)
         assert torch.equal(part.vector[64:], negative.vector[64:])
@@ -207,7 +209,8 @@ def test_sdxl_is_told_sizes_and_crop(lease):
 def test_the_refiner_is_told_a_better_score_for_the_prompt(lease):
     with lease("SDXL refiner") as model:
         (part,), negative = condition(model, "a cat", "a dog").at(0)
-        assert part.vector is not None and negative.vector is not None
+        assert part.vector is not None
+        assert negative.vector is not None
         torch.testing.assert_close(part.vector[64:], waves(64, 96, 0, 0, 6.0), atol=1e-4, rtol=0)
         torch.testing.assert_close(negative.vector[64:], waves(64, 96, 0, 0, 2.5), atol=1e-4, rtol=0)
         changed = condition(model, "a cat", "a dog", sdxl_refiner_high_aesthetic_score=7.5).at(0)[0][0].vector
@@ -219,7 +222,8 @@ def test_the_pooled_text_is_the_first_chunks(lease):
     with lease("SDXL") as model:
         one = condition(model, "a cat").at(0)[0][0]
         two = condition(model, "a cat BREAK a dog").at(0)[0][0]
-        assert one.vector is not None and two.vector is not None
+        assert one.vector is not None
+        assert two.vector is not None
         assert (one.tokens.shape[0], two.tokens.shape[0]) == (77, 154)
         assert torch.equal(one.vector, two.vector)
 
@@ -228,7 +232,8 @@ def test_only_an_empty_negative_becomes_zeros_and_only_for_sdxl(lease):
     for label in ("SDXL", "SDXL refiner"):
         with lease(label) as model:
             (part,), negative = condition(model, "", "").at(0)
-            assert negative.vector is not None and part.vector is not None
+            assert negative.vector is not None
+            assert part.vector is not None
             assert not negative.tokens.any()
             assert not negative.vector[:64].any()
             assert negative.vector[64:].any()
@@ -369,7 +374,8 @@ def test_other_embeddings_and_sizes_are_not_served_from_the_cache(lease, test_se
             for size, known in ((SIZE, None), (SIZE, one), (SIZE, two), ((64, 64), two))
         ]
         assert len({tuple(encoding.tokens.flatten().tolist()) for encoding in found}) == 3
-        assert found[2].vector is not None and found[3].vector is not None
+        assert found[2].vector is not None
+        assert found[3].vector is not None
         assert torch.equal(found[2].vector[:64], found[3].vector[:64])
         assert not torch.equal(found[2].vector, found[3].vector)
 

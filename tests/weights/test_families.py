@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,19 @@ from safetensors.torch import load_file, save_file
 
 from modules.memory.devices import detect as detect_device
 from modules.memory.policy import choose
+from modules.nets.autoencoder import AutoencoderConfig
 from modules.nets.clip import ClipConfig
 from modules.nets.unet import UNetConfig
 from modules.schema.errors import BadFile
 from modules.schema.folders import Folders
 from modules.schema.settings import Settings
+from modules.weights.build import blueprint
 from modules.weights.catalogue import Catalogue
 from modules.weights.detect import detect
 from modules.weights.headers import read_header
 from modules.weights.residency import Residency
 from modules.weights.sidecar import SideCar, read_sidecar
+from tests.weights import full_size
 from tests.weights.tiny import LAYOUTS, VAE, open_clip_keys, write_tiny
 
 CPU = detect_device(use_cpu=True)
@@ -187,11 +191,35 @@ def test_odd_files_are_refused_with_the_reason(tmp_path, test_seed, label, key, 
 
 
 def test_a_fused_projection_of_the_wrong_size_is_named(tmp_path, test_seed):
-    from modules.weights.build import blueprint
-
     path = write_tiny(tmp_path / "m.safetensors", "SD 2.x", test_seed)
     key = "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"
     save_file(load_file(path) | {key: torch.zeros(190, 64)}, path)
     header = read_header(path)
     with pytest.raises(BadFile, match=r"in_proj_weight is \[190, 64\].* expects \[192, 64\]"):
         blueprint(detect(header), header)
+
+
+# ---------------------------------------------------------------------------------------------------------- full size
+
+
+TOWERS = {"clip_l": (196, 123_060_480), "clip_h": (294, 354_032_641), "clip_g": (390, 694_659_841)}
+"""Keys and numbers of each tower in the released files."""
+
+
+@pytest.mark.parametrize("label", full_size.LAYOUTS)
+def test_full_size_files_are_recognised_and_complete(label):
+    layout = full_size.LAYOUTS[label]
+    header = full_size.header_of(layout)
+    facts = detect(header)
+    assert facts.label == label
+    nets = blueprint(facts, header)
+    assert nets.unet.config == layout.unet
+    assert nets.vae.config == AutoencoderConfig()
+    assert [tower.net.config for tower in nets.towers] == [config for _, _, config in layout.towers]
+    side = {"sd1": 512, "sd2": 768 if facts.prediction == "v" else 512}.get(facts.family, 1024)
+    assert facts.resolution == (side, side)
+    for tower in nets.towers:
+        mine = [info for key, info in header.tensors.items() if key.startswith(tower.facts.component.prefix)]
+        assert (len(mine), sum(math.prod(info.shape) for info in mine)) == TOWERS[tower.facts.name]
+    unused = sum(2 if config.projection is None else 1 for _, opened, config in layout.towers if opened)
+    assert nets.extra == unused + len(layout.extra)  # logit_scale, and a projection that SD 2 does not ask for
