@@ -1,5 +1,6 @@
 """Easel: `python webui.py [flags]`. Makes its own environment, then starts; `--help` lists the flags."""
 
+import os
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 - this file must be understood by the Pythons it turns away
@@ -19,9 +20,10 @@ def main() -> int:
 
     # The packages exist only now. What is built is built here, once, and handed on as arguments.
     from modules.frontends import serve
+    from modules.frontends.api.gate import Origins
     from modules.schema.errors import EaselError
     from modules.schema.folders import Folders
-    from modules.service.generation import GenerationService
+    from modules.service.generation import MOST_WAITING, SHARED_MOST_WAITING, GenerationService
 
     def open_page(url: str) -> None:
         import webbrowser
@@ -32,22 +34,45 @@ def main() -> int:
         service = GenerationService(
             Folders(**options.paths.for_schema()),
             from_flags={"precision": options.precision} if options.precision else None,
+            webhooks=options.flags["webhook"],
+            most_waiting=MOST_WAITING if options.is_local else SHARED_MOST_WAITING,
         )
     except EaselError as error:
         print(error.message, file=sys.stderr)
         return 1
+    flags = options.flags
     try:
-        return serve.run(
+        code = serve.run(
             service,
             host=options.host,
             port=options.port,
-            subpath=options.flags["subpath"] or "",
-            listen=options.flags["listen"],
+            first_port=options.first_port,
+            subpath=flags["subpath"] or "",
+            listen=flags["listen"],
             users=options.users,
-            when_ready=open_page if options.flags["autolaunch"] else None,
+            api_users=options.api_users,
+            host_names=flags["host_name"],
+            origins=Origins(frozenset(options.origins), options.origins_pattern),
+            state=options.paths.state,
+            page=not flags["nowebui"],
+            api=flags["api"] or flags["nowebui"],
+            api_stop=flags["api_server_stop"],
+            api_log=flags["api_log"],
+            flags=options.shown_flags(),
+            certificate=options.certificate,
+            keep_alive=flags["timeout_keep_alive"],
+            when_ready=open_page if flags["autolaunch"] and not flags["nowebui"] else None,
         )
     finally:
         service.close()
+    if code == serve.EXIT_RESTART:
+        again = [sys.executable, *sys.argv]
+        if sys.platform == "win32":  # there execv leaves the terminal to the shell
+            import subprocess
+
+            return subprocess.call(again)
+        os.execv(sys.executable, again)
+    return code
 
 
 if __name__ == "__main__":

@@ -229,7 +229,12 @@ FORGE: tuple[Flag, ...] = (
     _text("--controlnet-preprocessor-models-dir", None),
 )
 
-FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group), *FORGE)
+OWN: tuple[Flag, ...] = (
+    _many("--host-name", "a further name this server is called by, for instance behind a reverse proxy"),
+    _many("--webhook", "an address that jobs may ask to be called at their end"),
+)
+
+FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group), *FORGE, *OWN)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
@@ -240,11 +245,7 @@ NOT_YET: frozenset[str] = frozenset((
     "dat_models_path", "clip_models_path", "lyco_dir_backcompat", "ldsr_models_path", "scunet_models_path",
     "swinir_models_path",
     "ckpt", "lora_dir", "embeddings_dir",
-    "share", "ngrok", "ngrok_options", "tls_keyfile", "tls_certfile", "disable_tls_verify",
-    "cors_allow_origins",
-    "cors_allow_origins_regex", "gradio_allowed_path", "api", "nowebui",
-    "api_auth", "api_log",
-    "api_server_stop", "timeout_keep_alive", "no_gradio_queue", "enable_insecure_extension_access", "allow_code",
+    "share", "ngrok", "ngrok_options", "disable_tls_verify", "no_gradio_queue", "enable_insecure_extension_access", "allow_code",
     "hide_ui_dir_config", "freeze_settings", "freeze_settings_in_sections", "freeze_specific_settings",
     "medvram", "medvram_sdxl", "lowvram", "lowram", "no_half_vae", "upcast_sampling",
     "opt_channelslast",
@@ -273,11 +274,12 @@ NOT_YET: frozenset[str] = frozenset((
 
 # Flags that will never do what A1111 does with them, each with its reason.
 NEVER: dict[str, str] = {
+    "gradio_allowed_path": "--gradio-allowed-path changes nothing: files are shown by their picture's id alone.",
     "disable_safe_unpickle": "--disable-safe-unpickle changes nothing: code inside model files is never run.",
 }
 
 # Values that must not be shown to anybody.
-SECRET: frozenset[str] = frozenset({"gradio_auth", "api_auth", "ngrok", "ngrok_options"})
+SECRET: frozenset[str] = frozenset({"gradio_auth", "api_auth", "ngrok", "ngrok_options", "webhook"})
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,7 @@ def parser() -> argparse.ArgumentParser:
         prog="webui.py",
         description="Easel, a Stable Diffusion web UI. Flags may also stand in the variable COMMANDLINE_ARGS.",
     )
-    groups = {**A1111, "of Forge": FORGE}
+    groups = {**A1111, "of Forge": FORGE, "of Easel": OWN}
     for title, rows in groups.items():
         group = made.add_argument_group(title)
         for row in rows:
@@ -361,7 +363,8 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str], root: Path
         if isinstance(value, Template):
             values[dest] = os.path.normpath(value.format(root=root, data=data, models=models))
     values["gradio_allowed_path"] = [str(data), *(values["gradio_allowed_path"] or [])]
-    values["styles_file"] = values["styles_file"] or []
+    for name in ("styles_file", "host_name", "webhook"):
+        values[name] = values[name] or []
     return Parsed(values, chosen)
 
 

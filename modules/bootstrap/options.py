@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class Options:
 
     `flags`: every A1111 dest with its value. `host`/`port`: where to answer; port None means 7860 (7861 with --nowebui)
     or the next free one, a given port means that one or an error. `users`, `api_users`: names with passwords, empty
-    means open. `device`: number of the card to use, "cpu", or None for the best. `precision`: float32, float16,
+    means open. `origins`, `origins_pattern`: other sites that may call. `certificate`: its file and that of its key. `device`: number of the card to use, "cpu", or None for the best. `precision`: float32, float16,
     bfloat16 or None for what fits. `notices`: sentences to show once.
     """
 
@@ -64,6 +65,9 @@ class Options:
     port: int | None
     users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     api_users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    origins: tuple[str, ...] = ()
+    origins_pattern: str | None = None
+    certificate: tuple[str, str] | None = None
     device: str | None = None
     precision: str | None = None
     checkpoint: Path | None = None
@@ -115,6 +119,11 @@ def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -
         port=flags["port"],
         users=_users("--gradio-auth", flags["gradio_auth"]) + _users_of_file(flags["gradio_auth_path"]),
         api_users=_users("--api-auth", flags["api_auth"]),
+        origins=tuple(
+            filter(None, (part.strip().rstrip("/") for part in (flags["cors_allow_origins"] or "").split(",")))
+        ),
+        origins_pattern=_pattern(flags["cors_allow_origins_regex"]),
+        certificate=_certificate(flags),
         device=_device(flags),
         precision=_precision(flags),
         checkpoint=absolute(flags["ckpt"]) if any(row.dest == "ckpt" for row in parsed.chosen) else None,
@@ -193,6 +202,22 @@ def _users_of_file(path: str | None) -> tuple[tuple[str, str], ...]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BootstrapProblem(f"--gradio-auth-path {path} cannot be read: {reason}.", exit_code=2) from None
     return _users(f"--gradio-auth-path {path}", ",".join(text.splitlines()))
+
+
+def _pattern(text: str | None) -> str | None:
+    try:
+        return re.compile(text).pattern if text else None
+    except re.error as error:
+        raise BootstrapProblem(f"--cors-allow-origins-regex is no regular expression ({error}).", exit_code=2) from None
+
+
+def _certificate(flags: Mapping[str, Any]) -> tuple[str, str] | None:
+    files = flags["tls_certfile"], flags["tls_keyfile"]
+    if not any(files):
+        return None
+    if not all(files):
+        raise BootstrapProblem("--tls-certfile and --tls-keyfile go together; give both.", exit_code=2)
+    return str(absolute(files[0])), str(absolute(files[1]))
 
 
 def _device(flags: Mapping[str, Any]) -> str | None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from modules.schema.errors import NotFound
 from modules.schema.events import Event
 from modules.schema.record import CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.model_files import ModelFiles
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
 
@@ -22,14 +24,16 @@ class FrontDesk(Protocol):
 
     warnings: list[str]
     """A sentence for everything that was not as it should be at the start."""
-
     styles: StyleStore
     prompts: PromptDesk
+    model_files: ModelFiles
 
     @property
     def settings(self) -> Settings: ...
 
-    def submit(self, request: GenerationRequest, /, owner: str = "", key: str | None = None) -> str: ...
+    def submit(
+        self, request: GenerationRequest, /, owner: str = "", key: str | None = None, webhook: str | None = None
+    ) -> str: ...
 
     def follow(self, job: str, /, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Event]]:
         """Events behind position `after`, then new ones as they come; ends after the last event of the job, or when
@@ -38,18 +42,119 @@ class FrontDesk(Protocol):
 
     def job(self, id: str, /) -> JobView: ...
 
-    def jobs(self, limit: int = 100) -> Sequence[JobView]: ...
+    def jobs(self, limit: int = 100, owner: str | None = None) -> Sequence[JobView]: ...
+
+    def current(self, owner: str | None = None) -> JobView | None:
+        """The job that is being drawn, else the first that waits."""
+        ...
 
     def cancel(self, id: str, /) -> Any: ...
 
     def skip(self, id: str, /) -> Any: ...
 
+    def pause(self, id: str, /) -> Any: ...
+
+    def resume(self, id: str, /) -> Any: ...
+
+    def move(self, id: str, /, before: str | None = None) -> Any: ...
+
     def preview(self, id: str, /) -> tuple[int, str, bytes] | None: ...
 
     def picture(self, record_id: str, /) -> tuple[bytes | Path, SavedRecord]: ...
 
+    def keep_input(self, data: bytes, /) -> str:
+        """Stores a picture to draw from and returns its name for a request."""
+        ...
+
     def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]: ...
+
+    def checkpoint(self, name: str | None = None, /) -> CheckpointView:
+        """The one of that name, title or hash; the settings' without. NotFound."""
+        ...
 
     def change_settings(self, changes: dict[str, Any], /) -> Any: ...
 
+    def stats(self) -> dict[str, Any]: ...
+
     def close(self) -> None: ...
+
+
+class OwnDesk:
+    """The front desk for one user: only the own jobs and pictures are known; those of others do not exist."""
+
+    def __init__(self, desk: FrontDesk, owner: str) -> None:
+        self._desk = desk
+        self.owner = owner
+        self.warnings = desk.warnings
+        self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
+
+    @property
+    def settings(self) -> Settings:
+        return self._desk.settings
+
+    def submit(
+        self, request: GenerationRequest, /, owner: str = "", key: str | None = None, webhook: str | None = None
+    ) -> str:
+        return self._desk.submit(request, self.owner, key, webhook)
+
+    def follow(self, job: str, /, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Event]]:
+        return self._desk.follow(self.job(job).id, after, timeout)
+
+    def job(self, id: str, /) -> JobView:
+        view = self._desk.job(id)
+        if view.owner != self.owner:
+            raise NotFound(f"No job has the id {id[:40]!r}; the list of jobs shows those that are known.")
+        return view
+
+    def jobs(self, limit: int = 100, owner: str | None = None) -> Sequence[JobView]:
+        return self._desk.jobs(limit, self.owner)
+
+    def current(self, owner: str | None = None) -> JobView | None:
+        return self._desk.current(self.owner)
+
+    def cancel(self, id: str, /) -> Any:
+        return self._desk.cancel(self.job(id).id)
+
+    def skip(self, id: str, /) -> Any:
+        return self._desk.skip(self.job(id).id)
+
+    def pause(self, id: str, /) -> Any:
+        return self._desk.pause(self.job(id).id)
+
+    def resume(self, id: str, /) -> Any:
+        return self._desk.resume(self.job(id).id)
+
+    def move(self, id: str, /, before: str | None = None) -> Any:
+        return self._desk.move(self.job(id).id, before)
+
+    def preview(self, id: str, /) -> tuple[int, str, bytes] | None:
+        return self._desk.preview(self.job(id).id)
+
+    def picture(self, record_id: str, /) -> tuple[bytes | Path, SavedRecord]:
+        found, record = self._desk.picture(record_id)
+        if self._desk.job(record.job).owner != self.owner:
+            raise NotFound("No picture of that id is known; the list shows those that are.")
+        return found, record
+
+    def keep_input(self, data: bytes, /) -> str:
+        return self._desk.keep_input(data)
+
+    def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]:
+        return self._desk.checkpoints(refresh)
+
+    def checkpoint(self, name: str | None = None, /) -> CheckpointView:
+        return self._desk.checkpoint(name)
+
+    def change_settings(self, changes: dict[str, Any], /) -> Any:
+        return self._desk.change_settings(changes)
+
+    def stats(self) -> dict[str, Any]:
+        return self._desk.stats()
+
+    def close(self) -> None:
+        """It is everybody's; nobody closes it from here."""
+
+
+def desk_of(desk: FrontDesk, user: str | None) -> FrontDesk:
+    """The desk as this user may see it. `user` is None where there is no login: then all is everybody's."""
+    return desk if user is None else OwnDesk(desk, user)

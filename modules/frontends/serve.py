@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from modules.frontends.api import errors, native
-from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, SubPath
+from modules.frontends.api import errors, internal, logins, native, sdapi
+from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
+from modules.frontends.api.log import Timed
+from modules.frontends.api.logins import Logins, made_login
 from modules.frontends.desk import FrontDesk
 from modules.frontends.ui.gradio_import import without_stubs
 from modules.schema.errors import NotFound
@@ -24,7 +30,12 @@ from modules.schema.version import NAME, VERSION
 
 DEFAULT_PORT = 7860
 PORTS_TRIED = 100
+EXIT_BAD_FLAGS = 2
 EXIT_PORT_IN_USE = 3
+EXIT_RESTART = 75
+"""The API asked for a restart; whoever called `run` starts the program again."""
+SHARED_MAX_BODY = 32 * 2**20
+SHARED_PER_MINUTE = 300
 
 # Gradio and the hub library report home unless told not to, before they are imported.
 SILENCE = {
@@ -37,17 +48,74 @@ SILENCE = {
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How a server is reached, and by whom. The defaults are those of a program on one's own machine.
+
+    `hosts`: names it answers to; `any_address`: numeric addresses too. `origins`: other sites that may call it.
+    `max_body` in bytes. `per_minute`: requests that change something, of each user. `shared`: others than the owner
+    reach it.
+    """
+
+    hosts: frozenset[str] = LOOPBACK
+    any_address: bool = False
+    logins: Logins = field(default_factory=Logins)
+    origins: Origins = field(default_factory=Origins)
+    subpath: str = ""
+    max_body: int = MAX_BODY
+    per_minute: int | None = None
+    shared: bool = False
+
+
 def build_app(
     service: FrontDesk,
+    sharing: Sharing | None = None,
     *,
-    hosts: Iterable[str] | None = LOOPBACK,
-    subpath: str = "",
-    max_body: int = MAX_BODY,
-    users: Iterable[tuple[str, str]] = (),
+    page: bool = True,
+    api: bool = True,
+    flags: Mapping[str, Any] | None = None,
+    stop: sdapi.Stop | None = None,
+    log_calls: Callable[[str], None] | None = None,
 ) -> FastAPI:
-    """The whole app over one service. `hosts` are the names it answers to (None = any); `subpath` as behind a proxy;
-    `users` the (name, password) pairs it lets in (none = no login)."""
+    """The whole app over one service: the native routes always, `page` and `api` (/sdapi/v1) if wanted.
+
+    `flags`: what /cmd-flags tells; `stop`: see `sdapi.make_router`; `log_calls` gets a line for each call of the API.
+    """
     os.environ.update(SILENCE)
+    sharing = sharing or Sharing()
+    root = "/" + sharing.subpath.strip("/") if sharing.subpath.strip("/") else ""
+    # FastAPI's own pages of documentation fetch their scripts from elsewhere.
+    app = FastAPI(title=NAME, version=VERSION, docs_url=None, redoc_url=None)
+    errors.install(app)
+    # Before the mount, which takes every address that is still free.
+    app.state.desk = service
+    app.state.streams = native.Streams()
+    app.include_router(native.make_router(service, app.state.streams))
+    if api:
+        tasks = sdapi.Tasks()
+        told = flags or {}
+        app.include_router(sdapi.make_router(app.state.streams, tasks, flags=told, stop=stop, shared=sharing.shared))
+        app.include_router(internal.make_router(tasks, told))
+    uploads = _add_page(app, service, root, sharing.max_body) if page else None
+    # The last one added is the outermost.
+    app.add_middleware(Timed, say=log_calls)
+    app.add_middleware(
+        Gate,
+        hosts=sharing.hosts,
+        any_address=sharing.any_address,
+        max_body=sharing.max_body,
+        logins=sharing.logins,
+        origins=sharing.origins,
+        rate=Rate(sharing.per_minute),
+        uploads=uploads,
+    )
+    if root:
+        app.add_middleware(SubPath, root=root)
+    return app
+
+
+def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int) -> Path:
+    """The Gradio page and its files; the folder that uploads through it lie in."""
     # Gradio takes most of a second to import, and must find SILENCE set.
     with without_stubs():
         import gradio
@@ -55,13 +123,6 @@ def build_app(
     from modules.frontends.ui.app import build_blocks, head, static_files
     from modules.frontends.ui.theme import make_theme
 
-    root = "/" + subpath.strip("/") if subpath.strip("/") else ""
-    # FastAPI's own pages of documentation fetch their scripts from elsewhere.
-    app = FastAPI(title=NAME, version=VERSION, docs_url=None, redoc_url=None)
-    errors.install(app)
-    # Before the mount, which takes every address that is still free.
-    app.state.streams = native.Streams()
-    app.include_router(native.make_router(service, app.state.streams))
     files = static_files()
 
     @app.get("/easel/{name}", include_in_schema=False)
@@ -87,18 +148,15 @@ def build_app(
         enable_monitoring=False,
         max_file_size=max_body,
     )
-    # The last one added is the outermost.
-    app.add_middleware(Gate, hosts=hosts, max_body=max_body, users=tuple(users))
-    if root:
-        app.add_middleware(SubPath, root=root)
-    return app
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
-def open_port(host: str, port: int | None) -> socket.socket:
-    """A listening socket on the port asked for, or on the first free one from 7860. OSError where there is none."""
+def open_port(host: str, port: int | None, first: int | None = None) -> socket.socket:
+    """A listening socket on the port asked for, or on the first free one from `first` (7860). OSError without one."""
+    first = first or DEFAULT_PORT
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     last = OSError("no port was tried")
-    tried = [port] if port is not None else list(range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED))
+    tried = [port] if port is not None else list(range(first, first + PORTS_TRIED))
     for candidate in tried:
         found = socket.socket(family, socket.SOCK_STREAM)
         # Elsewhere a port still in TIME_WAIT would count as taken; on Windows the option would share a port in use.
@@ -129,36 +187,76 @@ def run(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
+    first_port: int = DEFAULT_PORT,
     subpath: str = "",
     listen: bool = False,
     users: Iterable[tuple[str, str]] = (),
+    api_users: Iterable[tuple[str, str]] = (),
+    host_names: Iterable[str] = (),
+    origins: Origins | None = None,
+    state: Path | None = None,
+    page: bool = True,
+    api: bool = False,
+    api_stop: bool = False,
+    api_log: bool = False,
+    flags: Mapping[str, Any] | None = None,
+    certificate: tuple[str, str] | None = None,
+    keep_alive: int = 30,
     say: Callable[[str], None] = print,
     when_ready: Callable[[str], None] | None = None,
 ) -> int:
-    """Serve until interrupted; the exit code. `listen` also answers to names other than this machine's own.
+    """Serve until interrupted; the exit code. `listen` also answers to others than this machine.
 
-    Without `port` the first free one from 7860 is taken, and said. `when_ready(url)` is called once the page answers.
+    Without `port` the first free one from `first_port` is taken, and said. A server that others reach asks for a login:
+    one of `users`, else one of `api_users`, else one that is made and kept in the folder `state`. `host_names`: further
+    names it is called by. `certificate`: files of the certificate and of its key. `when_ready(url)` is called once the
+    page answers.
     """
     if listen and host == "127.0.0.1":
         host = "0.0.0.0"
+    secure = None
+    if certificate is not None:
+        try:
+            secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            secure.load_cert_chain(*certificate)
+        except (OSError, ssl.SSLError) as error:
+            print(f"The certificate cannot be used ({error}); see --tls-certfile and --tls-keyfile.", file=sys.stderr)
+            return EXIT_BAD_FLAGS
     try:
-        bound = open_port(host, port)
+        bound = open_port(host, port, first_port)
     except OSError as error:
-        wanted = f"Port {port}" if port is not None else f"Every port from {DEFAULT_PORT}"
+        wanted = f"Port {port}" if port is not None else f"Every port from {first_port}"
         reason = error.strerror or error
         print(f"{wanted} on {host} cannot be used ({reason}); choose another with --port.", file=sys.stderr)
         return EXIT_PORT_IN_USE
     taken = bound.getsockname()[1]
-    if port is None and taken != DEFAULT_PORT:
-        say(f"Port {DEFAULT_PORT} is in use; {NAME} takes {taken}.")
+    if port is None and taken != first_port:
+        say(f"Port {first_port} is in use; {NAME} takes {taken}.")
     for sentence in service.warnings:
         say(sentence)
-    users = tuple(users)
-    if host not in LOOPBACK and not users:
-        say("Everybody on this network can use Easel; let in only whom you know with --gradio-auth name:password.")
-    app = build_app(service, hosts=None if listen else LOOPBACK | {host}, subpath=subpath, users=users)
+    sharing = share(host, listen, subpath, users, api_users, host_names, origins, state, say)
+    if sharing.shared and secure is None:
+        say("Passwords and pictures travel unencrypted; --tls-certfile and --tls-keyfile change that.")
+
+    how: list[str] = []
+
+    def stop(wanted: str) -> bool:
+        how.append(wanted)
+        server.should_exit = True
+        return True
+
+    app = build_app(
+        service,
+        sharing,
+        page=page,
+        api=api,
+        flags=flags,
+        stop=stop if api_stop else None,
+        log_calls=say if api_log else None,
+    )
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{taken}" + (f"/{subpath.strip('/')}/" if subpath.strip("/") else "")
+    url = f"http{'s' if secure else ''}://{shown}:{taken}"
+    url += f"/{subpath.strip('/')}/" if subpath.strip("/") else ""
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -176,11 +274,61 @@ def run(
             app.state.streams.close()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        lifespan="on",
+        timeout_keep_alive=keep_alive,
+        ssl_context_factory=(lambda _config, _make: secure) if secure else None,
+        server_header=False,
+    )
+    server = Server(config)
     try:
-        Server(config).run([bound])
+        server.run([bound])
     except KeyboardInterrupt:
         pass
     finally:
         bound.close()
-    return 0
+    return EXIT_RESTART if how[-1:] == ["restart"] else 0
+
+
+def share(
+    host: str,
+    listen: bool,
+    subpath: str,
+    users: Iterable[tuple[str, str]],
+    api_users: Iterable[tuple[str, str]],
+    host_names: Iterable[str],
+    origins: Origins | None,
+    state: Path | None,
+    say: Callable[[str], None],
+) -> Sharing:
+    """Who may come in, by which names. A password that had to be made is said, this once."""
+    users, api_users = tuple(users), tuple(api_users)
+    shared = listen or host not in LOOPBACK
+    kept = None
+    if shared and not users and api_users:
+        users = api_users  # there is no page for everybody on a network
+    if shared and not users:
+        kept, password = made_login(state or Path(tempfile.mkdtemp(prefix="easel-")))
+        if password:
+            say(f"Others need a login now: name {kept.name}, password {password} (shown this once; keep it).")
+        else:
+            say(
+                f"Others log in as {kept.name} with the password that was shown at the first start; delete "
+                f"{logins.FILE} in {state} for a new one, or choose your own with --gradio-auth name:password."
+            )
+    names = {name.lower() for name in host_names}
+    if shared:
+        names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", host.lower()}
+    return Sharing(
+        hosts=LOOPBACK | names,
+        any_address=shared,
+        logins=Logins(users, api_users, kept),
+        origins=origins or Origins(),
+        subpath=subpath,
+        max_body=SHARED_MAX_BODY if shared else MAX_BODY,
+        per_minute=SHARED_PER_MINUTE if shared else None,
+        shared=shared,
+    )

@@ -37,6 +37,7 @@ from modules.service.database import Database
 from modules.service.gallery import Gallery
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
 from modules.service.lock import FolderLock
+from modules.service.model_files import ModelFiles
 from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
 from modules.service.styles import StyleStore
@@ -48,7 +49,8 @@ UNSAVED_BYTES = 2**30
 """Pictures that could not be saved are kept in memory up to this size, the newest."""
 RETRY_SECONDS = 1.0
 MOST_WAITING = 500
-"""Jobs of one owner that may wait at once."""
+SHARED_MOST_WAITING = 100
+"""Jobs of one owner that may wait at once; fewer where several share."""
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What a disk says that may pass; anything else (no permission) will not, and does not hold the queue."""
 FORCE_SECONDS = 20.0
@@ -87,6 +89,7 @@ class GenerationService:
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
         self.warnings += self._settings.warnings
         self.catalogue = Catalogue(folders, folders.database)
+        self.model_files = ModelFiles(folders)
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, self.catalogue, self.styles, lambda: self.settings)
 
@@ -283,6 +286,10 @@ class GenerationService:
 
     def checkpoints(self, refresh: bool = False) -> list[CheckpointView]:
         return self.catalogue.checkpoints(refresh)
+
+    def checkpoint(self, name: str | None = None) -> CheckpointView:
+        """The one called so by name, title or hash; without a name the one that is drawn with. NotFound."""
+        return self.catalogue.find(name) if name else self.catalogue.default(self.settings.model.sd_model_checkpoint)
 
     @property
     def settings(self) -> Settings:

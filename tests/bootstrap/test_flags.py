@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.bootstrap.flags import FLAGS, FORGE, NEVER, NOT_YET, parse_flags, split_arguments
+from modules.bootstrap.flags import FLAGS, FORGE, NEVER, NOT_YET, OWN, parse_flags, split_arguments
 from modules.bootstrap.problem import BootstrapProblem
 
 ROOT = Path("/program")
@@ -78,8 +78,9 @@ def test_each_flag_of_a1111_has_its_dest_and_default(name):
     assert parse()[name.replace("-", "_")] == A1111_DEFAULTS[name]
 
 
-def test_there_is_no_flag_beyond_a1111_and_forge():
-    assert {row.dest for row in FLAGS} - {row.dest for row in FORGE} == {n.replace("-", "_") for n in A1111_DEFAULTS}
+def test_there_is_no_flag_beyond_a1111_forge_and_our_own():
+    others = {row.dest for row in (*FORGE, *OWN)}
+    assert {row.dest for row in FLAGS} - others == {n.replace("-", "_") for n in A1111_DEFAULTS}
 
 
 @pytest.mark.parametrize("name", OFF.split())

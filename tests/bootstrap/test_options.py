@@ -131,7 +131,7 @@ def test_the_card_is_chosen_by_cudas_own_variable(line, before, after):
 def test_flags_without_effect_are_named_once():
     assert options("--xformers").notices == ("--xformers is accepted but changes nothing yet.",)
     both = options("--no-half-vae --xformers --api-log --listen").notices
-    assert both == ("--api-log, --no-half-vae and --xformers are accepted but change nothing yet.",)
+    assert both == ("--no-half-vae and --xformers are accepted but change nothing yet.",)
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()

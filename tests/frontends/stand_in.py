@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import tempfile
@@ -33,6 +34,7 @@ from modules.schema.folders import Folders
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.model_files import ModelFiles
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
 from modules.weights.catalogue import Catalogue
@@ -63,7 +65,7 @@ def gradient(width: int, height: int, seed: int, sharpness: float = 1.0) -> Imag
 
 class _Job:
     def __init__(self, id: str, request: GenerationRequest) -> None:
-        self.id, self.request = id, request
+        self.id, self.request, self.owner = id, request, ""
         self.state, self.created = "queued", time.time()
         self.started: float | None = None
         self.finished: float | None = None
@@ -91,6 +93,7 @@ class StandIn:
         self.folders = folders = Folders.under(Path(self._folder.name))
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
+        self.model_files = ModelFiles(folders)
         self.warnings: list[str] = []
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
@@ -113,9 +116,21 @@ class StandIn:
     def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]:
         return CHECKPOINTS
 
-    def submit(self, request: GenerationRequest, owner: str = "", key: str | None = None) -> str:
+    def checkpoint(self, name: str | None = None) -> CheckpointView:
+        return next((view for view in CHECKPOINTS if name in (None, view.name, view.title)), CHECKPOINTS[0])
+
+    def stats(self) -> dict[str, Any]:
+        return {"worker": {"kind": "stand-in"}, "running": None, "trouble": None, "jobs": {}, "pictures": 0}
+
+    def keep_input(self, data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+    def submit(
+        self, request: GenerationRequest, owner: str = "", key: str | None = None, webhook: str | None = None
+    ) -> str:
         with self._told:
             job = _Job(f"job{next(self._ids)}-{time.time_ns():x}", request)
+            job.owner = owner
             self._jobs[job.id] = job
             self._tell(job, Queued())
             return job.id
@@ -139,11 +154,24 @@ class StandIn:
             id=job.id, request=job.request, state=job.state,  # type: ignore[arg-type]
             position=waiting.index(id) + 1 if id in waiting else 0, created=job.created, started=job.started,
             finished=job.finished, progress=job.step / job.steps if job.steps else 0, step=job.step, steps=job.steps,
-            eta=job.eta, text=job.text, error=job.error, warnings=tuple(job.warnings), images=tuple(job.images),
+            owner=job.owner, eta=job.eta, text=job.text, error=job.error, warnings=tuple(job.warnings), images=tuple(job.images),
         )  # fmt: skip
 
-    def jobs(self, limit: int = 100) -> Sequence[JobView]:
-        return [self.job(id) for id in list(reversed(self._jobs))[:limit]]
+    def jobs(self, limit: int = 100, owner: str | None = None) -> Sequence[JobView]:
+        return [self.job(id) for id, job in reversed(self._jobs.items()) if owner in (None, job.owner)][:limit]
+
+    def current(self, owner: str | None = None) -> JobView | None:
+        waiting = [self.job(id) for id, job in self._jobs.items() if job.state in ("running", "queued")]
+        return next((view for view in waiting if owner in (None, view.owner)), None)
+
+    def pause(self, id: str) -> None:
+        self._find(id)
+
+    def resume(self, id: str) -> None:
+        self._find(id)
+
+    def move(self, id: str, before: str | None = None) -> None:
+        self._find(id)
 
     def cancel(self, id: str) -> None:
         job = self._find(id)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 
 from modules.frontends.api.gate import Gate
+from modules.frontends.api.logins import Logins
 
 
 def gated(**options) -> tuple[TestClient, list[str]]:
@@ -24,7 +25,8 @@ def gated(**options) -> tuple[TestClient, list[str]]:
         changed.append("changed")
         return len(body)
 
-    app.add_middleware(Gate, **options)
+    users = options.pop("users", ())
+    app.add_middleware(Gate, logins=Logins(users), **options)
     return TestClient(app, base_url="http://127.0.0.1:7860"), changed
 
 
@@ -57,10 +59,20 @@ def test_two_host_headers_are_refused():
     assert answer.status_code == 421
 
 
-def test_a_server_that_listens_answers_to_any_well_formed_name():
-    client, _ = gated(hosts=None)
-    assert client.get("/look", headers={"Host": "studio.local:7860"}).status_code == 200
-    assert client.get("/look", headers={"Host": "user@studio.local"}).status_code == 421
+def test_a_server_that_listens_answers_to_its_names_and_to_any_address_in_numbers():
+    client, _ = gated(hosts=["studio.local"], any_address=True)
+    for host in ("studio.local:7860", "STUDIO.local", "192.168.0.5:7860", "[fe80::1]:7860"):
+        assert client.get("/look", headers={"Host": host}).status_code == 200
+    for host in (
+        "user@studio.local",
+        "evil.example",
+        "studio.local.evil.example",
+        "2130706433",
+        "192.168.0.5.evil.example",
+    ):
+        answer = client.get("/look", headers={"Host": host})
+        assert answer.status_code == 421
+    assert "--host-name 192.168.0.5.evil.example" in answer.json()["message"]
 
 
 FOREIGN = (

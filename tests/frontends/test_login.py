@@ -7,7 +7,8 @@ import base64
 import pytest
 from starlette.testclient import TestClient
 
-from modules.frontends.serve import build_app
+from modules.frontends.api.logins import Logins
+from modules.frontends.serve import Sharing, build_app
 from tests.frontends.stand_in import StandIn
 
 PATHS = ["/", "/health", "/jobs", "/config", "/gradio_api/info", "/openapi.json", "/easel/easel.js", "/events/x"]
@@ -15,7 +16,7 @@ PATHS = ["/", "/health", "/jobs", "/config", "/gradio_api/info", "/openapi.json"
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    app = build_app(StandIn(), users=[("anna", "sesame:1"), ("bo", "pä")])
+    app = build_app(StandIn(), Sharing(logins=Logins([("anna", "sesame:1"), ("bo", "pä")], tries=1000)))
     return TestClient(app, base_url="http://127.0.0.1")
 
 

@@ -41,7 +41,7 @@ def test_without_a_port_the_next_free_one_is_taken(monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["/paint", ""], ids=["direct", "behind a stripping proxy"])
 def test_a_subpath_serves_page_and_api(service, prefix):
-    app = serve.build_app(service, subpath="/paint/")
+    app = serve.build_app(service, serve.Sharing(subpath="/paint/"))
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         assert client.get(f"{prefix}/health").json()["status"] == "ok"
         page = client.get(f"{prefix}/")

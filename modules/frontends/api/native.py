@@ -1,6 +1,8 @@
 """The native REST API: submit a job, follow it by id, fetch its pictures.
 
-POST /jobs {"prompt": "a red house"} → 201 {"id": "…"}
+POST /jobs {"prompt": "a red house"} → 201 {"id": "…"}; with Idempotency-Key the same job however often it is sent
+GET /jobs · GET /jobs/{id}           → state, progress, and the records of finished pictures
+POST /jobs/{id}/cancel · skip · pause · resume · move
 GET /events/{id}                     → server-sent events, resumable with Last-Event-ID or ?after=
 POST /prompt/check {"prompt": "a (red"} → tokens, chunk boundaries, problems, for both prompts
 GET /styles · POST /styles · POST /styles/delete · POST /styles/apply
@@ -10,20 +12,23 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from anyio import CancelScope, CapacityLimiter, to_thread
-from fastapi import APIRouter, Body, Header, Query
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel
 
-from modules.frontends.desk import FrontDesk
+from modules.frontends.api.errors import RESPONSES
+from modules.frontends.api.metrics import metrics_text
+from modules.frontends.desk import FrontDesk, desk_of
 from modules.frontends.requests import check_length, make_request, well_formed
 from modules.imaging.metadata import open_bounded
-from modules.schema.errors import NotFound
+from modules.schema.errors import NotFound, WorkerLost
 from modules.schema.events import Event, ImageReady, Preview
 from modules.schema.fields import facts
 from modules.schema.prompts import PromptCheck, StyleList
@@ -36,6 +41,7 @@ FOLLOWERS = 256  # event streams at once; each holds a thread while it waits
 THUMBNAIL = 320  # pixels, longest side
 MAX_STEPS = int(facts(GenerationRequest, "steps").le or 150)
 
+T = TypeVar("T")
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif",
     ".gif": "image/gif",
@@ -45,6 +51,19 @@ PICTURE_HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
 }
+
+
+def user_of(request: Request) -> str | None:
+    """Who asks, as the gate found out; None where there is no login."""
+    return getattr(request.state, "user", None)
+
+
+def own_desk(request: Request) -> FrontDesk:
+    """The desk as whoever asks may see it."""
+    return desk_of(request.app.state.desk, user_of(request))
+
+
+Mine = Annotated[FrontDesk, Depends(own_desk)]
 
 
 def event_data(job: str, event: Event) -> dict[str, Any]:
@@ -66,13 +85,20 @@ class Streams:
 
     async def next(self, source: Iterator[tuple[int, Event]]) -> tuple[int, Event] | None:
         """The next event; None at the end, or when the streams are closed. The thread that waits is left behind."""
+        try:
+            return await self.run(lambda: next(source, None))
+        except WorkerLost:
+            return None
+
+    async def run(self, wait: Callable[[], T]) -> T:
+        """What `wait` gives, which may take as long as a job. WorkerLost when the streams are closed meanwhile."""
         with CancelScope() as scope:
             self._waiting.add(scope)
             try:
-                return await to_thread.run_sync(next, source, None, abandon_on_cancel=True, limiter=self._threads)
+                return await to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._threads)
             finally:
                 self._waiting.discard(scope)
-        return None
+        raise WorkerLost("Easel is being closed; the job goes on at the next start.")
 
     def close(self) -> None:
         """From the event loop's thread."""
@@ -81,43 +107,100 @@ class Streams:
             scope.cancel()
 
 
+class JobId(BaseModel):
+    id: str
+
+
+# Read as they are, so that what is wrong is said in our own words; described all the same.
+REQUEST_SCHEMA = {
+    "requestBody": {
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/GenerationRequest"}}},
+        "required": True,
+    }
+}
+PICTURE_SCHEMA = {
+    "requestBody": {
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "required": True,
+    }
+}
+
+
 def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
     """All native routes over one service."""
-    router = APIRouter()
+    router = APIRouter(responses=RESPONSES)
 
     @router.get("/health")
     def health() -> dict[str, str]:
         return {"name": NAME, "version": VERSION, "status": "ok"}
 
-    @router.post("/jobs", status_code=201)
-    def submit(values: Annotated[dict[str, Any], Body()]) -> JSONResponse:
-        job = service.submit(make_request(values))
+    @router.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> PlainTextResponse:
+        """Counts and sizes for Prometheus."""
+        return PlainTextResponse(metrics_text(service.stats()), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.post("/jobs", status_code=201, openapi_extra=REQUEST_SCHEMA)
+    def submit(
+        mine: Mine,
+        values: Annotated[dict[str, Any], Body()],
+        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+        webhook: Annotated[str | None, Query(max_length=2000, description="One of --webhook")] = None,
+    ) -> JobId:
+        """Queues a job; the answer holds its id as soon as it is safely written."""
+        job = mine.submit(make_request(values), key=idempotency_key, webhook=webhook)
         return JSONResponse({"id": job}, 201, headers={"Location": f"jobs/{job}"})
 
+    @router.post("/inputs", status_code=201, openapi_extra=PICTURE_SCHEMA)
+    async def keep_input(request: Request, mine: Mine) -> JobId:
+        """Stores a picture to draw from (the body is its file); its id goes into the request's `source`."""
+        return JobId(id=await to_thread.run_sync(mine.keep_input, await request.body()))
+
     @router.get("/jobs")
-    def jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[JobView]:
-        return list(service.jobs(limit))
+    def jobs(mine: Mine, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[JobView]:
+        """The newest first."""
+        return list(mine.jobs(limit))
 
     @router.get("/jobs/{id}")
-    def job(id: str) -> JobView:
-        return service.job(id)
+    def job(id: str, mine: Mine) -> JobView:
+        return mine.job(id)
+
+    @router.post("/jobs/{id}/pause", status_code=202)
+    def pause(id: str, mine: Mine) -> JobId:
+        """A waiting job is passed over until it is resumed."""
+        mine.pause(id)
+        return JobId(id=id)
+
+    @router.post("/jobs/{id}/resume", status_code=202)
+    def resume(id: str, mine: Mine) -> JobId:
+        mine.resume(id)
+        return JobId(id=id)
+
+    @router.post("/jobs/{id}/move", status_code=202)
+    def move(
+        mine: Mine,
+        id: str,
+        before: Annotated[str | None, Body(embed=True, description="A waiting job; null is behind all.")] = None,
+    ) -> JobId:
+        """Puts a waiting job before another one, or behind all."""
+        mine.move(id, before)
+        return JobId(id=id)
 
     @router.post("/jobs/{id}/cancel", status_code=202)
-    def cancel(id: str) -> dict[str, str]:
-        service.job(id)
-        service.cancel(id)
-        return {"id": id}
+    def cancel(id: str, mine: Mine) -> JobId:
+        mine.job(id)
+        mine.cancel(id)
+        return JobId(id=id)
 
     @router.post("/jobs/{id}/skip", status_code=202)
-    def skip(id: str) -> dict[str, str]:
-        service.job(id)
-        service.skip(id)
-        return {"id": id}
+    def skip(id: str, mine: Mine) -> JobId:
+        mine.job(id)
+        mine.skip(id)
+        return JobId(id=id)
 
     @router.get("/jobs/{id}/preview")
-    def preview(id: str) -> Response:
-        service.job(id)
-        found = service.preview(id)
+    def preview(id: str, mine: Mine) -> Response:
+        mine.job(id)
+        found = mine.preview(id)
         if found is None:
             return Response(status_code=204)
         number, format, data = found
@@ -125,8 +208,8 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         return Response(data, media_type=f"image/{format}", headers=headers)
 
     @router.get("/pictures/{id}")
-    def picture(id: str, download: bool = False) -> Response:
-        data, record = _bytes_of(service, id)
+    def picture(mine: Mine, id: str, download: bool = False) -> Response:
+        data, record = _bytes_of(mine, id)
         name = _file_name(record)
         kind = "attachment" if download else "inline"
         plain = name.encode("ascii", "replace").decode().replace('"', "_").replace("\\", "_")
@@ -145,7 +228,8 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         return out.getvalue()
 
     @router.get("/pictures/{id}/thumbnail")
-    def thumbnail(id: str) -> Response:
+    def thumbnail(id: str, mine: Mine) -> Response:
+        mine.picture(id)
         return Response(small(id), media_type="image/webp", headers=PICTURE_HEADERS)
 
     @router.post("/prompt/check")
@@ -189,15 +273,16 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
 
     @router.get("/events/{id}")
     async def events(
+        mine: Mine,
         id: str,
         after: Annotated[int, Query(ge=0)] = 0,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
-        await to_thread.run_sync(service.job, id)  # an unknown id is a 404, not an empty stream
+        await to_thread.run_sync(mine.job, id)  # an unknown id is a 404, not an empty stream
         if last_event_id and last_event_id.isdigit():
             after = max(after, int(last_event_id))
         return StreamingResponse(
-            _stream(service, id, after, streams),
+            _stream(mine, id, after, streams),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )

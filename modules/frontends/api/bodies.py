@@ -1,0 +1,227 @@
+"""The bodies of /sdapi/v1, made from the fields of the request: their names, ranges and meanings stand there alone.
+
+As A1111's clients expect: unknown keys are left out, `null` stands for the default, numbers may come as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from modules.frontends.requests import make_request
+from modules.prompt import infotext
+from modules.schema.errors import BadRequest
+from modules.schema.fields import all_facts
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.settings import SECTION_OF, Settings
+
+
+class Lenient(BaseModel):
+    """A body that reads what it knows and passes over the rest."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Common(Lenient):
+    """What A1111's bodies have and the request does not: how to answer, old names, settings by other names."""
+
+    sampler_name: str | None = Field(None, description="A name or alias of /samplers; decides before sampler_index.")
+    sampler_index: str = Field("Euler", description="The old name of sampler_name.")
+    eta: float | None = Field(None, ge=0, le=1, description="null is the one in the settings.")
+    s_min_uncond: float | None = Field(None, description="null is the one in the settings.")
+    s_churn: float | None = Field(None, description="null is the one in the settings.")
+    s_tmin: float | None = Field(None, description="null is the one in the settings.")
+    s_tmax: float | None = Field(None, description="null is the one in the settings.")
+    s_noise: float | None = Field(None, description="null is the one in the settings.")
+    tiling: bool | None = Field(None, description="null is the one in the settings.")
+    restore_faces: bool | None = Field(None, description="Only false: faces are not restored.")
+    override_settings: dict[str, Any] | None = Field(None, description="Settings for this request only, by name.")
+    override_settings_restore_afterwards: bool = Field(
+        True, description="false also keeps override_settings as the settings."
+    )
+    disable_extra_networks: bool = Field(False, description="<lora:…> and the like in prompts are left out.")
+    comments: dict[str, Any] | None = None
+    do_not_save_samples: bool = Field(False, description="Has no effect, as in A1111; see save_images.")
+    do_not_save_grid: bool = Field(False, description="Has no effect, as in A1111; see save_images.")
+    send_images: bool = Field(True, description="false: the answer holds no pictures.")
+    save_images: bool = Field(False, description="Also save the pictures on the server.")
+    script_name: str | None = Field(None, description="A name of /scripts.")
+    script_args: list[Any] = []
+    alwayson_scripts: dict[str, Any] = {}
+    force_task_id: str | None = Field(None, max_length=200, description="An id for /internal/progress.")
+    infotext: str | None = Field(None, max_length=1_000_000, description="Fills what the request leaves out.")
+    firstpass_image: str | None = Field(None, description="Not supported.")
+
+
+# A1111's API differs from its page in these defaults.
+DEFAULTS: dict[str, Any] = {
+    "steps": 50, "styles": None, "scheduler": None, "seed_resize_from_h": -1, "seed_resize_from_w": -1,
+    "denoising_strength": 0.75, "hr_upscaler": None, "refiner_checkpoint": None, "refiner_switch_at": None,
+    "inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0,
+}  # fmt: skip
+# Fields of the request that the API writes otherwise.
+_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings"}
+
+
+def _fields(model: type[BaseModel], leave_out: set[str]) -> dict[str, Any]:
+    """The fields of a model as optional ones of a body, with the same limits."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
+        # The API declares numbers with a fraction as floats; an infotext writes them so ("CFG scale: 7.0").
+        kind = float if field.annotation in (int | float, int | float | None) else field.annotation
+        limited = Annotated[(kind, *field.metadata)] if field.metadata else kind  # type: ignore[valid-type]
+        default = DEFAULTS.get(name, field.get_default(call_default_factory=True))
+        default = float(default) if kind is float and default is not None else default
+        found[name] = (limited | None, Field(default, title=field.title, description=field.description))  # type: ignore[operator]
+    return found
+
+
+COMMON = tuple(name for name in GenerationRequest.model_fields if name not in _RENAMED)
+HIRES = tuple(Hires.model_fields)
+SOURCE = tuple(name for name in Source.model_fields if name not in ("images", "mask"))
+MASK = tuple(name for name in Mask.model_fields if name != "image")
+_SHARED = _fields(GenerationRequest, _RENAMED) | _fields(Refiner, set())
+
+Txt2Img = create_model(
+    "StableDiffusionTxt2ImgProcessingAPI",
+    __base__=Common,
+    __doc__="A picture out of nothing, with a second pass if enable_hr.",
+    **_SHARED,
+    **_fields(Hires, set()),
+    enable_hr=(bool, Field(False, title="Hires. fix")),
+    firstphase_width=(int, Field(0, ge=0, le=16384, description="Old: the first pass's size; width is the second's.")),
+    firstphase_height=(int, Field(0, ge=0, le=16384)),
+)
+Img2Img = create_model(
+    "StableDiffusionImg2ImgProcessingAPI",
+    __base__=Common,
+    __doc__="A picture out of others; with a mask only where it is white.",
+    **_SHARED,
+    **_fields(Source, {"images", "mask"}),
+    **_fields(Mask, {"image", "inpainting_mask_invert"}),
+    inpainting_mask_invert=(int, Field(0, ge=0, le=1, title="Inpaint not masked")),
+    init_images=(list[str] | None, Field(None, max_length=64, description="Pictures in base64; data: URIs too.")),
+    mask=(str | None, Field(None, description="A picture in base64; white is drawn anew.")),
+    mask_blur=(int | None, Field(None, ge=0, le=64, description="Both of mask_blur_x and mask_blur_y.")),
+    latent_mask=(str | None, Field(None, description="Not supported; use mask.")),
+    include_init_images=(bool, Field(False, description="The answer's parameters hold the pictures sent.")),
+)
+
+Body = TypeVar("Body", bound=Common)
+Keep = Callable[[str, str], str]
+"""Stores a picture that came as text: (text, name of the field) → its name for a request."""
+
+
+def request_of(body: Common, keep: Keep) -> GenerationRequest:
+    """The request a body stands for. BadRequest names the field that makes no sense."""
+    body = filled_from_infotext(body)
+    given = body.model_dump()
+    _refuse(given)
+    override = dict(body.override_settings or {})
+    checkpoint = override.pop("sd_model_checkpoint", None)
+    if body.eta is not None:
+        override |= {"eta_ancestral": body.eta, "eta_ddim": body.eta}
+    names = ("s_min_uncond", "s_churn", "s_tmin", "s_tmax", "s_noise", "tiling")
+    override |= {name: given[name] for name in names if given[name] is not None}
+    override["samples_save"] = body.save_images
+    values = {name: given[name] for name in COMMON}
+    values |= {
+        "styles": given["styles"] or (),
+        "sampler": body.sampler_name or body.sampler_index,
+        "scheduler": given["scheduler"] or "Automatic",
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "override_settings": override,
+    }
+    if given["refiner_checkpoint"] not in (None, "", "None"):
+        values["refiner"] = _without_nulls(given, Refiner.model_fields)
+    if given.get("enable_hr"):
+        if given["firstphase_width"] and given["firstphase_height"]:
+            given |= {"hr_resize_x": given["width"], "hr_resize_y": given["height"]}
+            values |= {"width": given["firstphase_width"], "height": given["firstphase_height"]}
+        values["hires"] = _without_nulls(given, HIRES)
+    if "init_images" in given:
+        values["source"] = _source(given, keep)
+    return make_request(values)
+
+
+def _source(given: dict[str, Any], keep: Keep) -> dict[str, Any]:
+    source = _without_nulls(given, SOURCE) | {"images": [keep(text, "init_images") for text in given["init_images"]]}
+    if given["mask"]:
+        blur = {} if given["mask_blur"] is None else dict.fromkeys(("mask_blur_x", "mask_blur_y"), given["mask_blur"])
+        source["mask"] = _without_nulls(given, MASK) | blur | {"image": keep(given["mask"], "mask")}
+    return source
+
+
+def _without_nulls(given: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _refuse(given: Mapping[str, Any]) -> None:
+    """What would change the picture and cannot be done is said, not passed over."""
+    for name in ("restore_faces", "firstpass_image", "latent_mask"):
+        if given.get(name):
+            raise BadRequest(f"{name} is not supported here; leave it out.", field=name)
+
+
+# ------------------------------------------------------------------------------------------------ infotext as defaults
+
+_CODED: dict[str, Callable[[str], Any]] = {
+    "inpainting_mask_invert": lambda text: int(text == "Inpaint not masked"),
+    "inpaint_full_res": lambda text: text == "Only masked",
+    "inpainting_fill": lambda text: ("fill", "original", "latent noise", "latent nothing").index(text),
+}
+
+
+def filled_from_infotext(body: Body) -> Body:
+    """The body with what its infotext tells of the fields it leaves out. What makes no sense there is passed over."""
+    if not body.infotext:
+        return body
+    told = infotext.parse(body.infotext)
+    found: dict[str, Any] = {"prompt": told.prompt, "negative_prompt": told.negative_prompt}
+    for model in (GenerationRequest, Hires, Refiner, Source, Mask):
+        for name, fact in all_facts(model).items():
+            api_name = "sampler_name" if name == "sampler" else name
+            if fact.infotext in told.fields and api_name in type(body).model_fields:
+                value = told.fields[fact.infotext]
+                try:
+                    found[api_name] = _CODED[name](str(value)) if name in _CODED else value
+                except ValueError:
+                    continue
+    if "Hires upscale" in told.fields or "Hires upscaler" in told.fields:
+        found["enable_hr"] = True
+    explicit = body.model_dump(include=body.model_fields_set)
+    explicit["override_settings"] = _settings_told(told) | (body.override_settings or {})
+    while True:
+        try:
+            return type(body).model_validate(found | explicit)
+        except ValidationError as error:
+            wrong = {str(each["loc"][0]) for each in error.errors()} & set(found)
+            if not wrong:
+                raise BadRequest("The infotext cannot be used with this request.", field="infotext") from None
+            found = {name: value for name, value in found.items() if name not in wrong}
+
+
+def _settings_told(told: infotext.Infotext) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "Model" in told.fields:
+        found["sd_model_checkpoint"] = told.fields.get("Model hash", told.fields["Model"])
+    defaults = Settings()
+    for section in set(SECTION_OF.values()):
+        for name, fact in all_facts(type(getattr(defaults, section))).items():
+            if fact.infotext not in told.fields:
+                continue
+            try:
+                defaults.with_options({name: told.fields[fact.infotext]})
+            except BadRequest:
+                continue
+            found[name] = told.fields[fact.infotext]
+    return found
