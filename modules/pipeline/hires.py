@@ -1,0 +1,124 @@
+"""Hires fix: what a first pass has drawn, enlarged as latents or as a picture, is drawn over by a second pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from modules.imaging.resize import resize
+from modules.imaging.upscale import find_upscaler
+from modules.pipeline import decode, latents
+from modules.pipeline.latents import Start
+from modules.schema.plan import Plan
+from modules.schema.request import Hires
+from modules.weights.residency import LoadedModel
+
+GRID = 8  # pixels to a latent cell, which sizes are reckoned in
+
+# How latents are interpolated: torch's mode, and whether it smooths when shrinking.
+LATENT_MODES: dict[str, tuple[str, bool]] = {
+    "Latent": ("bilinear", False),
+    "Latent (antialiased)": ("bilinear", True),
+    "Latent (bicubic)": ("bicubic", False),
+    "Latent (bicubic antialiased)": ("bicubic", True),
+    "Latent (nearest)": ("nearest", False),
+    "Latent (nearest-exact)": ("nearest-exact", False),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """`scaled` is the whole picture enlarged, (width, height) in pixels; `surplus` the latent columns and rows that are
+    then cut off, the smaller half of them at the left and top."""
+
+    scaled: tuple[int, int]
+    surplus: tuple[int, int] = (0, 0)
+
+    @property
+    def latent(self) -> tuple[int, int]:
+        """(width, height) of what the second pass draws, in latent cells."""
+        return self.scaled[0] // GRID - self.surplus[0], self.scaled[1] // GRID - self.surplus[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.latent[0] * GRID, self.latent[1] * GRID
+
+
+def target(width: int, height: int, hires: Hires) -> Target:
+    """Where a first pass of that size goes: by a factor, to one side, or to cover both with the surplus cut off."""
+    x, y = hires.hr_resize_x, hires.hr_resize_y
+    if not x and not y:
+        return Target((int(width * hires.hr_scale), int(height * hires.hr_scale)))
+    if not y:
+        return Target((x, x * height // width))
+    if not x:
+        return Target((y * width // height, y))
+    if width / height < x / y:
+        scaled = x, x * height // width
+    else:
+        scaled = y * width // height, y
+    return Target(scaled, ((scaled[0] - x) // GRID, (scaled[1] - y) // GRID))
+
+
+def check_upscaler(name: str) -> None:
+    """Raises NotFound for a name that is neither a latent mode nor a picture upscaler."""
+    if name not in LATENT_MODES:
+        find_upscaler(name)
+
+
+def enlarged(plan: Plan, batch: range, drawn: Tensor, before: LoadedModel) -> tuple[Tensor | list[Image.Image], Target]:
+    """What a batch's latents [B, C, h, w] become: larger latents, or larger pictures to be encoded anew.
+
+    `before` is the model of the first pass, whose autoencoder made sense of them.
+    """
+    hires = plan.request.hires
+    assert hires is not None
+    goal = target(plan.request.width, plan.request.height, hires)
+    if hires.hr_upscaler in LATENT_MODES:
+        mode, antialias = LATENT_MODES[hires.hr_upscaler]
+        size = (goal.scaled[1] // GRID, goal.scaled[0] // GRID)
+        # Picture by picture: what one becomes must not depend on the others.
+        return torch.cat([F.interpolate(one[None], size=size, mode=mode, antialias=antialias) for one in drawn]), goal
+    upscale = find_upscaler(hires.hr_upscaler)
+    asked = plan.request.width, plan.request.height
+    pictures = [decode.decode(before, latent, asked) for latent in drawn]
+    whole = goal.scaled[0] // GRID * GRID, goal.scaled[1] // GRID * GRID
+    return [resize(picture, "stretch", goal.scaled, upscale).crop((0, 0, *whole)) for picture in pictures], goal
+
+
+def start(
+    plan: Plan, batch: range, larger: Tensor | list[Image.Image], goal: Target, model: LoadedModel
+) -> tuple[Start, Tensor | None]:
+    """What the second pass starts from, and what its net wants to see besides."""
+    if isinstance(larger, Tensor):
+        begun = larger
+    else:
+        pixels = [latents.pixels([picture], model) for picture in larger]
+        found = [latents.moments(model, one)[0] for one in pixels]
+        begun = torch.stack([latents.sampled(model, one, plan.seeds[k]) for one, k in zip(found, batch)])
+    extra = _seen(plan, batch, larger, begun, model)
+    (left, top), (width, height) = (goal.surplus[0] // 2, goal.surplus[1] // 2), goal.latent
+    window = slice(top, top + height), slice(left, left + width)
+    cut = begun[..., window[0], window[1]].contiguous()
+    return Start(cut), None if extra is None else extra[..., window[0], window[1]].contiguous()
+
+
+def _seen(
+    plan: Plan, batch: range, larger: Tensor | list[Image.Image], begun: Tensor, model: LoadedModel
+) -> Tensor | None:
+    """An inpainting model is shown the picture only where the mask's weight lets it through."""
+    if model.facts.concat != "inpaint":
+        return None
+    size = begun.shape[2], begun.shape[3]
+    grid = model.vae.config.downscale
+    if not isinstance(larger, Tensor):
+        images = torch.cat([latents.pixels([picture], model) for picture in larger])
+    elif plan.settings.drawing.inpainting_mask_weight < 1:
+        images = torch.cat([model.vae.decode(model.from_latents(one[None])).float().cpu() for one in begun])
+    else:
+        images = torch.zeros(1, 3, size[0] * grid, size[1] * grid)
+    return latents.seen(model, images, torch.ones(1, 1, *images.shape[2:]), plan, batch, size)
