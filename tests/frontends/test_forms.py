@@ -11,11 +11,25 @@ from modules.frontends.requests import make_request
 from modules.frontends.ui import forms
 from modules.frontends.ui.examples import EXAMPLES, examples_html
 from modules.schema.errors import BadRequest
+from modules.schema.prompts import StyleList, StyleView
 from modules.schema.request import MAX_SEED, GenerationRequest
 from tests.frontends.stand_in import CHECKPOINTS
 
 POSTCARDS, DREAM = CHECKPOINTS
 UNTOUCHED = {name: forms.known(name).default for name in forms.FIELDS} | {"seed": "-1"}
+
+TWO_FILES = StyleList(styles=(StyleView(name="photo", file="styles.csv"), StyleView(name="ink", file="more.csv")))
+
+
+def test_styles_of_several_files_are_parted_by_a_line():
+    line = forms.style_choices(TWO_FILES)
+    assert line == [
+        "---------------- STYLES ----------------",
+        "photo",
+        "----------------- MORE -----------------",
+        "ink",
+    ]
+    assert forms.style_choices(StyleList(styles=TWO_FILES.styles[:1])) == ["photo"]
 
 
 def test_an_untouched_form_asks_for_the_defaults():
@@ -26,11 +40,13 @@ def test_every_field_reaches_the_request():
     values = {
         "prompt": "a cat", "negative_prompt": "dog", "sampler": "Euler a", "scheduler": "Karras", "steps": 7.0,
         "width": 640.0, "height": 384, "n_iter": 2, "batch_size": 3, "cfg_scale": 4.5, "seed": str(MAX_SEED),
+        "styles": ["photo", forms.style_choices(TWO_FILES)[0], "ink"],
     }  # fmt: skip
     request = forms.request_from_form(values, "dream")
     assert request == GenerationRequest(
         prompt="a cat", negative_prompt="dog", sampler="Euler a", scheduler="Karras", steps=7, width=640, height=384,
         n_iter=2, batch_size=3, cfg_scale=4.5, seed=MAX_SEED, checkpoint="dream",
+        styles=("photo", "ink"),
     )  # fmt: skip
 
 
@@ -47,6 +63,8 @@ def test_every_field_reaches_the_request():
         ("steps", None, "Sampling steps is empty; give a whole number from 1 to 150."),
         ("height", "tall", "Height cannot be 'tall'"),
         ("cfg_scale", float("nan"), "CFG Scale cannot be nan"),
+        ("styles", "photo", "Styles cannot be 'photo'; give a list of names."),
+        ("styles", [3], "Styles cannot be"),
         ("prompt", "x" * 100_001, "Prompt is 100,001 characters long; 100,000 is the most."),
     ],
 )

@@ -32,6 +32,7 @@ def head(files: dict[str, bytes]) -> str:
         f'<link rel="stylesheet" href="{address("easel.css")}">'
         f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
         f'<script src="{address("easel.js")}" defer></script>'
+        f'<script src="{address("prompts.js")}" defer></script>'
         '<meta name="color-scheme" content="light dark">'
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from modules.frontends.requests import make_request
 from modules.sampling.table import SAMPLER_NAMES, SCHEDULE_LABELS
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
+from modules.schema.prompts import StyleList
 from modules.schema.record import CheckpointView
 from modules.schema.request import GenerationRequest
 
@@ -31,7 +33,9 @@ FIELDS: dict[str, str] = {
     "batch_size": "batch_size",
     "cfg_scale": "cfg_scale",
     "seed": "seed",
+    "styles": "styles",
 }
+DIVIDER = 40  # characters of a line that parts the styles of two files
 # What a checkpoint brings its own defaults for.
 FOLLOWING = ("width", "height", "cfg_scale")
 CHOICES: dict[str, tuple[str, ...]] = {"sampler": SAMPLER_NAMES, "scheduler": SCHEDULE_LABELS}
@@ -82,12 +86,31 @@ def prompt_box(name: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
     )
 
 
+def style_choices(styles: StyleList) -> list[str]:
+    """Names for the list; with several files a line before each file's, as A1111 draws it."""
+    files = dict.fromkeys(style.file for style in styles.styles)
+    if len(files) < 2:
+        return [style.name for style in styles.styles]
+    choices: list[str] = []
+    for file in files:
+        choices.append(f" {Path(file).stem.upper()} ".center(DIVIDER, "-"))
+        choices += [style.name for style in styles.styles if style.file == file]
+    return choices
+
+
+def chosen_styles(names: Any) -> Any:
+    """What was chosen in that list, without its dividing lines; anything that is no list is for others to refuse."""
+    if not isinstance(names, list | tuple):
+        return names or ()
+    return tuple(name for name in names if not (isinstance(name, str) and len(name) >= DIVIDER and name[:3] == "---"))
+
+
 def request_from_form(values: Mapping[str, Any], checkpoint: str | None) -> GenerationRequest:
     """What the form asks for; numbers end where their sliders end.
 
     The seed is a text, so that all 64 bits of it arrive; empty means -1.
     """
-    chosen = {name: values[name] for name in FIELDS}
+    chosen = {name: values[name] for name in FIELDS} | {"styles": chosen_styles(values["styles"])}
     for name in ("steps", "width", "height", "n_iter", "batch_size", "cfg_scale"):
         if isinstance(chosen[name], float) and chosen[name].is_integer():
             chosen[name] = int(chosen[name])
@@ -169,6 +192,7 @@ def opening_values(
     """The checkpoint and field values a page opens with: the draft's, or the defaults of the checkpoint chosen."""
     chosen = find_checkpoint(views, setting) or next((view for view in views if not view.problem), None)
     values: dict[str, Any] = {name: known(name).default for name in FIELDS} | {"seed": str(known("seed").default)}
+    values |= {"styles": list(values["styles"])}
     values |= {name: value for name, value in draft.items() if name in FIELDS}
     followed = find_checkpoint(views, draft.get("followed"))
     return chosen, values | follow_checkpoint(values, followed, chosen)

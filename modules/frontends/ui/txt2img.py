@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules.frontends.desk import FrontDesk
+from modules.frontends.desk import FrontDesk, desk_of
 from modules.frontends.ui import forms
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.forms import FIELDS
@@ -47,9 +47,24 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
     fields: dict[str, Any] = {}
     with gr.Row(elem_id=f"{TAB}_workspace", elem_classes="easel-workspace"):
         with gr.Column(elem_id=f"{TAB}_toprow", elem_classes="easel-toprow"):
-            fields["prompt"] = forms.prompt_box("prompt", TAB, 3, PROMPT_HINT)
+            fields["prompt"] = counted_prompt("prompt", 3, PROMPT_HINT, f"{TAB}_token_counter")
             examples = gr.HTML("", elem_id=f"{TAB}_examples", js_on_load=None, apply_default_css=False)
-            fields["negative_prompt"] = forms.prompt_box("negative_prompt", TAB, 2, NEGATIVE_HINT)
+            negative_counter = f"{TAB}_negative_token_counter"
+            fields["negative_prompt"] = counted_prompt("negative_prompt", 2, NEGATIVE_HINT, negative_counter)
+            with gr.Row(elem_id=f"{TAB}_styles_row", elem_classes="easel-styles"):
+                fields["styles"] = gr.Dropdown(
+                    choices=[],
+                    multiselect=True,
+                    label=forms.known("styles").label,
+                    show_label=False,
+                    elem_id=f"{TAB}_{FIELDS['styles']}",
+                    min_width=120,
+                )
+                with gr.Row(elem_id=f"{TAB}_tools", elem_classes="easel-tool-row"):
+                    apply = gr.Button("📋", elem_id=f"{TAB}_style_apply", elem_classes="easel-icon", min_width=36)
+                    edit = gr.Button("🖌️", elem_id=f"{TAB}_styles_edit_button", elem_classes="easel-icon", min_width=36)
+                    clear = gr.Button("🗑️", elem_id=f"{TAB}_clear_prompt", elem_classes="easel-icon", min_width=36)
+            reload = gr.Button("", elem_id=f"{TAB}_styles_reload", visible="hidden")
             with gr.Row(elem_id=f"{TAB}_generate_box", elem_classes="easel-generate-box"):
                 generate = gr.Button("Generate", variant="primary", elem_id=f"{TAB}_generate", min_width=120)
                 skip = gr.Button("Skip", elem_id=f"{TAB}_skip", elem_classes="easel-while-running", min_width=60)
@@ -91,8 +106,9 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
     fields = {name: fields[name] for name in FIELDS}
     inputs = [checkpoint, *fields.values()]
 
-    def submit(checkpoint_name: str | None, *values: Any) -> str:
-        return on_generate(service, dict(zip(FIELDS, values)), checkpoint_name)
+    def submit(checkpoint_name: str | None, request: gr.Request, *values: Any) -> str:
+        mine = desk_of(service, getattr(request.state, "user", None))
+        return on_generate(mine, dict(zip(FIELDS, values)), checkpoint_name)
 
     # Straight to the handler (queue=False): the answer is an id, there within milliseconds. Raw values
     # (preprocess=False): what is wrong with them is said by the same sentence as in the REST API.
@@ -102,14 +118,35 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
     ).then(None, submitted, None, js="(answer) => { window.easel.submitted(answer); }")  # fmt: skip
     in_browser(interrupt.click, "() => { window.easel.interrupt(); }")
     in_browser(skip.click, "() => { window.easel.skip(); }")
+    prompts = [fields["prompt"], fields["negative_prompt"]]
+    apply.click(
+        lambda names, *texts: (*service.styles.apply(forms.chosen_styles(names), *(text or "" for text in texts)), []),
+        [fields["styles"], *prompts], [*prompts, fields["styles"]],
+        queue=False, preprocess=False, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    reload.click(
+        lambda: gr.update(choices=forms.style_choices(service.styles.listed())), None, fields["styles"],
+        queue=False, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    in_browser(edit.click, "() => { window.easel.editStyles(); }")
+    in_browser(clear.click, "() => { window.easel.clearPrompts(); }")
     size = [fields["width"], fields["height"]]
     in_browser(switch.click, "(width, height) => [height, width]", size, size)
     in_browser(draw.click, "() => '-1'", None, fields["seed"])
     in_browser(reuse.click, "(seed) => window.easel.seedOfSelected(seed)", fields["seed"], fields["seed"])
     keep = "(...values) => { window.easel?.keep(values); }"
-    for component in (*fields.values(), followed):
-        in_browser(component.change, keep, [*fields.values(), followed])
+    for component in (*fields.values(), followed, checkpoint):
+        in_browser(component.change, keep, [*fields.values(), followed, checkpoint])
     return Txt2Img(fields, examples, followed)
+
+
+def counted_prompt(name: str, lines: int, placeholder: str, counter: str) -> gr.Textbox:
+    """A prompt box with its token counter and the place for what is odd about it; the page's script fills both."""
+    with gr.Column(elem_classes="easel-prompt", min_width=0):
+        box = forms.prompt_box(name, TAB, lines, placeholder)
+        gr.HTML("", elem_id=counter, elem_classes="token-counter", js_on_load=None, apply_default_css=False)
+        gr.HTML("", elem_id=f"{counter}_notes", elem_classes="easel-notes", js_on_load=None, apply_default_css=False)
+    return box
 
 
 def in_browser(listen: Any, script: str, inputs: Any = None, outputs: Any = None) -> None:
@@ -123,6 +160,12 @@ def opening(service: FrontDesk, draft: str | None) -> tuple[Any, ...]:
     chosen, values = forms.opening_values(forms.read_draft(draft), views, service.settings.model.sd_model_checkpoint)
     name = chosen.name if chosen else None
     listed = gr.update(choices=forms.checkpoint_choices(views), value=name)
+    styles = service.styles.listed()
+    known = {style.name for style in styles.styles}
+    values["styles"] = gr.update(
+        choices=forms.style_choices(styles),
+        value=[style for style in forms.chosen_styles(values["styles"]) if style in known],
+    )
     return (listed, *values.values(), examples_html(name), name or "")
 
 

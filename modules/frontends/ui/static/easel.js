@@ -10,7 +10,7 @@
     const TAB = "txt2img";
     const TITLE = document.title || "Easel";
     const FIELDS = ["prompt", "negative_prompt", "sampler", "scheduler", "steps", "width", "height", "n_iter",
-        "batch_size", "cfg_scale", "seed", "followed"];
+        "batch_size", "cfg_scale", "seed", "styles", "followed", "checkpoint"];
     const FINAL = new Set(["done", "failed", "cancelled"]);
     const SESSION = `easel.${TAB}.session`, DRAFT = `easel.${TAB}.draft`;
     const ROOT = new URL("./", document.baseURI);
@@ -36,8 +36,9 @@
     const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
     /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
-    async function ask(path, method = "GET") {
-        const options = method === "GET" ? {} : { method, headers: { "content-type": "application/json" }, body: "{}" };
+    async function ask(path, method = "GET", body = {}) {
+        const sent = { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+        const options = method === "GET" ? {} : sent;
         const answer = await fetch(address(path), options);
         const data = await answer.json().catch(() => ({}));
         if (!answer.ok) {
@@ -54,8 +55,8 @@
         return `${two(Math.floor(s / 3600))}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
     }
 
-    /** One sentence in the corner; `kind` is error, warning or note. Errors stay until they are closed. */
-    function toast(message, kind = "note") {
+    /** One sentence in the corner; `kind` is error, warning or note, `acts` what can be done about it, by name. */
+    function toast(message, kind = "note", acts = {}) {
         let place = byId("easel_toasts");
         if (!place) {
             place = make("div", { id: "easel_toasts" });
@@ -64,11 +65,16 @@
         for (const old of place.children) if (old.dataset.message === message) old.remove();
         const close = make("button", { type: "button", "aria-label": "Close this message" }, "×");
         const box = make("div", { class: `easel-toast ${kind}`, role: kind === "error" ? "alert" : "status" },
-            make("span", {}, message), close);
+            make("span", {}, message), ...Object.entries(acts).map(([name, act]) => {
+                const made = make("button", { type: "button", class: "easel-link act" }, name);
+                made.onclick = () => { act(); box.remove(); };
+                return made;
+            }), close);
         box.dataset.message = message;
         close.onclick = () => box.remove();
         place.append(box);
-        setTimeout(() => box.remove(), kind === "error" ? 30000 : kind === "warning" ? 12000 : 4000);
+        const shown = kind === "error" ? 30000 : kind === "warning" || Object.keys(acts).length ? 12000 : 4000;
+        setTimeout(() => box.remove(), shown);
     }
 
     // ---- the session: jobs that this browser submitted since it was last idle ----
@@ -541,13 +547,19 @@
             toast("There is no picture yet whose seed could be used again.");
             return seed;
         },
-        keep(values) { store(DRAFT, Object.fromEntries(FIELDS.map((name, k) => [name, values[k]]))); },
+        keep(values) {
+            const form = Object.fromEntries(FIELDS.map((name, k) => [name, values[k]]));
+            store(DRAFT, form);
+            document.dispatchEvent(new CustomEvent("easel:form", { detail: form }));
+        },
+        tools: { $, byId, make, ask, toast, write, pause },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
 
     document.addEventListener("keydown", (event) => {
         if (viewer.isOpen) return viewer.key(event);
+        if ($("dialog[open]")) return;
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
             event.preventDefault();
             byId(`${TAB}_generate`)?.click();
