@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -79,8 +80,11 @@ class Disk:
 DISK = Disk()
 
 
-def safe_write(path: Path, data: bytes, overwrite: bool = False, disk: Disk = DISK) -> Path:
-    """Writes the whole file or none of it, and returns its path once it is durable.
+def safe_write(
+    path: Path, data: bytes | Iterable[bytes | memoryview], overwrite: bool = False, disk: Disk = DISK
+) -> Path:
+    """Writes the whole file or none of it, and returns its path once it is durable. `data` may come in pieces; if
+    making one of them raises, nothing is left.
 
     NameTaken where the name is in use and `overwrite` is off; DiskTrouble, in one sentence, for everything else.
     """
@@ -113,14 +117,17 @@ def make_folders(folder: Path, disk: Disk = DISK) -> None:
         disk.sync_folder(each.parent)
 
 
-def _fill_and_publish(handle: int, temp: Path, path: Path, data: bytes, overwrite: bool, disk: Disk) -> None:
+def _fill_and_publish(
+    handle: int, temp: Path, path: Path, data: bytes | Iterable[bytes | memoryview], overwrite: bool, disk: Disk
+) -> None:
     """From an open temporary file to the published one; the handle is closed, the temporary name gone in any case."""
     published = False
     try:
         try:
-            rest = memoryview(data)
-            while len(rest):
-                rest = rest[disk.write(handle, rest) :]
+            for piece in (data,) if isinstance(data, bytes) else data:
+                rest = memoryview(piece)
+                while len(rest):
+                    rest = rest[disk.write(handle, rest) :]
             disk.sync(handle)
         finally:
             disk.close(handle)

@@ -33,6 +33,7 @@ class Engine:
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
         checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
+        checkpoint, _ = self.catalogue.dressed(checkpoint, settings.model)
         with self.residency.lease(checkpoint, policy.choose(self.facts, settings)) as model:
             text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
             self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
@@ -56,6 +57,8 @@ class Engine:
                 f"The {self.facts.device} ran out of memory at {request.width}×{request.height}, batch size "
                 f"{request.batch_size}; draw smaller or fewer pictures at once."
             ) from error
+        finally:
+            self.residency.free_when_idle(settings.model.unload_after_minutes * 60)
 
     def stats(self) -> dict[str, object]:
         """What is loaded and where, as plain data."""

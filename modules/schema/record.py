@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Literal
 
 from modules.schema.fields import Frozen
@@ -60,7 +61,7 @@ class JobView(Frozen):
 class CheckpointView(Frozen):
     """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height).
 
-    `vae`: path of the VAE it is drawn with instead of its own, once that is decided.
+    `vae`: path of the VAE it is drawn with instead of its own, once that is decided; `vae_hash`: 10 digits.
     """
 
     name: str
@@ -73,6 +74,11 @@ class CheckpointView(Frozen):
     sha256: str | None = None
     problem: str | None = None
     vae: str | None = None
+    vae_hash: str | None = None
+
+    @property
+    def vae_name(self) -> str | None:
+        return PurePath(self.vae).name if self.vae else None
 
     @property
     def short_hash(self) -> str | None:

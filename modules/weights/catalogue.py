@@ -15,14 +15,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from modules.schema.errors import BadFile, EaselError, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView
-from modules.schema.settings import Model
+from modules.schema.settings import Model, Settings
 from modules.weights import assembly, hashing, vaes
 from modules.weights.networks import Shelf
 from modules.weights.notes import read_notes
@@ -110,7 +110,19 @@ class Catalogue:
         warnings = (chosen.warning,) if chosen.warning else ()
         return view.model_copy(update={"vae": str(chosen.path) if chosen.path else None}), warnings
 
-    def vaes(self) -> list[str]:
+    def noted(self, view: CheckpointView, settings: Settings, asked: Collection[str]) -> Settings:
+        """The settings with what the checkpoint's notes say about clip skip, unless the request asked for its own."""
+        skip = read_notes(Path(view.path)).clip_skip
+        if skip is None or "CLIP_stop_at_last_layers" in asked:
+            return settings
+        return settings.with_options({"CLIP_stop_at_last_layers": skip})
+
+    def with_hashes(self, view: CheckpointView) -> CheckpointView:
+        """The checkpoint with its SHA-256 and its VAE's, computed where they are not known."""
+        vae = hashing.short(hashing.sha256_of(Path(view.vae), self.store)) if view.vae else None
+        return view.model_copy(update={"sha256": self.hash_of(view), "vae_hash": vae})
+
+    def vae_names(self) -> list[str]:
         """File names of all VAEs, for the setting that chooses one."""
         return list(vaes.list_vaes(self.folders))
 
