@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.sampling.prediction import FlowSchedule, NoiseLevels, NoiseSchedule
+from modules.sampling.prediction import EDMSchedule, FlowSchedule, NoiseLevels, NoiseSchedule
 from modules.sampling.table import AUTOMATIC, Sampler, Schedule, resolve
 from modules.schema.errors import BadRequest
 from modules.schema.settings import Sampling
@@ -165,7 +165,7 @@ def ddim(n: int, sigma_min: float, sigma_max: float, basis: Basis) -> Tensor:
 def turbo(n: int, sigma_min: float, sigma_max: float, basis: Basis) -> Tensor:
     """Timesteps 1000 k / n - 1 for k = n ... 1, what distilled "turbo" models are taught."""
     steps = (torch.arange(1, n + 1) * (1000.0 / n) - 1).round().long().clamp(0, 999).flip(0)
-    return with_zero(basis.levels.t_to_sigma(steps.float()))
+    return with_zero(_at_timesteps(steps.tolist(), basis.levels))
 
 
 def beta(n: int, sigma_min: float, sigma_max: float, basis: Basis) -> Tensor:
@@ -247,7 +247,14 @@ def img2img_steps(steps: int, strength: float, *, exact: bool = False, forced: b
 
 def ddim_sigmas(timesteps: Sequence[int], levels: NoiseLevels) -> Tensor:
     """Falling sigmas, float32, of rising timesteps."""
-    return levels.t_to_sigma(torch.tensor(timesteps[::-1], dtype=torch.float32))
+    return _at_timesteps(timesteps[::-1], levels)
+
+
+def _at_timesteps(timesteps: Sequence[int], levels: NoiseLevels) -> Tensor:
+    """Sigmas of timesteps 0…999. EDM's nets have another time; there a timestep counts places in the table."""
+    if isinstance(levels, EDMSchedule):
+        return levels.table[list(timesteps)].cpu()
+    return levels.t_to_sigma(torch.tensor(timesteps, dtype=torch.float32))
 
 
 def levels_for(sampler: Sampler, levels: NoiseLevels) -> NoiseLevels:
@@ -403,7 +410,7 @@ def plan_walk(
         times = ddim_timesteps(total)
         top = times[min(t_enc, len(times) - 1)]
         walked_times = times[:t_enc]
-        start = float(levels.t_to_sigma(torch.tensor([float(top)])))
+        start = float(_at_timesteps([top], levels))
         if not walked_times:
             return Walk(sampler, torch.tensor([start]), start, None, flow)
         if sampler.grid == "unipc":

@@ -124,6 +124,9 @@ class GenerationRequest(Frozen):
     seed_resize_from_h: int = fact(0, label="Resize seed from height", ge=-1, le=16384, soft_le=2048, step=8)
 
     source: Source | None = fact(None, label="Source")
+    depth_map: InputName | None = fact(
+        None, label="Depth map", hint="A grey picture, bright where things are near; for models that draw along one."
+    )
     hires: Hires | None = fact(None, label="Hires. fix")
     refiner: Refiner | None = fact(None, label="Refiner")
     cfg_rescale: float = fact(

@@ -96,10 +96,6 @@ class LoadedModel:
         return latents / self.facts.latent.scale * std + mean
 
     @property
-    def scale_factor(self) -> float:
-        return self.facts.latent.scale
-
-    @property
     def prediction(self) -> str:
         """What the denoiser answers: "eps", "v" or "edm"."""
         return self.facts.prediction

@@ -86,7 +86,7 @@ def test_every_parameter_is_the_files(residency, catalogue):
                 assert not parameter.requires_grad
                 count += 1
         assert count == len(file)
-        assert (model.family, model.prediction, model.scale_factor) == ("sd1", "eps", 0.18215)
+        assert (model.family, model.prediction, model.facts.latent.scale) == ("sd1", "eps", 0.18215)
         assert model.extra_keys == 0
         assert model.sha256 == catalogue.hash_of(view)
 
