@@ -173,7 +173,7 @@ def condition(
         texts = tuple(text for _, text in sub.schedule)
         key = (
             model.identity, texts, layers, prompting.emphasis, prompting.comma_padding_backtrack,
-            embeddings.identity if embeddings else None,
+            prompting.use_old_emphasis_implementation, embeddings.identity if embeddings else None,
         )  # fmt: skip
         encodings = cache.get(key)
         if encodings is None:
@@ -238,17 +238,9 @@ def encode(
     """
     distinct = tuple(dict.fromkeys(texts))
     place = [distinct.index(text) for text in texts]
-    pieces = [_pieces(text, prompting) for text in distinct]
+    old = prompting.use_old_emphasis_implementation and model.facts.family == "sd1"
     chunks = [  # [tower][text][chunk]
-        [
-            tokens.chunk(
-                text,
-                TOKENIZERS[tower.facts.tokenizer],
-                prompting.comma_padding_backtrack,
-                embeddings.words[k] if embeddings else None,
-            )
-            for text in pieces
-        ]
+        _chunks(distinct, TOKENIZERS[tower.facts.tokenizer], prompting, old, embeddings.words[k] if embeddings else None)
         for k, tower in enumerate(model.towers)
     ]
     count = max(len(of_text) for of_tower in chunks for of_text in of_tower)
@@ -269,8 +261,15 @@ def encode(
     return tuple(Encoding(states[i], None if pooled is None else pooled[i]) for i in range(len(texts)))
 
 
-def _pieces(text: str, prompting: Prompting) -> list[tuple[str, float]]:
-    return [(text, 1.0)] if prompting.emphasis == "None" else parse.parse_emphasis(text)
+def _chunks(
+    texts: Sequence[str], tokenizer: tokens.Tokenizer, prompting: Prompting, old: bool, words: tokens.Embeddings | None
+) -> list[list[tokens.Chunk]]:
+    """The chunks of each text. `old`: brackets are read token by token, as before 2023."""
+    plain = prompting.emphasis == "None"
+    if old:
+        return [tokens.bracket_chunk(text, tokenizer, not plain, words) for text in texts]
+    pieces = [[(text, 1.0)] if plain else parse.parse_emphasis(text) for text in texts]
+    return [tokens.chunk(one, tokenizer, prompting.comma_padding_backtrack, words) for one in pieces]
 
 
 def _run(

@@ -48,7 +48,6 @@ LATER: dict[str, str] = {
     "inpaint/soft_only_masked": "soft inpainting is not built",
     "opt/tiling_setting": "seamless tiling is not built",
     "opt/tiling_t": "seamless tiling is not built",
-    "emphasis/old_implementation": "emphasis at token level, as before 2023, is not built",
 }
 
 
