@@ -125,6 +125,11 @@ class Networks:
         self._outcome = Outcome()
 
     @property
+    def wanted(self) -> tuple[Network, ...]:
+        """The networks asked for last."""
+        return self._wanted
+
+    @property
     def outcome(self) -> Outcome:
         """Of the networks that are applied now."""
         return self._outcome
@@ -247,7 +252,6 @@ class Networks:
 
     # ------------------------------------------------------------------------------------------------ carrying out
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def _carry_out(self, steps: Mapping[Target, list[_Step]]) -> None:
         try:
@@ -273,7 +277,7 @@ class Networks:
             module.delta = self._delta(steps) if steps else None
             return
         for name, value in self._values(target, module, steps):
-            _put(getattr(module, name), value)
+            _put(module, name, value)
 
     def _values(self, target: Target, module: nn.Module, steps: list[_Step]) -> list[tuple[str, Tensor]]:
         """The pristine tensors of a layer, or with `steps` the changed ones."""
@@ -297,17 +301,18 @@ class Networks:
         return changed
 
 
-def _put(parameter: nn.Parameter, value: Tensor) -> None:
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
     """Give a parameter its value.
 
     On a card in its own memory, which a captured graph knows by address. On the CPU, where parameters may be the mapped
-    file itself, by taking the new tensor's memory: a changed weight is then the only copy, and a restored one is again
-    the file.
+    file itself, as a new parameter: a changed weight is then the only copy, and a restored one is again the file.
     """
-    if parameter.device.type == "cpu" and parameter.is_contiguous():
-        parameter.data = value.to(parameter.dtype)
-    else:
-        parameter.copy_(value)
+    parameter: nn.Parameter = getattr(module, name)
+    with torch.inference_mode(parameter.is_inference()):  # such a tensor can be written to in that mode only
+        if parameter.device.type == "cpu" and parameter.is_contiguous():
+            setattr(module, name, nn.Parameter(value.to(parameter.dtype), requires_grad=False))
+        else:
+            parameter.copy_(value)
 
 
 def _told(name: str, opened: _Opened) -> list[str]:

@@ -18,7 +18,7 @@ def delta(parts: Parts, weight: Tensor, ranks: int | None) -> Tensor:
     if w2.dim() == 4:
         w1 = w1.reshape(*w1.shape[:2], 1, 1)
     rank = next((parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
-    return torch.kron(w1, w2) * (parts.scale(rank) if rank else 1.0)
+    return torch.kron(w1.contiguous(), w2.contiguous()) * (parts.scale(rank) if rank else 1.0)
 
 
 def _factor(parts: Parts, side: str) -> Tensor:
