@@ -203,6 +203,19 @@ def save_picture(
     return kept_as(save_named(image, infotext, fields, plan.settings.saving, data_dir, disk=disk), data_dir)
 
 
+def save_beside(
+    image: Image.Image, infotext: str, path: str, suffix: str, data_dir: Path, disk: Disk = DISK
+) -> str:
+    """Saves a picture that belongs to a saved one (`path` as records hold it) as `<its name>-<suffix>.png` in the same
+    folder; returns its path as records hold it. DiskTrouble where it cannot be written."""
+    owner = data_dir / path
+    for number in range(_MAX_TRIES):
+        name = f"{owner.stem}-{suffix}{f'-{number}' if number else ''}.png"
+        with contextlib.suppress(NameTaken):
+            return kept_as(safe_write(owner.with_name(name), encode_png(image, infotext), disk=disk), data_dir)
+    raise DiskTrouble(f"{owner.parent} holds {_MAX_TRIES} pictures called {owner.stem}-{suffix}; move some away.")
+
+
 def kept_as(path: Path, data_dir: Path) -> str:
     """The path relative to the data folder, with `/`; absolute where the owner saves pictures elsewhere."""
     return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else str(path)

@@ -9,7 +9,7 @@ from typing import Protocol
 from modules.memory.devices import DeviceFacts
 from modules.pipeline.text import ConditioningCache
 from modules.schema.errors import Cancelled
-from modules.schema.events import Event
+from modules.schema.events import Event, Warned
 from modules.schema.folders import Folders
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
@@ -46,6 +46,13 @@ class RunContext:
     residency: Residency
     facts: DeviceFacts
     conditionings: ConditioningCache = field(default_factory=ConditioningCache)
+    said: set[str] = field(default_factory=set)
+
+    def warn(self, message: str) -> None:
+        """Tell the user something, once in a job."""
+        if message not in self.said:
+            self.said.add(message)
+            self.emit(Warned(message=message))
 
     def check(self) -> None:
         """Raises Cancelled or Skipped if the user asked for it."""

@@ -19,6 +19,7 @@ from modules.pipeline.models import Models
 from modules.pipeline.text import Encoding, PictureConditioning
 from modules.sampling import guidance, prediction
 from modules.sampling.prediction import EDMSchedule, NoiseLevels, NoiseSchedule
+from modules.schema.errors import BadRequest
 from modules.schema.record import CheckpointView
 from modules.schema.settings import Sampling
 from modules.weights.residency import LoadedModel
@@ -81,7 +82,8 @@ class Denoiser:
 
     `start`: the picture to start from with its mask, `extra` [B, C', h, w] what the net wants besides x.
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
-    the kept part of an inpainted picture goes into x instead of into the prediction.
+    the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
+    which it is, and gives the model the strengths its networks have then.
     """
 
     models: Models
@@ -98,6 +100,7 @@ class Denoiser:
     handover: Handover | None = None
     merging: float = 0.0
     pictures_per_call: int = 1
+    enter: Callable[[LoadedModel, int], None] = lambda model, call: None
     calls: int = field(default=0)
 
     def __post_init__(self) -> None:
@@ -105,6 +108,12 @@ class Denoiser:
 
     def _meet(self, model: LoadedModel) -> None:
         """Read the prompts, and learn what is predicted, by a model."""
+        if model.facts.concat and self.extra is None:
+            raise BadRequest(
+                f"{model.checkpoint.name} is {model.facts.label} and cannot go on from another model's picture; "
+                "choose a refiner that wants nothing beside it.",
+                field="refiner",
+            )
         predictor = prediction.Predictor(prediction.find_prediction(model.prediction), self.levels)
         self.predictor = predictor.lcm() if self.lcm else predictor
         self.pictures = self.condition(model)
@@ -114,6 +123,7 @@ class Denoiser:
         if self.handover and self.handover.due(self.calls, self.total, sigma, self.levels):
             self._meet(self.models.use(self.handover.checkpoint))
             self.handover = None
+        self.enter(self.models.current, self.calls)
         seen = x
         if self.start is not None and self.timesteps:
             # These samplers hold x / sqrt(1 + sigma^2), and the kept part is put into that.
@@ -203,7 +213,7 @@ class Denoiser:
         of_picture = [row.picture for row in rows]
         x, sigma = x[of_picture], sigma[of_picture]
         scaled, timesteps = self.predictor.inputs(x, sigma)
-        if self.extra is not None:
+        if self.extra is not None and model.facts.concat:  # a refiner may want none of it
             extra = self.extra[of_picture]
             unseen = [i for i, row in enumerate(rows) if not row.sees_picture]
             extra[unseen] = 0
@@ -211,5 +221,5 @@ class Denoiser:
         context = torch.stack([row.text.tokens for row in rows]).to(device, dtype)
         vectors = [row.text.vector for row in rows if row.text.vector is not None]
         y = torch.stack(vectors).to(device, dtype) if model.facts.vector else None
-        out = model.unet(scaled.to(dtype), timesteps, context, y)
+        out = model.unet(scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging)
         return self.predictor.denoised(x, out.to(x.dtype), sigma)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.imaging.save import encode_png, save_picture
+from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.memory import budget, policy
-from modules.pipeline import decode, latents, passes, source
+from modules.pipeline import decode, hires, latents, networks, passes, source
 from modules.pipeline.context import RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
 from modules.pipeline.models import Models
@@ -47,19 +47,22 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     meter.say("Loading the model")
     chosen = policy.choose(ctx.facts, plan.settings)
     records: list[SavedRecord] = []
-    with Models(ctx.residency, chosen) as models:
-        plan = met(plan, models.use(plan.checkpoint), ctx)
+    with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
+        plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
         for number, batch in enumerate(plan.batches()):
             if ctx.control.finished.issuperset(batch):
                 continue
             try:
-                models.use(plan.checkpoint)
+                model = models.use(plan.checkpoint, networks.at_start(plan, batch.start))
+                plan = networks.settled(plan, batch, model, ctx)
                 meter.start_batch(number)
                 drawn = draw(plan, batch, prepared, models, ctx, meter)
                 for k, latent in zip(batch, drawn):
                     meter.say("Decoding")
                     image = decode.decode(models.current, latent, passes.passes(plan)[-1].size)
-                    records.append(publish(prepared.finish(image, k) if prepared else image, plan, k, ctx))
+                    finished = prepared.finish(image, k) if prepared else image
+                    strip = meter.film.strip(k - batch.start) if meter.film else None
+                    records.append(publish(finished, strip, plan, k, ctx))
             except Skipped:
                 continue
     return records
@@ -71,17 +74,30 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
         ctx.emit(Warned(message=message))
     width, height = passes.passes(plan)[-1].size
     budget.check_decode(ctx.facts, model.vae.config.ch, width, height, model.policy.vae_dtype.itemsize)
-    checkpoint = plan.checkpoint.model_copy(update={"sha256": model.sha256})
-    refiner = plan.refiner and plan.refiner.model_copy(update={"sha256": ctx.catalogue.hash_of(plan.refiner)})
-    return plan.model_copy(update={"checkpoint": checkpoint, "refiner": refiner, "concat": model.facts.concat})
+    checkpoint = ctx.catalogue.with_hashes(plan.checkpoint)
+    refiner = plan.refiner and ctx.catalogue.with_hashes(plan.refiner)
+    second = plan.second
+    if second is not None and second.checkpoint is not None:
+        second = second.model_copy(update={"checkpoint": ctx.catalogue.with_hashes(second.checkpoint)})
+    told = {"checkpoint": checkpoint, "refiner": refiner, "second": second, "concat": model.facts.concat}
+    return plan.model_copy(update=told)
 
 
 def draw(plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter) -> Tensor:
     """The latents of one batch [B, C, h, w], through all passes."""
-    model, first = models.current, passes.first_pass(plan)
+    model, (first, *further) = models.current, passes.passes(plan)
     start = latents.start(model, prepared, plan, batch) if prepared else None
     extra = latents.net_input(model, prepared, plan, batch, first.size)
-    return passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+    del model
+    drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+    for second in further:
+        meter.start_pass("Enlarging", first.steps_run)
+        larger, goal = hires.enlarged(plan, batch, drawn, models.current)
+        own = plan.second and plan.second.checkpoint
+        begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
+        meter.say("Drawing the second pass")
+        drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
+    return drawn
 
 
 def slowness(model: LoadedModel) -> tuple[str, ...]:
@@ -91,20 +107,24 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
     return ("No graphics card was found, so the processor draws; a full-size model takes minutes for each picture.",)
 
 
-def publish(image: Image.Image, plan: Plan, k: int, ctx: RunContext) -> SavedRecord:
-    """Save one picture and announce it; one that cannot be saved is handed over in memory, with the reason."""
+def publish(image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext) -> SavedRecord:
+    """Save one picture, its filmstrip beside it, and announce it.
+
+    One that cannot be saved is handed over in memory, with the reason.
+    """
     infotext = infotext_of(plan, k)
-    path, problem, data = None, None, None
+    path, beside, problem, data = None, None, None, None
     if plan.settings.saving.samples_save:
         try:
             path = save_picture(image, infotext, plan, k, ctx.folders.data)
+            beside = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None
         except DiskTrouble as error:
             problem = error.message
     if path is None:
         data = encode_png(image, infotext)
     record = SavedRecord(
         id=uuid.uuid4().hex, job=ctx.job, index=k, path=path, width=image.width, height=image.height,
-        seed=plan.seeds[k], infotext=infotext, created=time.time(), problem=problem,
+        seed=plan.seeds[k], infotext=infotext, created=time.time(), problem=problem, filmstrip=beside,
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

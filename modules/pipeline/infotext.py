@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules.pipeline import passes
+from modules.pipeline import networks, passes
 from modules.prompt import infotext, parse, tokens
 from modules.sampling import table
 from modules.schema.fields import all_facts
-from modules.schema.plan import Plan
-from modules.schema.request import Mask, Source
+from modules.schema.plan import Plan, SecondPass
+from modules.schema.request import SAME_SCHEDULER, Hires, Mask, Source
 from modules.schema.settings import Sampling
 from modules.schema.version import NAME, VERSION
 
@@ -29,6 +29,7 @@ SAMPLER_ORDER = (
     "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise",
     "s_min_uncond", "s_min_uncond_all", "skip_early_cond",
 )  # fmt: skip
+ALWAYS_TOLD = {"beta_dist_alpha", "beta_dist_beta"}
 ALWAYS_READ = {
     "always_discard_next_to_last_sigma", "sgm_noise_multiplier", "s_min_uncond", "s_min_uncond_all", "skip_early_cond"
 }  # fmt: skip
@@ -49,6 +50,8 @@ def infotext_of(plan: Plan, k: int) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": plan.checkpoint.short_hash,
         "Model": plan.checkpoint.name,
+        "VAE hash": plan.checkpoint.vae_hash,
+        "VAE": plan.checkpoint.vae_name,
     }
     if request.subseed_strength:
         fields |= {"Variation seed": plan.subseeds[k], "Variation seed strength": request.subseed_strength}
@@ -62,6 +65,8 @@ def infotext_of(plan: Plan, k: int) -> str:
     if options.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, options):
         fields["ENSD"] = options.eta_noise_seed_delta
     fields["Token merging ratio"] = passes.first_pass(plan).merging or None
+    if plan.second is not None:
+        fields["Token merging ratio hr"] = passes.passes(plan)[-1].merging or None
     if options.randn_source != "GPU":
         fields["RNG"] = options.randn_source
     if drawing.tiling:
@@ -72,10 +77,13 @@ def infotext_of(plan: Plan, k: int) -> str:
         fields["Noise Schedule"] = options.sd_noise_schedule
     if options.use_downcasted_alpha_bar:
         fields["Downcast alphas_cumprod"] = True
+    if request.hires is not None and plan.second is not None:
+        fields |= _hires_fields(plan, plan.second, request.hires, k)
     if request.source is not None:
         fields |= _source_fields(request.source)
         if (multiplier := passes.noise_multiplier(plan)) != 1:
             fields["Noise multiplier"] = multiplier
+    fields |= networks.infotext_fields(plan, k)
     resolved = table.resolve(sampler, schedule)
     fields |= _option_fields(SCHEDULE_ORDER, sampler, resolved, options)
     if drawing.img2img_extra_noise and plan.denoising_strength is not None:
@@ -90,6 +98,8 @@ def infotext_of(plan: Plan, k: int) -> str:
     if plan.refiner is not None and request.refiner is not None:
         if drawing.refiner_switch_by_sample_steps:
             fields["Refiner switch by sampling steps"] = True
+        if plan.second is not None and drawing.hires_fix_refiner_pass != "second pass":
+            fields["Hires refiner"] = drawing.hires_fix_refiner_pass
         fields["Refiner"] = f"{plan.refiner.name} [{plan.refiner.short_hash}]"
         fields["Refiner switch at"] = request.refiner.refiner_switch_at
     if plan.draws and plan.draws[k]:
@@ -115,6 +125,28 @@ def _eta(sampler: table.Sampler, options: Sampling) -> float:
     return options.eta_ddim if sampler.variance_preserving else options.eta_ancestral
 
 
+def _hires_fields(plan: Plan, second: SecondPass, hires: Hires, k: int) -> dict[str, Any]:
+    """What the second pass has of its own."""
+    fields: dict[str, Any] = {}
+    if second.checkpoint is not None:
+        fields["Hires checkpoint"] = f"{second.checkpoint.name} [{second.checkpoint.short_hash}]"
+    if second.sampler != plan.sampler:
+        fields["Hires sampler"] = second.sampler
+    if hires.hr_scheduler not in (None, "", SAME_SCHEDULER) and second.scheduler != plan.scheduler:
+        fields["Hires schedule type"] = second.scheduler
+    if second.prompts[k] != plan.prompts[k]:
+        fields["Hires prompt"] = second.prompts[k]
+    if second.negative_prompts[k] != plan.negative_prompts[k]:
+        fields["Hires negative prompt"] = second.negative_prompts[k]
+    if hires.hr_resize_x or hires.hr_resize_y:
+        fields["Hires resize"] = f"{hires.hr_resize_x}x{hires.hr_resize_y}"
+    else:
+        fields["Hires upscale"] = hires.hr_scale
+    fields["Hires steps"] = hires.hr_second_pass_steps or None
+    fields["Hires upscaler"] = hires.hr_upscaler
+    return fields
+
+
 def _source_fields(source: Source) -> dict[str, Any]:
     """What is told of the mask."""
     mask: Mask | None = source.mask
@@ -135,11 +167,11 @@ def _source_fields(source: Source) -> dict[str, Any]:
 def _option_fields(
     order: tuple[str, ...], sampler: table.Sampler, schedule: table.Schedule, options: Sampling
 ) -> dict[str, Any]:
-    """Options that change this picture and are not at their default, by their infotext key."""
+    """Options that change this picture and are not at their default (some always), by their infotext key."""
     eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
     read = {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
     if sampler.uses_schedule:
         read |= {*schedule.reads}
     facts = all_facts(Sampling)
-    changed = [key for key in order if key in read and getattr(options, key) != facts[key].default]
-    return {str(facts[key].infotext): getattr(options, key) for key in changed}
+    told = [k for k in order if k in read and (k in ALWAYS_TOLD or getattr(options, k) != facts[k].default)]
+    return {str(facts[key].infotext): getattr(options, key) for key in told}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
 from modules.memory.policy import Policy
+from modules.nets.layers import seamless
 from modules.schema.record import CheckpointView
+from modules.weights.adapters.apply import Network
 from modules.weights.residency import LoadedModel, Residency
 
 
@@ -16,11 +19,12 @@ class Models:
         with Models(residency, policy) as models:
             models.use(checkpoint).unet(…)
 
+    `tiling`: whether pictures go on at their opposite edge along x and along y.
     Who draws asks `current` each time and keeps no net, so that the old one can be freed when another is taken.
     """
 
-    def __init__(self, residency: Residency, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, residency: Residency, policy: Policy, tiling: tuple[bool, bool] = (False, False)) -> None:
+        self.policy, self.tiling = policy, tiling
         self._residency = residency
         self._stack = ExitStack()
         self._current: LoadedModel | None = None
@@ -30,15 +34,20 @@ class Models:
         assert self._current is not None, "use() comes first"
         return self._current
 
-    def use(self, checkpoint: CheckpointView) -> LoadedModel:
+    def use(self, checkpoint: CheckpointView, networks: Sequence[Network] = ()) -> LoadedModel:
         """Take that checkpoint, giving the present one back; costs nothing if it is the same.
+
+        `networks` are those it will begin with, where it is taken anew; who draws changes them as the prompts ask.
 
         Raises as `Residency.lease`.
         """
         if self._current is None or self._current.checkpoint.path != checkpoint.path:
             self._current = None
             self._stack.close()
-            self._current = self._stack.enter_context(self._residency.lease(checkpoint, self.policy))
+            model = self._stack.enter_context(self._residency.lease(checkpoint, self.policy, networks))
+            if any(self.tiling):
+                self._stack.enter_context(seamless((model.unet, model.vae), *self.tiling))
+            self._current = model
         return self._current
 
     def __enter__(self) -> Models:

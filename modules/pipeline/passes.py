@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.pipeline import latents, text
+from modules.pipeline import depth, latents, networks, text
 from modules.pipeline.context import RunContext
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
 from modules.pipeline.latents import Start
@@ -16,7 +16,7 @@ from modules.pipeline.progress import Meter
 from modules.pipeline.text import PictureConditioning
 from modules.sampling import noise, samplers, schedules, table
 from modules.schema.errors import NotANumber
-from modules.schema.plan import Plan
+from modules.schema.plan import Plan, SecondPass
 from modules.weights.residency import LoadedModel
 
 
@@ -37,10 +37,11 @@ class Pass:
     strength: float | None = None
     exact: bool = False
     second: bool = False
+    first_calls: int | None = None
 
     @property
     def calls(self) -> int:
-        """Model calls that the prompt's schedule is spread over."""
+        """Model calls that the prompt's schedule is spread over; `first_calls` are those of the pass before."""
         return self.steps * table.find_sampler(self.sampler)[0].order
 
     @property
@@ -62,7 +63,16 @@ def first_pass(plan: Plan) -> Pass:
 
 def passes(plan: Plan) -> list[Pass]:
     """All passes of a plan, in order."""
-    return [first_pass(plan)]
+    first = first_pass(plan)
+    return [first] if plan.second is None else [first, second_pass(plan, plan.second, first)]
+
+
+def second_pass(plan: Plan, own: SecondPass, first: Pass) -> Pass:
+    ratio = plan.settings.drawing.token_merging_ratio_hr or first.merging
+    return Pass(
+        own.sampler, own.scheduler, own.steps, own.size, own.prompts, own.negative_prompts, ratio,
+        plan.denoising_strength, second=True, first_calls=first.calls,
+    )  # fmt: skip
 
 
 def merging_ratio(plan: Plan) -> float:
@@ -98,18 +108,24 @@ def sample(
         shared_path=options.no_dpmpp_sde_batch_determinism,
     )  # fmt: skip
 
-    def conditioned(model: LoadedModel) -> list[PictureConditioning]:
+    if model.facts.concat == "depth":
+        extra = depth.shown(plan, batch, latents.shape(model, *run.size)[1:], ctx).to(model.device)
+    cast = networks.Cast(networks.uses_of(run.prompts[batch.start], plan.networks), run.calls, sampler.order, ctx.warn)
+
+    def condition(model: LoadedModel) -> list[PictureConditioning]:
+        words = networks.words_in([t for k in batch for t in (run.prompts[k], run.negative_prompts[k])], model, ctx)
         return [
             text.condition(
-                model, run.prompts[k], run.negative_prompts[k], run.calls, plan.settings, run.size, ctx.conditionings
+                model, run.prompts[k], run.negative_prompts[k], run.calls, plan.settings, run.size, ctx.conditionings,
+                words.embeddings, run.first_calls,
             )
             for k in batch
-        ]
+        ]  # fmt: skip
 
     denoiser = Denoiser(
         models,
         levels,
-        conditioned,
+        lambda model: cast.conditioned(model, condition),
         guiding_of(plan, model, sampler),
         options,
         run.steps_run * sampler.order,
@@ -121,6 +137,7 @@ def sample(
         handover=handover_of(plan, run),
         merging=run.merging,
         pictures_per_call=models.policy.pictures_per_call,
+        enter=cast.enter,
     )
     if start is None:
         x = walk.from_noise(source.initial, sgm_noise_multiplier=options.sgm_noise_multiplier)
@@ -138,6 +155,12 @@ def sample(
             "set Precision to float32 in the settings."
         )
     return drawn if start is None else start.keep(drawn)
+
+
+def tiling(plan: Plan) -> tuple[bool, bool]:
+    """Whether the picture's opposite edges meet: left and right, top and bottom."""
+    drawing = plan.settings.drawing
+    return drawing.tiling and drawing.tiling_axes != "y", drawing.tiling and drawing.tiling_axes != "x"
 
 
 def noise_multiplier(plan: Plan) -> float:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from modules.pipeline import hires, networks
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
-from modules.schema.plan import Plan
+from modules.schema.plan import Plan, SecondPass
 from modules.schema.record import CheckpointView
-from modules.schema.request import GenerationRequest
+from modules.schema.request import SAME_CHECKPOINT, SAME_SAMPLER, SAME_SCHEDULER, GenerationRequest
 from modules.schema.settings import SECTION_OF, Settings
 from modules.weights.catalogue import Catalogue
 
 SEED_RANGE = 4294967294
 MAX_BATCH = 64
+MAX_SIDE = 16384
 
 
 def make_plan(
@@ -35,6 +37,8 @@ def make_plan(
     )
     if checkpoint.problem:
         raise BadRequest(checkpoint.problem, field="checkpoint")
+    checkpoint, vae_warnings = catalogue.dressed(checkpoint, settings.model)
+    settings = catalogue.noted(checkpoint, settings, known)
     request = _with_source_checked(request)
     sampler, scheduler = table.normalise(request.sampler, request.scheduler)
     prompt, negative = styles.apply_styles(known_styles, request.styles, request.prompt, request.negative_prompt)
@@ -47,12 +51,15 @@ def make_plan(
     varied = request.subseed_strength > 0
     seeds = tuple(seed if varied else seed + k for k in range(count))
     drawn = [_draw(prompt, negative, one, settings, lookup) for one in seeds]
-    warnings = [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
+    warnings = list(vae_warnings)
+    warnings += [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
     warnings += [
         f"No setting is called {key!r}; it was ignored." for key in request.override_settings if key not in known
     ]
-    tags = dict.fromkeys(tag for one in drawn for tag in parse.extract_tags(one.prompt)[1])
-    warnings += [f"{tag} was not applied: this version draws without extra networks." for tag in tags]
+    prompts = networks.with_defaults([one.prompt for one in drawn], settings.networks, catalogue.networks)
+    second = _second(request, settings, catalogue, known_styles, lookup, prompts, drawn, seeds)
+    found, problems = networks.find([*prompts, *(second.prompts if second else ())], catalogue.networks)
+    warnings += problems
     warnings += [
         f"No wildcard file is called {name}.txt, so __{name}__ stays in the prompt; put it into the folder wildcards."
         for name in dict.fromkeys(name for one in drawn for name in one.unknown)
@@ -61,16 +68,18 @@ def make_plan(
         request=request,
         settings=settings,
         checkpoint=checkpoint,
-        refiner=_refiner(request, checkpoint, catalogue),
+        second=second,
+        refiner=_refiner(request, checkpoint, settings, catalogue),
         sampler=sampler.name,
         scheduler=_label(sampler, scheduler),
-        prompts=tuple(one.prompt for one in drawn),
+        prompts=prompts,
         negative_prompts=tuple(one.negative_prompt for one in drawn),
         template=prompt,
         negative_template=negative,
         draws=tuple(one.note for one in drawn),
         seeds=seeds,
         subseeds=tuple(subseed + k for k in range(count)),
+        networks=found,
         warnings=tuple(warnings),
     )
 
@@ -91,7 +100,9 @@ def _with_source_checked(request: GenerationRequest) -> GenerationRequest:
     return request.model_copy(update={"batch_size": len(source.images)}) if len(source.images) > 1 else request
 
 
-def _refiner(request: GenerationRequest, checkpoint: CheckpointView, catalogue: Catalogue) -> CheckpointView | None:
+def _refiner(
+    request: GenerationRequest, checkpoint: CheckpointView, settings: Settings, catalogue: Catalogue
+) -> CheckpointView | None:
     """The checkpoint that takes over; None where nobody does."""
     asked = request.refiner
     if asked is None or asked.refiner_checkpoint in ("", "None"):
@@ -99,7 +110,57 @@ def _refiner(request: GenerationRequest, checkpoint: CheckpointView, catalogue: 
     found = catalogue.find(asked.refiner_checkpoint)
     if found.problem:
         raise BadRequest(found.problem, field="refiner")
-    return None if found.path == checkpoint.path else found
+    return None if found.path == checkpoint.path else catalogue.dressed(found, settings.model)[0]
+
+
+def _second(
+    request: GenerationRequest,
+    settings: Settings,
+    catalogue: Catalogue,
+    known_styles: Mapping[str, styles.Style],
+    lookup: wildcards.Lookup,
+    prompts: tuple[str, ...],
+    drawn: Sequence[wildcards.Drawn],
+    seeds: Sequence[int],
+) -> SecondPass | None:
+    """The second pass of hires fix; what it does not name for itself is the first's."""
+    asked = request.hires
+    if asked is None:
+        return None
+    hires.check_upscaler(asked.hr_upscaler)
+    goal = hires.target(request.width, request.height, asked)
+    if min(goal.latent) < 1 or max(goal.size) > MAX_SIDE:
+        width, height = goal.size
+        raise BadRequest(f"Hires. fix would draw {width}x{height}; sides go from 8 to {MAX_SIDE}.", field="hires")
+    sampler, schedule = table.normalise(request.sampler, request.scheduler)
+    if asked.hr_sampler_name not in (None, "", SAME_SAMPLER):
+        sampler, fused = table.find_sampler(str(asked.hr_sampler_name))
+        schedule = fused or schedule
+    if asked.hr_scheduler not in (None, "", SAME_SCHEDULER):
+        schedule = table.find_schedule(asked.hr_scheduler)
+    prompt, negative = styles.apply_styles(
+        known_styles, request.styles, asked.hr_prompt or request.prompt,
+        asked.hr_negative_prompt or request.negative_prompt,
+    )  # fmt: skip
+    if settings.prompting.enable_prompt_comments:
+        prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
+    own = [_draw(prompt, negative, seed, settings, lookup) for seed in seeds]
+    own_prompts = networks.with_defaults([one.prompt for one in own], settings.networks, catalogue.networks)
+    checkpoint = None
+    if asked.hr_checkpoint_name not in (None, "", SAME_CHECKPOINT):
+        checkpoint = catalogue.find(str(asked.hr_checkpoint_name))
+        if checkpoint.problem:
+            raise BadRequest(checkpoint.problem, field="hires")
+        checkpoint = catalogue.dressed(checkpoint, settings.model)[0]
+    return SecondPass(
+        sampler=sampler.name,
+        scheduler=_label(sampler, schedule),
+        steps=asked.hr_second_pass_steps or request.steps,
+        prompts=own_prompts if asked.hr_prompt else prompts,
+        negative_prompts=tuple(one.negative_prompt for one in (own if asked.hr_negative_prompt else drawn)),
+        size=goal.size,
+        checkpoint=checkpoint,
+    )
 
 
 def _draw(prompt: str, negative: str, seed: int, settings: Settings, lookup: wildcards.Lookup) -> wildcards.Drawn:

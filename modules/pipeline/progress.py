@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modules.pipeline import decode
+from modules.pipeline import preview
 from modules.pipeline.context import RunContext
+from modules.pipeline.preview import Film
 from modules.schema.events import Preview, Progress
 from modules.schema.plan import Plan
 from modules.weights.residency import LoadedModel
@@ -32,6 +33,7 @@ class Meter:
     offset: int = 0
     steps_done: int = 0
     text: str = ""
+    film: Film | None = None
     began: float | None = None
     previewed: float = field(default_factory=time.monotonic)
 
@@ -48,6 +50,8 @@ class Meter:
     def start_batch(self, number: int) -> None:
         self.batch, self.offset = number, 0
         self.steps_done = number * self.per_batch
+        wanted = self.plan.request.filmstrip
+        self.film = Film(min(wanted, self.per_batch), self.per_batch) if wanted else None
         batches = len(self.plan.batches())
         self.say("Drawing" if batches == 1 else f"Drawing {number + 1} of {batches}")
         if self.began is None:
@@ -63,6 +67,10 @@ class Meter:
         self.ctx.check()
         self.steps_done = self.batch * self.per_batch + min(self.offset + index + 1, self.per_batch)
         self._emit()
+        if self.film is not None and self.film.sees(self.offset + index):
+            with torch.inference_mode():
+                size = (self.plan.request.width, self.plan.request.height)
+                self.film.take(self.offset + index, model, denoised, size)
         settings = self.plan.settings.preview
         now = time.monotonic()
         every = settings.show_progress_every_n_steps
@@ -76,8 +84,8 @@ class Meter:
         self.previewed = now
         size = (self.plan.request.width, self.plan.request.height)
         with torch.inference_mode():
-            image = decode.preview(model, denoised[0], size)
-        self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=decode.encode_preview(image)))
+            image = preview.quick(model, denoised[0], size)
+        self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=preview.encode(image)))
 
     def _emit(self) -> None:
         eta = None

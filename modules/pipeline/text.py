@@ -159,12 +159,14 @@ def condition(
     size: tuple[int, int],
     cache: ConditioningCache,
     embeddings: Embeddings | None = None,
+    first_calls: int | None = None,
 ) -> PictureConditioning:
     """Encode one picture's prompts.
 
     Args:
         calls: the number of model calls the schedule is spread over.
         size: (width, height) of the picture in pixels, which SDXL's denoisers are told.
+        first_calls: in the second pass of hires fix, the model calls of the first: schedules count on from there.
     """
     prompting = settings.prompting
     layers = tuple(_layer(tower.facts, settings.model) for tower in model.towers)
@@ -172,7 +174,7 @@ def condition(
     def encoded(sub: parse.Subprompt, is_negative: bool) -> ScheduledText:
         texts = tuple(text for _, text in sub.schedule)
         key = (
-            model.identity, texts, layers, prompting.emphasis, prompting.comma_padding_backtrack,
+            model.identity, model.networks.outcome.text_key, texts, layers, prompting.emphasis, prompting.comma_padding_backtrack,
             prompting.use_old_emphasis_implementation, embeddings.identity if embeddings else None,
         )  # fmt: skip
         encodings = cache.get(key)
@@ -187,7 +189,8 @@ def condition(
         return ScheduledText(tuple((until, encoding) for (until, _), encoding in zip(sub.schedule, encodings)))
 
     def parsed(text: str, is_negative: bool) -> tuple[parse.Subprompt, ...]:
-        return parse.parse_prompt(text, calls, use_old=prompting.use_old_scheduling, negative=is_negative).subprompts
+        spread = (calls, None) if first_calls is None else (first_calls, calls)
+        return parse.parse_prompt(text, *spread, use_old=prompting.use_old_scheduling, negative=is_negative).subprompts
 
     parts = tuple((encoded(sub, False), sub.weight) for sub in parsed(prompt, False))
     wants_empty = prompting.pad_cond_uncond and not prompting.pad_cond_uncond_v0
@@ -240,7 +243,9 @@ def encode(
     place = [distinct.index(text) for text in texts]
     old = prompting.use_old_emphasis_implementation and model.facts.family == "sd1"
     chunks = [  # [tower][text][chunk]
-        _chunks(distinct, TOKENIZERS[tower.facts.tokenizer], prompting, old, embeddings.words[k] if embeddings else None)
+        _chunks(
+            distinct, TOKENIZERS[tower.facts.tokenizer], prompting, old, embeddings.words[k] if embeddings else None
+        )
         for k, tower in enumerate(model.towers)
     ]
     count = max(len(of_text) for of_tower in chunks for of_text in of_tower)

@@ -6,9 +6,22 @@ Infotext is a function of the plan; the same plan gives the same picture.
 from __future__ import annotations
 
 from modules.schema.fields import Frozen
+from modules.schema.networks import NetworkUse
 from modules.schema.record import CheckpointView
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+
+
+class SecondPass(Frozen):
+    """What hires fix's second pass has of its own, looked up. `checkpoint` is None where it is the first pass's."""
+
+    sampler: str
+    scheduler: str
+    steps: int
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    size: tuple[int, int]
+    checkpoint: CheckpointView | None = None
 
 
 class Plan(Frozen):
@@ -16,6 +29,9 @@ class Plan(Frozen):
 
     `template`, `negative_template`: the prompts before wildcards were drawn from each picture's seed; `draws` says what
     was drawn for each picture ("" for nothing).
+    `networks`: the files of all extra networks that the prompts name; how strong each is, each prompt says itself.
+    `not_applied`: names of those that do not fit the checkpoint, and `ti_hashes` for each picture: known only once
+    the checkpoint is open.
     Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size. `concat` ("inpaint",
     "edit" or "") is what the checkpoint wants to see besides noise; like its hash it is known once its file is open.
     """
@@ -32,8 +48,12 @@ class Plan(Frozen):
     draws: tuple[str, ...] = ()
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
+    second: SecondPass | None = None
     refiner: CheckpointView | None = None
     concat: str = ""
+    networks: tuple[NetworkUse, ...] = ()
+    not_applied: tuple[str, ...] = ()
+    ti_hashes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

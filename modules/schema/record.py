@@ -14,7 +14,8 @@ FINAL_STATES: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
 class SavedRecord(Frozen):
     """One finished picture. `path` is relative to the data folder, or None where it could not be (or was not) saved:
-    then its bytes are kept by the service until it stops, and `problem` says why."""
+    then its bytes are kept by the service until it stops, and `problem` says why. `filmstrip`: where the picture of its
+    steps lies, if one was asked for."""
 
     id: str
     job: str
@@ -26,6 +27,7 @@ class SavedRecord(Frozen):
     infotext: str
     created: float
     problem: str | None = None
+    filmstrip: str | None = None
 
 
 class JobView(Frozen):
@@ -83,3 +85,25 @@ class CheckpointView(Frozen):
     @property
     def short_hash(self) -> str | None:
         return self.sha256[:10] if self.sha256 else None
+
+
+class ModelView(Frozen):
+    """A model file of any kind as the lists show it. `kind` is told by content (weights.kinds), `place` is the folder's
+    name; `misplaced`: it is of another kind than its folder is for. `modified` in Unix seconds, `preview` a path.
+    """
+
+    kind: str
+    name: str
+    path: str
+    place: str
+    misplaced: bool = False
+    size: int
+    modified: float
+    family: str | None = None
+    sha256: str | None = None
+    autov3: str | None = None
+    problem: str | None = None
+    metadata: dict[str, str] = {}
+    preview: str | None = None
+    description: str = ""
+    notes: str = ""

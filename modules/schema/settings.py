@@ -217,9 +217,6 @@ class Drawing(Frozen):
         "second pass", label="Hires fix: which pass to enable refiner for",
         choices=("first pass", "second pass", "both passes"), infotext="Hires refiner",
     )  # fmt: skip
-    hires_fix_use_firstpass_conds: bool = fact(
-        False, label="For hires fix, calculate conds of second pass using extra networks of first pass"
-    )
 
 
 class Networks(Frozen):

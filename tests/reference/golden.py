@@ -58,7 +58,15 @@ def unpack_models(target: Path) -> Folders:
             save_file(load_file(base) | load_file(delta), checkpoints / f"{name}.safetensors")
     for path in (source / "Stable-diffusion").glob("*.yaml"):
         shutil.copy(path, checkpoints)
-    return Folders.under(target)
+    folders = Folders.under(target)
+    for name, folder in (
+        ("Lora", folders.lora),
+        ("embeddings", folders.embeddings),
+        ("hypernetworks", folders.models / "hypernetworks"),
+    ):
+        if (source / name).exists():
+            shutil.copytree(source / name, folder)
+    return folders
 
 
 def request_of(body: dict[str, Any], folders: Folders) -> GenerationRequest:

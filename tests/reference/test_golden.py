@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from modules.imaging.metadata import read_infotext
 from modules.memory import policy
-from modules.pipeline import decode, latents, passes
+from modules.pipeline import decode, latents, networks, passes
 from modules.pipeline.context import RunContext
 from modules.pipeline.generate import draw, met
 from modules.pipeline.infotext import infotext_of
@@ -32,7 +32,7 @@ from tests.reference.golden import golden_cases, golden_folder, request_of, unpa
 GROUPS = {
     "prompt", "prompt_t", "prompt_heun", "prompt_ddim", "prompt_neg", "emphasis",
     "sampler", "sampler_t", "schedule", "schedule_t", "steps", "seed", "rng", "cfg", "opt", "vpred", "size",
-    "sd2v", "xl", "sampler_i2i", "schedule_i2i", "i2i", "inpaint", "inpmodel", "editmodel", "refiner",
+    "net", "net_t", "sd2v", "xl", "sampler_i2i", "schedule_i2i", "i2i", "inpaint", "inpmodel", "editmodel", "refiner", "hires",
 }  # fmt: skip
 # Cases where we differ on purpose, each with its reason.
 DELIBERATE: dict[str, str] = {
@@ -40,14 +40,19 @@ DELIBERATE: dict[str, str] = {
     "sampler/unknown": "an unknown sampler is refused with the nearest names instead of becoming DPM++ 2M in silence",
     "i2i/noise_mult_setting": "a setting overridden in a request holds for that request, not from the next one on",
     "inpaint/resize_3": "mask and overlay are stretched as the picture is, instead of lying at its top left corner",
+    "net/glora": "alpha is heeded as GLoRA's trainers mean it; the original leaves it out (and rounds, as below)",
 }
+# The original adds these formats in the adapter file's float16, which rounds its float32 weights to that as well; done
+# so here, latents are equal within 2e-4. We compute in float32. So much latents may differ; pixels as always.
+ROUNDED: dict[str, float] = {
+    "net/loha_0.5": 0.1, "net/lokr_dyn": 0.1, "net/full": 0.01, "net/oft_0.5": 0.01, "net/combo_lycos": 0.5,
+}  # fmt: skip
+# Latents whose second pass starts from a draw of the autoencoder's posterior, which the original does not seed.
+# (limit for latents, for pixels)
+POSTERIOR = {"hires/t_lanczos": (0.1, 8)}
 LATER: dict[str, str] = {
-    "opt/token_merging_0.5": "token merging is not built",
-    "inpmodel/hires_mask_weight": "hires fix is not built",
     "i2i/sd_upscale": "SD upscale is not built",
     "inpaint/soft_only_masked": "soft inpainting is not built",
-    "opt/tiling_setting": "seamless tiling is not built",
-    "opt/tiling_t": "seamless tiling is not built",
 }
 
 
@@ -96,7 +101,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
     pixel_floor = max(run["pixel_max"] for run in case["repeat"].values())
     assert list(plan.seeds) == result["all_seeds"]
     with (
-        Models(engine.residency, chosen) as models,
+        Models(engine.residency, chosen, passes.tiling(plan)) as models,
         safe_open(golden_folder() / "latents.safetensors", "pt") as recorded,
         torch.inference_mode(),
     ):
@@ -104,16 +109,17 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
         decodes = sorted(key for key in recorded.keys() if key.startswith(f"{case['id']}/latent."))  # noqa: SIM118
         finals = decodes[len(decodes) // len(plan.batches()) - 1 :: len(decodes) // len(plan.batches())]
         for number, batch in enumerate(plan.batches()):
-            models.use(plan.checkpoint)
+            plan = networks.settled(plan, batch, models.use(plan.checkpoint), ctx)
             got = _drawn(case, plan, batch, prepared, models, ctx, recorded)
-            limit = max(1e-3, 10 * noise_floor["latent_max_abs"])
+            loose = POSTERIOR.get(case["id"], (0, 0))
+            limit = max(1e-3, 10 * noise_floor["latent_max_abs"], loose[0], ROUNDED.get(case["id"], 0))
             worst = float((got.float() - recorded.get_tensor(finals[number])).abs().max())
             assert worst <= limit, f"latents differ by {worst:.2e}, allowed {limit:.2e}"
             for k, latent in zip(batch, got):
                 image = decode.decode(models.current, latent, passes.passes(plan)[-1].size)
                 image = prepared.finish(image, k) if prepared else image
                 path = golden_folder() / result["images"][k]["file"]
-                _same_pixels(path, image, max(2, 3 * pixel_floor))
+                _same_pixels(path, image, max(2, 3 * pixel_floor, loose[1]))
                 assert _bare(infotext_of(plan, k)) == _bare(result["infotexts"][k])
 
 
