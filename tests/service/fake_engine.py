@@ -23,7 +23,7 @@ from modules.schema.events import Event, ImageReady, Preview, Progress
 from modules.schema.folders import Folders
 from modules.schema.record import SavedRecord
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import Settings
+from modules.schema.settings import SECTION_OF, Settings
 
 
 class Engine:
@@ -41,6 +41,7 @@ class Engine:
         emit: Callable[[Event], None],
         control: Any,
     ) -> None:
+        settings = settings.with_options({k: v for k, v in request.override_settings.items() if k in SECTION_OF})
         words = request.prompt.split()
         pause = float(next((w[5:] for w in words if w.startswith("step=")), 0))
         count = request.n_iter * request.batch_size
@@ -82,7 +83,7 @@ class Engine:
     ) -> ImageReady:
         seed, infotext = request.seed + k, f"{request.prompt}\nSteps: {request.steps}, Seed: {request.seed + k}"
         path, data = None, None
-        if unsaved:
+        if unsaved or not settings.saving.samples_save:
             data = encode_png(image, infotext)
         else:
             saved = save_named(image, infotext, NameFields(seed=seed), settings.saving, self.folders.data)
