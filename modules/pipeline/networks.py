@@ -120,17 +120,18 @@ class Cast:
         cast.enter(model, call)                              # before each call: the model is made what it should be
         conditionings = cast.conditioned(model, condition)   # texts, read by encoders at their strength of the time
 
-    `warn` is told what could not be applied, each time.
+    `warn` is told what could not be applied, each time. `first_calls`: in a second pass, the calls of the first.
     """
 
     uses: Sequence[NetworkUse]
     calls: int
     calls_per_step: int = 1
     warn: Callable[[str], None] = lambda message: None
+    first_calls: int | None = None
     _stretches: tuple[tuple[int, tuple[Network, ...]], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        table = tags.strengths(self.uses, self.calls, self.calls_per_step)
+        table = tags.strengths(self.uses, self.calls, self.calls_per_step, self.first_calls)
         self._stretches = tuple(
             (until, tuple(_network(use, now) for use, now in zip(self.uses, strengths))) for until, strengths in table
         )

@@ -51,7 +51,7 @@ def _use(tag: Tag) -> NetworkUse:
 
     def strength(place: int, key: str, default: str) -> str:
         text = named.get(key, positional[place] if len(positional) > place else default).strip()
-        _numbers(text, 1)
+        _numbers(text, 1, None)
         return text
 
     if KINDS[tag.kind] == "hypernet":
@@ -91,10 +91,10 @@ def _whole(text: str, key: str) -> int:
     return int(text)
 
 
-def _numbers(text: str, calls: int) -> tuple[tuple[int, float], ...]:
+def _numbers(text: str, calls: int, first_calls: int | None) -> tuple[tuple[int, float], ...]:
     """(last call, strength) of each stretch. Raises ValueError where a strength is no number."""
     stretches = []
-    for until, word in schedule(text, calls):
+    for until, word in schedule(text, *((calls,) if first_calls is None else (first_calls, calls))):
         try:
             value = float(word) if word.strip() else 0.0
         except ValueError:
@@ -114,13 +114,17 @@ class Strength:
 
 
 def strengths(
-    uses: Sequence[NetworkUse], calls: int, calls_per_step: int = 1
+    uses: Sequence[NetworkUse], calls: int, calls_per_step: int = 1, first_calls: int | None = None
 ) -> tuple[tuple[int, tuple[Strength, ...]], ...]:
     """The strengths of all networks over a pass of `calls` denoiser calls: ((last call, one for each network), ...).
 
-    A stretch lasts exactly as long as a prompt edit with the same `when` (see `parse.Subprompt.at`).
+    A stretch lasts exactly as long as a prompt edit with the same `when` (see `parse.Subprompt.at`). `first_calls`: in
+    a second pass, the calls of the first; steps count on from there.
     """
-    tables = [(_numbers(use.text_encoder, calls), _denoiser(use, calls, calls_per_step)) for use in uses]
+    tables = [
+        (_numbers(use.text_encoder, calls, first_calls), _denoiser(use, calls, calls_per_step, first_calls))
+        for use in uses
+    ]
     ends = sorted({until for table in tables for stretches in table for until, _ in stretches} | {calls})
     entries: list[tuple[int, tuple[Strength, ...]]] = []
     for end in ends:
@@ -131,14 +135,17 @@ def strengths(
     return tuple(entries)
 
 
-def _denoiser(use: NetworkUse, calls: int, calls_per_step: int) -> tuple[tuple[int, float], ...]:
+def _denoiser(
+    use: NetworkUse, calls: int, calls_per_step: int, first_calls: int | None
+) -> tuple[tuple[int, float], ...]:
     """The denoiser's multiplier, nothing before `start` and after `stop`."""
-    table = _numbers(use.unet, calls)
+    table = _numbers(use.unet, calls, first_calls)
+    before = first_calls or 0
     # A stretch that ends at n covers the calls up to and with n, counted from 0.
-    first = (use.start - 1) * calls_per_step
-    last = calls if use.stop is None else use.stop * calls_per_step - 1
-    ends = sorted({until for until, _ in table} | {min(max(end, 0), calls) for end in (first - 1, last)} | {calls})
-    return tuple((end, _at(table, end) if first <= end <= last else 0.0) for end in ends)
+    first = (use.start - 1) * calls_per_step - before
+    last = calls if use.stop is None else use.stop * calls_per_step - 1 - before
+    ends = {until for until, _ in table} | {end for end in (first - 1, last) if 0 <= end < calls} | {calls}
+    return tuple((end, _at(table, end) if first <= end <= last else 0.0) for end in sorted(ends))
 
 
 def _at(table: Sequence[tuple[int, float]], call: int) -> float:
