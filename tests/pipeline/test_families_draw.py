@@ -13,6 +13,7 @@ from PIL import Image
 from modules.imaging import inputs
 from modules.pipeline.depth import NO_MAP
 from modules.pipeline.run import Engine
+from modules.schema.errors import BadRequest
 from modules.schema.events import Warned
 from modules.schema.folders import Folders
 from modules.schema.settings import Settings
@@ -119,3 +120,21 @@ def test_velocity_and_noise_are_not_taken_for_each_other(families):
         path.with_suffix(".yaml").unlink()
     assert (velocity != noise).any()
     assert (draw(families, "SD 2.x")[0] == noise).all()
+
+
+def refiner(label: str, at: float = 0.5) -> dict[str, object]:
+    return {"refiner_checkpoint": label, "refiner_switch_at": at}
+
+
+def test_an_inpainting_model_hands_over_to_a_plain_one_but_not_the_other_way(families):
+    (alone,) = draw(families, "SD 1.x inpainting", steps=6)
+    (handed,) = draw(families, "SD 1.x inpainting", steps=6, refiner=refiner("SD 1.x"))
+    assert (handed != alone).any()
+    with pytest.raises(BadRequest, match="inpainting and cannot go on"):
+        draw(families, "SD 1.x", steps=6, refiner=refiner("SD 1.x inpainting"))
+
+
+def test_sdxl_hands_over_to_its_refiner(families):
+    (alone,) = draw(families, "SDXL", steps=6)
+    (handed,) = draw(families, "SDXL", steps=6, refiner=refiner("SDXL refiner", 0.8))
+    assert (handed != alone).any()
