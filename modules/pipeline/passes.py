@@ -110,7 +110,8 @@ def sample(
 
     if model.facts.concat == "depth":
         extra = depth.shown(plan, batch, latents.shape(model, *run.size)[1:], ctx).to(model.device)
-    cast = networks.Cast(networks.uses_of(run.prompts[batch.start], plan.networks), run.calls, sampler.order, ctx.warn)
+    uses = networks.uses_of(run.prompts[batch.start], plan.networks)
+    cast = networks.Cast(uses, run.calls, sampler.order, ctx.warn, run.first_calls)
 
     def condition(model: LoadedModel) -> list[PictureConditioning]:
         words = networks.words_in([t for k in batch for t in (run.prompts[k], run.negative_prompts[k])], model, ctx)
