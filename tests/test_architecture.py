@@ -33,6 +33,7 @@ TORCH_FREE_FILES = {
     "modules.weights.catalogue",
     "modules.weights.hashing",
     "modules.weights.headers",
+    "modules.weights.library",
 }
 SERVER_ROOMS = {"service", "frontends"}
 # What a room must not touch of the world outside.

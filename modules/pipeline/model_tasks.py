@@ -10,15 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import RootModel
-
 from modules.imaging.naming import resolve_under
 from modules.imaging.save import safe_write
 from modules.pipeline.context import Control
 from modules.schema.errors import BadRequest, Cancelled, DiskTrouble
 from modules.schema.events import Event, Progress
 from modules.schema.folders import Folders
-from modules.schema.model_tasks import ConvertTask, MergeTask, ModelTask
+from modules.schema.model_tasks import MODEL_TASK, ConvertTask, MergeTask, ModelTask
 from modules.schema.record import CheckpointView
 from modules.schema.settings import Settings
 from modules.weights import hashing, merge, vaes
@@ -35,26 +33,21 @@ SPARE = GIB // 4
 MAX_NAME = 200
 
 
-class AnyTask(RootModel[ModelTask]):
-    """A task as it travels."""
-
-
 class Workshop:
     """What `Engine` is for pictures, for files: runs one task after another (service.worker)."""
 
-    request_type = AnyTask
+    read_request = staticmethod(MODEL_TASK.validate_python)
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
         self.catalogue = Catalogue(folders, folders.database)
 
     def run(
-        self, job: str, request: AnyTask, settings: Settings, emit: Callable[[Event], None], control: Control
+        self, job: str, request: ModelTask, settings: Settings, emit: Callable[[Event], None], control: Control
     ) -> None:
         """Do one task. The last progress says what was made. Raises EaselError."""
         say = _Speaker(emit, control)
-        task = request.root
-        path = self.merge(task, say) if isinstance(task, MergeTask) else self.convert(task, say)
+        path = self.merge(request, say) if isinstance(request, MergeTask) else self.convert(request, say)
         made = path.relative_to(self.folders.checkpoint_dirs[0]) if _below(path, self.folders) else Path(path.name)
         emit(Progress(step=1, steps=1, text=made.as_posix()))
 

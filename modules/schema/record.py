@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
+from pydantic import Field
+
 from modules.schema.fields import Frozen
 from modules.schema.request import GenerationRequest
 
@@ -103,7 +105,7 @@ class ModelView(Frozen):
     sha256: str | None = None
     autov3: str | None = None
     problem: str | None = None
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = Field(default_factory=dict)
     preview: str | None = None
     description: str = ""
     notes: str = ""

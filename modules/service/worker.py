@@ -513,7 +513,7 @@ def _draw(engine: Any, asked: dict[str, Any], controls: _Controls, send: Callabl
 
     control = controls.begin(job, frozenset(asked["finished"]))
     try:
-        request = getattr(engine, "request_type", GenerationRequest).model_validate(asked["request"])
+        request = getattr(engine, "read_request", GenerationRequest.model_validate)(asked["request"])
         settings = Settings.model_validate(asked["settings"])
         last = run_job(engine, job, request, settings, emit, control)
     except BaseException as error:  # SystemExit and its like too: the server waits for a last word

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from modules.pipeline.model_tasks import AnyTask, Workshop
+from modules.pipeline.model_tasks import Workshop
 from modules.schema.errors import BadRequest, Cancelled, EaselError
 from modules.schema.folders import Folders
 from modules.schema.model_tasks import ConvertTask, MergeTask
@@ -56,7 +56,7 @@ def run(folders: Folders, task: object, hand: Hand | None = None) -> Path:
     before = {path: hashlib.sha256(path.read_bytes()).digest() for path in root.rglob("*") if path.is_file()}
     hand = hand or Hand()
     try:
-        Workshop(folders).run("t", AnyTask.model_validate(task), Settings(), hand.events.append, hand)  # type: ignore[arg-type]
+        Workshop(folders).run("t", task, Settings(), hand.events.append, hand)  # type: ignore[arg-type]
     finally:
         assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
         assert not list(root.rglob(".easel-*"))
@@ -127,7 +127,7 @@ def test_a_wider_first_layer_keeps_its_own_channels(folders, channels, kind):
     with pytest.raises(BadRequest, match=f"wide.safetensors is an {kind} model.*choose it as model A"):
         Workshop(folders).run(
             "t",
-            AnyTask(MergeTask(primary_model_name="b", secondary_model_name="wide")),
+            MergeTask(primary_model_name="b", secondary_model_name="wide"),
             Settings(),
             lambda e: None,
             Hand(),
@@ -180,7 +180,7 @@ def test_a_side_car_comes_along(folders):
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(folders, fields, words):
     root = folders.checkpoint_dirs[0]
-    task = AnyTask(MergeTask(**{"primary_model_name": "a", "secondary_model_name": "b", **fields}))  # type: ignore[arg-type]
+    task = MergeTask(**{"primary_model_name": "a", "secondary_model_name": "b", **fields})  # type: ignore[arg-type]
     with pytest.raises(EaselError, match=words):
         Workshop(folders).run("t", task, Settings(), lambda e: None, Hand())
     assert sorted(path.name for path in root.iterdir()) == ["a.safetensors", "b.safetensors", "c.safetensors"]
@@ -205,7 +205,7 @@ def test_an_interrupted_merge_leaves_nothing(folders):
     with pytest.raises(Cancelled):
         Workshop(folders).run(
             "t",
-            AnyTask(MergeTask(primary_model_name="a", secondary_model_name="b")),
+            MergeTask(primary_model_name="a", secondary_model_name="b"),
             Settings(),
             hand.events.append,
             hand,
@@ -221,4 +221,4 @@ def test_a_pickle_becomes_safetensors_and_stays(folders, test_seed):
     found = load_file(made)
     assert all(torch.equal(found[key], value) for key, value in tensors.items())
     with pytest.raises(BadRequest, match="nothing to convert"):
-        Workshop(folders).run("t", AnyTask(ConvertTask(checkpoint="a")), Settings(), lambda e: None, Hand())  # type: ignore[arg-type]
+        Workshop(folders).run("t", ConvertTask(checkpoint="a"), Settings(), lambda e: None, Hand())  # type: ignore[arg-type]

@@ -1,0 +1,342 @@
+"""Every model file on this machine, of every kind, found in the folders of A1111's layout and told apart by content.
+
+    library = Library(folders, folders.database)
+    library.start()                       # looks around in the background, again and again
+    library.files("lora")                 # what is known now; never waits for a disk
+
+What was once found out about a file is kept in SQLite while its size and time stay the same, so that ten thousand
+unchanged files are listed again within a second. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.schema.errors import BadRequest, Cancelled, EaselError, NotFound
+from modules.schema.folders import Folders
+from modules.schema.record import ModelView
+from modules.weights import hashing
+from modules.weights.adapters.family import family_of
+from modules.weights.headers import Header, read_header
+from modules.weights.kinds import kind_of
+from modules.weights.notes import PREVIEWS, read_notes
+from modules.weights.recognise import recognise
+from modules.weights.store import FileStore
+from modules.weights.walk import Found, walk
+
+FRESH_SECONDS = 5.0
+"""So often the folders are looked through while somebody asks."""
+MAX_METADATA = 64 * 1024
+_FACTS = "file 1"  # raise the number whenever what is kept, or how it is found out, changes
+_WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of models: `name` is what A1111 calls it, `kind` what it is meant for."""
+
+    name: str
+    kind: str
+    folder: Path
+    endings: tuple[str, ...] = _WEIGHTS
+
+
+def places(folders: Folders) -> list[Place]:
+    """The folders of A1111's layout, moved by its flags, and those of Forge that are usual beside them."""
+    models, extra = folders.models, folders.extra
+
+    def at(flag: str, name: str) -> Path:
+        return extra.get(flag, models / name)
+
+    found = [Place("Stable-diffusion", "checkpoint", folder) for folder in folders.checkpoint_dirs]
+    found += [Place("VAE", "vae", folder) for folder in folders.vae_dirs]
+    found += [
+        Place("Lora", "lora", folders.lora),
+        Place("LyCORIS", "lora", at("lyco_dir_backcompat", "LyCORIS")),
+        Place("embeddings", "embedding", folders.embeddings, (*_WEIGHTS, ".png", ".webp", ".jxl", ".avif")),
+        Place("hypernetworks", "hypernetwork", at("hypernetworks", "hypernetworks")),
+        Place("ControlNet", "controlnet", at("controlnet_dir", "ControlNet")),
+        Place("VAE-approx", "vae-approx", models / "VAE-approx"),
+        Place("VAE-taesd", "taesd", models / "VAE-taesd"),
+    ]
+    found += [Place(name, "text encoder", models / name) for name in ("text_encoder", "text_encoders", "clip")]
+    found.append(Place("CLIP", "text encoder", at("clip_models_path", "CLIP")))
+    for name in ("ESRGAN", "RealESRGAN", "BSRGAN", "DAT", "HAT", "SwinIR", "ScuNET", "LDSR"):
+        found.append(Place(name, "upscaler", at(f"{name.lower()}_models_path", name)))
+    for name in ("GFPGAN", "Codeformer"):
+        found.append(Place(name, "face restorer", at(f"{name.lower()}_models_path", name)))
+    return found
+
+
+class Library:
+    """Thread-safe. One thread looks through the folders, another takes hashes when they are asked for."""
+
+    def __init__(self, folders: Folders, database: Path) -> None:
+        self.folders = folders
+        self.store = FileStore(database)
+        self._lock = threading.Lock()
+        self._wake = threading.Condition()
+        self._views: dict[str, ModelView] = {}
+        self._seen: dict[str, tuple[Any, ModelView]] = {}
+        self._asked, self._urgent, self._scanning = False, False, False
+        self._rounds = 0
+        self._closed = False
+        self._hashing: list[str] = []
+        self._threads: list[threading.Thread] = []
+
+    # ---- for everybody ----
+
+    def start(self) -> None:
+        """Begin to look around in the background."""
+        for name, work in (("library", self._look_around), ("hashes", self._take_hashes)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def files(self, kind: str | None = None) -> list[ModelView]:
+        """What is known now: of one kind (by content), or all. What was added since is there a few seconds later."""
+        with self._wake:
+            self._asked = True
+            self._wake.notify_all()
+        views = list(self._views.values())
+        return [view for view in views if kind in (None, view.kind)]
+
+    def get(self, path: str) -> ModelView:
+        """NotFound for a file that is not in one of the folders."""
+        view = self._views.get(path)
+        if view is None:
+            raise NotFound("That file is in none of the model folders, or was not found yet; look again in a moment.")
+        return view
+
+    def ask_hash(self, path: str) -> None:
+        """Take a file's hashes in the background."""
+        view = self.get(path)
+        if view.problem:
+            raise BadRequest(view.problem)
+        with self._wake:
+            if path not in self._hashing:
+                self._hashing.append(path)
+                self._wake.notify_all()
+
+    def preview(self, path: str) -> Path:
+        """The picture beside a model. NotFound where there is none."""
+        found = self.get(path).preview
+        if not found:
+            raise NotFound("That model has no preview picture.")
+        return Path(found)
+
+    def wait(self, timeout: float = 60.0) -> None:
+        """Until the folders have been looked through once more, from the first to the last."""
+        with self._wake:
+            last = self._rounds + (2 if self._scanning else 1)
+            while self._rounds < last and not self._closed:
+                self._urgent = True
+                self._wake.notify_all()
+                if not self._wake.wait(timeout):
+                    return
+
+    def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def scan(self) -> None:
+        """Look through all folders now; what is new is entered while it is found."""
+        with self._lock:
+            kept, hashes = self.store.all(_FACTS), _imported(self.folders) | self.store.all("sha256")
+            v3 = self.store.all("autov3")
+            fresh: list[tuple[str, tuple[int, int], str]] = []
+            views: dict[str, ModelView] = {}
+            for place, found in self._found():
+                if self._closed:
+                    return
+                if found.path in views:
+                    continue
+                known = kept.get(found.path)
+                if known and known[0] == found.stamp:
+                    facts = known[1]
+                else:
+                    facts = json.dumps(_look_at(found, place, self.folders))
+                    fresh.append((found.path, found.stamp, facts))
+                    if len(fresh) >= 200:
+                        self.store.put_many(_FACTS, fresh)
+                        fresh = []
+                        self._views = self._views | views  # show what there is already
+                sha = hashes.get(found.path)
+                key = (found.stamp, facts, sha, v3.get(found.path), _beside(found))
+                old = self._seen.get(found.path)
+                if old is None or old[0] != key:
+                    hashed = (_valid(sha, found), _valid(v3.get(found.path), found))
+                    old = self._seen[found.path] = (key, _view(place, found, json.loads(facts), *hashed))
+                views[found.path] = old[1]
+            self.store.put_many(_FACTS, fresh)
+            self._views = views
+            self._seen = {path: self._seen[path] for path in views}
+
+    # ---- the threads ----
+
+    def _look_around(self) -> None:
+        while not self._closed:
+            with self._wake:
+                self._scanning, self._asked, self._urgent = True, False, False
+            self.scan()
+            with self._wake:
+                self._scanning = False
+                self._rounds += 1
+                self._wake.notify_all()
+                # However often somebody asks, a while passes between two looks, unless one waits for the next.
+                self._wake.wait_for(lambda: self._urgent or self._closed, FRESH_SECONDS)
+                self._wake.wait_for(lambda: self._asked or self._urgent or self._closed)
+
+    def _take_hashes(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._hashing or self._closed)
+                if self._closed:
+                    return
+                path = self._hashing[0]
+            try:
+                sha = hashing.sha256_of(Path(path), self.store, cancelled=lambda: self._closed)
+                v3 = None
+                if Path(path).suffix.lower() in (".safetensors", ".sft"):
+                    v3 = hashing.autov3_of(Path(path), self.store, cancelled=lambda: self._closed)
+                if path in self._views:
+                    self._views[path] = self._views[path].model_copy(update={"sha256": sha, "autov3": v3})
+            except (EaselError, Cancelled):
+                pass  # it went away or changed; the next look finds out
+            with self._wake:
+                self._hashing.remove(path)
+
+    def _found(self) -> Iterator[tuple[Place, Found]]:
+        for place in places(self.folders):
+            for found in walk(place.folder, place.endings, whole=place.kind == "checkpoint"):
+                stem, ending = os.path.splitext(found.relative.lower())
+                if ending in (".png", ".webp", ".jxl", ".avif") and _is_preview(stem, found.beside):
+                    continue
+                yield place, found
+
+
+def _is_preview(stem: str, beside: frozenset[str]) -> bool:
+    name = stem.rpartition("/")[2]
+    lower = {other.lower() for other in beside}
+    return name.endswith(".preview") or any(f"{name}{ending}" in lower for ending in _WEIGHTS)
+
+
+def _beside(found: Found) -> tuple[str, ...]:
+    """Preview and notes of a file, with the time of the notes: what may change while the file does not."""
+    stem = os.path.splitext(os.path.basename(found.path))[0]
+    previews = [stem + ending for ending in PREVIEWS if stem + ending in found.beside]
+    texts = [f"{stem}{ending}" for ending in (".json", ".txt", ".description.txt") if f"{stem}{ending}" in found.beside]
+    folder = os.path.dirname(found.path)
+    return (*previews[:1], *(f"{text}:{_time(os.path.join(folder, text))}" for text in texts))
+
+
+def _time(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _valid(kept: tuple[tuple[int, int], str] | None, found: Found) -> str | None:
+    return kept[1] if kept and kept[0] == found.stamp else None
+
+
+def _look_at(found: Found, place: Place, folders: Folders) -> dict[str, Any]:
+    """What the header tells; must not raise, whatever the file holds."""
+    path = Path(found.path)
+    if found.path.lower().endswith((".png", ".webp", ".jxl", ".avif")):
+        return {"kind": "embedding", "family": None, "problem": None, "metadata": {}}
+    try:
+        header = read_header(path)
+    except EaselError as error:
+        return {"kind": place.kind, "family": None, "problem": error.message, "metadata": {}}
+    kind = "checkpoint" if path.is_dir() else kind_of(header)
+    problem = None
+    family = header.metadata.get("modelspec.architecture")
+    if kind in ("checkpoint", "unet"):
+        try:
+            family = recognise(path, folders)[1].label
+        except EaselError as error:
+            problem = error.message
+    elif kind == "lora":
+        family = family_of({key: info.shape for key, info in header.tensors.items()}, header.metadata)
+    elif kind == "embedding":
+        family = _embedding_family(header)
+    return {"kind": kind, "family": family, "problem": problem, "metadata": _shown(header.metadata)}
+
+
+def _embedding_family(header: Header) -> str | None:
+    if {"clip_l", "clip_g"} <= set(header.tensors):
+        return "sdxl"
+    widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
+    return {768: "sd1", 1024: "sd2", 1280: "sdxl-refiner"}.get(next(iter(widths))) if len(widths) == 1 else None
+
+
+def _shown(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata for people: without pictures, each value and all together bounded."""
+    shown, size = {}, 0
+    for key, text in metadata.items():
+        size += len(key) + len(text)
+        if size > MAX_METADATA:
+            break
+        if not key.endswith(("thumbnail", "cover_images")):
+            shown[key[:200]] = text
+    return shown
+
+
+def _view(place: Place, found: Found, facts: dict[str, Any], sha256: str | None, v3: str | None) -> ModelView:
+    path = Path(found.path)
+    stem = os.path.splitext(path.name)[0]
+    preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in found.beside), None)
+    notes = read_notes(path) if f"{stem}.json" in found.beside else None
+    return ModelView(
+        kind=facts["kind"],
+        name=os.path.splitext(found.relative)[0] if path.suffix.lower() in place.endings else found.relative,
+        path=found.path,
+        place=place.name,
+        misplaced=facts["kind"] not in (place.kind, "unknown", "unet"),
+        size=found.stamp[0],
+        modified=found.stamp[1] / 1e9,
+        family=facts["family"],
+        sha256=sha256,
+        autov3=v3,
+        problem=facts["problem"],
+        metadata=facts["metadata"],
+        preview=str(preview) if preview else None,
+        description=notes.description if notes else "",
+        notes=notes.notes if notes else "",
+    )
+
+
+def _imported(folders: Folders) -> dict[str, tuple[tuple[int, int], str]]:
+    """SHA-256s that A1111 before 1.8 kept in cache.json: taken over for files that have not changed since."""
+    path = folders.data / "cache.json"
+    try:
+        if path.stat().st_size > 64 * 2**20:
+            return {}
+        known = json.loads(path.read_text("utf-8")).get("hashes", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    found: dict[str, tuple[tuple[int, int], str]] = {}
+    for title, entry in known.items() if isinstance(known, dict) else ():
+        kind, _, name = str(title).partition("/")
+        roots = {"checkpoint": folders.checkpoint_dirs, "lora": (folders.lora,), "vae": folders.vae_dirs}.get(kind, ())
+        sha = entry.get("sha256") if isinstance(entry, dict) else None
+        for root in roots:
+            file = root / name
+            try:
+                status = os.stat(file)
+            except (OSError, ValueError):
+                continue
+            if isinstance(sha, str) and len(sha) == 64 and status.st_mtime <= float(entry.get("mtime") or 0) + 1e-3:
+                found[str(file)] = ((status.st_size, status.st_mtime_ns), sha)
+    return found
