@@ -176,10 +176,11 @@ class JobStore:
             "SELECT owner, max(turn) AS turn FROM jobs WHERE owner IN (SELECT owner FROM jobs WHERE state = 'queued')"
             " GROUP BY owner"
         )
-        mine: dict[str, list[str]] = {row["owner"]: [] for row in sorted(turns, key=lambda row: row["turn"])}
+        turn = {row["owner"]: row["turn"] for row in turns}
+        mine: dict[str, list[str]] = {}
         for row in rows:
             mine.setdefault(row["owner"], []).append(row["id"])
-        rounds = itertools.zip_longest(*mine.values())
+        rounds = itertools.zip_longest(*(mine[owner] for owner in sorted(mine, key=lambda owner: turn.get(owner, 0))))
         return [job for one_round in rounds for job in one_round if job is not None]
 
     def counts(self) -> dict[str, int]:
