@@ -27,5 +27,5 @@ def decomposed(parts: Parts, weight: Tensor, delta: Tensor) -> Tensor:
         magnitude = magnitude.reshape(*shape, *[1] * (weight.dim() - 2))
     moved = weight + delta
     others = [axis for axis in range(weight.dim()) if magnitude.shape[axis] == 1]
-    norm = moved.norm(dim=others, keepdim=True) if others else moved.abs()
+    norm = moved.square().sum(dim=others, keepdim=True).sqrt() if others else moved.abs()
     return moved * (magnitude / (norm + torch.finfo(norm.dtype).eps)) - weight
