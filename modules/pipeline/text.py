@@ -174,8 +174,9 @@ def condition(
     def encoded(sub: parse.Subprompt, is_negative: bool) -> ScheduledText:
         texts = tuple(text for _, text in sub.schedule)
         key = (
-            model.identity, model.networks.outcome.text_key, texts, layers, prompting.emphasis, prompting.comma_padding_backtrack,
-            prompting.use_old_emphasis_implementation, embeddings.identity if embeddings else None,
+            model.identity, model.networks.outcome.text_key, texts, layers, prompting.emphasis,
+            prompting.comma_padding_backtrack, prompting.use_old_emphasis_implementation,
+            embeddings.identity if embeddings else None,
         )  # fmt: skip
         encodings = cache.get(key)
         if encodings is None:
@@ -208,7 +209,7 @@ def _layer(tower: TowerFacts, settings: Model) -> int:
 def _told(model: LoadedModel, settings: Model, size: tuple[int, int], is_negative: bool) -> Tensor:
     """What a family with a vector is told beside the text, as waves (Podell et al., arXiv:2307.01952, section 2.2)."""
     width, height = size
-    told = [height, width, settings.sdxl_crop_top, settings.sdxl_crop_left]
+    told: list[float] = [height, width, settings.sdxl_crop_top, settings.sdxl_crop_left]
     if model.facts.vector == "score":
         low, high = settings.sdxl_refiner_low_aesthetic_score, settings.sdxl_refiner_high_aesthetic_score
         told.append(low if is_negative else high)

@@ -57,17 +57,16 @@ def texts(name: str, golden: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     return golden[f"{name}.crossattn"], golden[f"{name}.vector"]
 
 
-@pytest.mark.parametrize("t", ["0", "1", "333", "333.5", "999"])
-def test_unet(model, golden, t):
+def test_unet(model, golden):
     name = model.checkpoint.name
     recorded = {float(key.partition(".unet_out.")[2]): key for key in golden if key.startswith(f"{name}.unet_out.")}
-    if float(t) not in recorded:
-        pytest.skip("not recorded for this model")
+    assert {0.0, 999.0} < recorded.keys()
     noise = golden.get(f"{name}.unet_x", golden["tiny-r.unet_x"])
-    with torch.inference_mode():
-        context, y = texts(name, golden)
-        out = model.unet(noise, torch.full((2,), float(t)), context, y)
-    assert relative(out, golden[recorded[float(t)]]) < 1e-5
+    context, y = texts(name, golden)
+    for t, key in recorded.items():
+        with torch.inference_mode():
+            out = model.unet(noise, torch.full((2,), t), context, y)
+        assert relative(out, golden[key]) < 1e-5
 
 
 def test_vae_decode(model, golden):
@@ -102,7 +101,7 @@ def test_text(model, golden):
     context, y = texts(name, golden)
     assert relative(torch.stack([encoding.tokens for encoding in found]), context) < 1e-5
     if y is not None:
-        assert relative(torch.stack([encoding.vector for encoding in found]), y) < 1e-5
+        assert relative(torch.stack([e.vector for e in found if e.vector is not None]), y) < 1e-5
 
 
 def test_heads_come_from_side_car_or_rule(catalogue):

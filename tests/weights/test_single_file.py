@@ -19,6 +19,7 @@ from modules.schema.folders import Folders
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import LoadedModel, Residency
+from tests.nets.diffusers_keys import vae_arguments
 from tests.weights.tiny import LAYOUTS, VAE, write_tiny
 
 LABELS = ("SD 1.x", "SD 2.x (v)", "SDXL", "SDXL refiner")
@@ -103,10 +104,7 @@ def test_autoencoder(pair):
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     widths = tuple(VAE.ch * mult for mult in VAE.ch_mult)
-    net: Any = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths, layers_per_block=VAE.num_res_blocks, latent_channels=4,
-    ).eval()  # fmt: skip
+    net: Any = AutoencoderKL(**{**vae_arguments(widths), "layers_per_block": VAE.num_res_blocks}).eval()
     net.load_state_dict(convert_ldm_vae_checkpoint(dict(pair.tensors), net.config))
     generator = torch.Generator().manual_seed(pair.seed)
     picture = torch.rand(1, 3, 64, 48, generator=generator) * 2 - 1
