@@ -32,8 +32,8 @@ def main() -> int:
 
     try:
         service = GenerationService(
-            Folders(**options.paths.for_schema()),
-            from_flags={"precision": options.precision} if options.precision else None,
+            Folders(**options.paths.for_schema(), checkpoint=options.checkpoint),
+            from_flags=options.settings,
             webhooks=options.flags["webhook"],
             most_waiting=MOST_WAITING if options.is_local else SHARED_MOST_WAITING,
         )

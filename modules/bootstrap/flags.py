@@ -223,7 +223,7 @@ FORGE: tuple[Flag, ...] = (
     _on("--pin-shared-memory"),
     _on("--disable-gpu-warning"),
     _on("--skip-google-blockly"),
-    _text("--text-encoder-dir", None),
+    _text("--text-encoder-dir", None, "folder of text encoders for files of a denoiser alone"),
     _text("--forge-ref-a1111-home", None, "an A1111 folder whose models are used too"),
     _text("--controlnet-dir", None),
     _text("--controlnet-preprocessor-models-dir", None),
@@ -238,13 +238,13 @@ FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
-    "vae_path", "hypernetwork_dir", "textual_inversion_templates_dir", "localizations_dir", "gfpgan_dir",
+    "hypernetwork_dir", "textual_inversion_templates_dir", "localizations_dir", "gfpgan_dir",
     "gfpgan_model",
     "gfpgan_models_path", "codeformer_models_path", "esrgan_models_path", "bsrgan_models_path",
     "realesrgan_models_path",
     "dat_models_path", "clip_models_path", "lyco_dir_backcompat", "ldsr_models_path", "scunet_models_path",
     "swinir_models_path",
-    "ckpt", "lora_dir", "embeddings_dir",
+    "lora_dir", "embeddings_dir",
     "share", "ngrok", "ngrok_options", "disable_tls_verify", "no_gradio_queue", "enable_insecure_extension_access", "allow_code",
     "hide_ui_dir_config", "freeze_settings", "freeze_settings_in_sections", "freeze_specific_settings",
     "medvram", "medvram_sdxl", "lowvram", "lowram", "no_half_vae", "upcast_sampling",
@@ -267,7 +267,7 @@ NOT_YET: frozenset[str] = frozenset((
     "directml",
     "always_gpu", "always_high_vram", "always_normal_vram", "always_low_vram", "always_no_vram",
     "always_offload_from_vram",
-    "pytorch_deterministic", "cuda_malloc", "cuda_stream", "pin_shared_memory", "text_encoder_dir",
+    "pytorch_deterministic", "cuda_malloc", "cuda_stream", "pin_shared_memory",
     "controlnet_dir",
     "controlnet_preprocessor_models_dir",
 ))  # fmt: skip

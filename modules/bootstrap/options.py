@@ -79,6 +79,15 @@ class Options:
         return self.port or (7861 if self.flags["nowebui"] else 7860)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that the command line decides, by their names."""
+        vae = self.paths.extra.get("vae_path")
+        decided = {"precision": self.precision, "sd_vae": vae and vae.name}
+        if vae:
+            decided["sd_vae_overrides_per_model_preferences"] = True
+        return {name: value for name, value in decided.items() if value}
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the page (A1111: not cmd_opts.webui_is_non_local)."""
         return not any(self.flags[name] for name in ("share", "listen", "ngrok", "server_name"))
@@ -153,6 +162,8 @@ def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
         checkpoints.append(shipped)
     extra = {name: absolute(path) for name, path in flags.items() if name.endswith("_models_path") and path}
     extra["hypernetworks"] = absolute(flags["hypernetwork_dir"])
+    further = ("lyco_dir_backcompat", "controlnet_dir", "text_encoder_dir", "vae_path")
+    extra |= {name: absolute(flags[name]) for name in further if flags[name]}
     return Paths(
         root=root,
         data=data,

@@ -15,8 +15,10 @@ from modules.schema.record import CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.model_files import ModelFiles
+from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
+from modules.weights.library import Library
 
 
 class FrontDesk(Protocol):
@@ -27,6 +29,8 @@ class FrontDesk(Protocol):
     styles: StyleStore
     prompts: PromptDesk
     model_files: ModelFiles
+    library: Library
+    model_tasks: ModelTasks
 
     @property
     def settings(self) -> Settings: ...

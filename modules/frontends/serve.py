@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from modules.frontends.api import errors, internal, logins, native, sdapi
+from modules.frontends.api import errors, internal, logins, models, native, sdapi
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
 from modules.frontends.api.log import Timed
 from modules.frontends.api.logins import Logins, made_login
@@ -91,6 +91,7 @@ def build_app(
     app.state.desk = service
     app.state.streams = native.Streams()
     app.include_router(native.make_router(service, app.state.streams))
+    app.include_router(models.make_models_router(service))
     if api:
         tasks = sdapi.Tasks()
         told = flags or {}

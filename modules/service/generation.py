@@ -38,12 +38,14 @@ from modules.service.gallery import Gallery
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
 from modules.service.lock import FolderLock
 from modules.service.model_files import ModelFiles
+from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
 from modules.service.styles import StyleStore
 from modules.service.webhook import Webhooks
 from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
 from modules.weights.catalogue import Catalogue
+from modules.weights.library import Library
 
 UNSAVED_BYTES = 2**30
 """Pictures that could not be saved are kept in memory up to this size, the newest."""
@@ -89,6 +91,9 @@ class GenerationService:
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
         self.warnings += self._settings.warnings
         self.catalogue = Catalogue(folders, folders.database)
+        self.library = Library(folders, folders.database)
+        self.library.start()
+        self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.model_files = ModelFiles(folders)
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, self.catalogue, self.styles, lambda: self.settings)
@@ -316,6 +321,8 @@ class GenerationService:
             self._closing = True
             self._changed.notify_all()
         self._webhooks.close()
+        self.model_tasks.close()
+        self.library.close()
         self._worker.close()
         self._dispatcher.join(timeout=CLOSE_SECONDS)
         self._database.close()

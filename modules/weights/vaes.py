@@ -32,20 +32,23 @@ def list_vaes(folders: Folders) -> dict[str, Path]:
         found |= {p.name: p for p in _files(folder) if p.stem.lower().endswith(".vae")}
     for folder in folders.vae_dirs:
         found |= {p.name: p for p in _files(folder)}
+    forced = folders.extra.get("vae_path")  # one file, from the command line
+    if forced:
+        found[forced.name] = forced
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def choose(
     checkpoint: Path, setting: str, noted: str | None, vaes: Mapping[str, Path], setting_wins: bool = True
 ) -> Choice:
-    """The VAE for a checkpoint. `setting`: "Automatic", "None", a file name or an absolute path; `noted`: the one in
-    the checkpoint's notes.
+    """The VAE for a checkpoint. `setting`: "Automatic", "None" or a file name; `noted`: the one in the checkpoint's
+    notes.
 
     A setting other than Automatic comes first where `setting_wins`; then the notes, then `<checkpoint>.vae.<ending>`
     or a VAE named like the checkpoint, then the setting, then the checkpoint's own.
     """
     automatic = setting in AUTOMATIC
-    if not automatic and (setting_wins or os.path.isabs(setting)):
+    if not automatic and setting_wins:
         return _named(setting, vaes)
     if noted and noted not in AUTOMATIC:
         return _named(noted, vaes)
@@ -62,8 +65,7 @@ def choose(
 def _named(name: str, vaes: Mapping[str, Path]) -> Choice:
     if name == "None":
         return Choice()
-    path = Path(name) if os.path.isabs(name) else vaes.get(name)
-    path = path or next((p for n, p in vaes.items() if os.path.splitext(n)[0] == name), None)
+    path = vaes.get(name) or next((p for n, p in vaes.items() if os.path.splitext(n)[0] == name), None)
     if path and path.is_file():
         return Choice(path)
     near = difflib.get_close_matches(name, list(vaes), n=3, cutoff=0.3)
