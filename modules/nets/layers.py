@@ -46,13 +46,6 @@ class Linear(Slot, nn.Linear):
         return F.linear(input, *self.weights(input))
 
 
-class Conv2d(Slot, nn.Conv2d):
-    """torch's, with a slot for adapters."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, *self.weights(input))
-
-
 class LayerNorm(Slot, nn.LayerNorm):
     """torch's, with a slot for adapters."""
 
@@ -72,22 +65,24 @@ class GroupNorm(Slot, nn.GroupNorm):
         return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
 
 
-class Conv2d(nn.Conv2d):
-    """Convolution with a slot, `wrap`: along which directions (x, y) a picture goes on at its opposite edge.
+class Conv2d(Slot, nn.Conv2d):
+    """torch's, with a slot for adapters, and one, `wrap`: along which directions (x, y) a picture goes on at its
+    opposite edge.
 
-    `seamless` fills the slot for a while; otherwise the padding is zeros.
+    `seamless` fills that for a while; otherwise the padding is zeros.
     """
 
     wrap: tuple[bool, bool] = (False, False)
 
     def forward(self, input: Tensor) -> Tensor:
         (x, y), (high, wide) = self.wrap, self.padding
+        weight, bias = self.weights(input)
         if not (x or y) or not (high or wide):
-            return super().forward(input)
+            return self._conv_forward(input, weight, bias)
         around = (wide * x, wide * x, high * y, high * y)
         padded = F.pad(input, around, mode="circular")
         zeros = (high * (not y), wide * (not x))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, zeros, self.dilation, self.groups)
+        return F.conv2d(padded, weight, bias, self.stride, zeros, self.dilation, self.groups)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Small nets with adapters on them: a model without a file, and adapters of every format under every naming.
 
-    small = Small.of("SD 1.x", seed)
-    networks = small.networks()                       # as a loaded model has them
-    write_adapter(path, {layer: parts_for(...)}, naming="kohya")
+small = Small.of("SD 1.x", seed)
+networks = small.networks()                       # as a loaded model has them
+write_adapter(path, {layer: parts_for(...)}, naming="kohya")
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from modules.weights.adapters.apply import Networks
 from modules.weights.keymaps import Target, diffusers_names
 from tests.weights.tiny import LAYOUTS, randomise
 
-FAMILIES = {"SD 1.x": "sd1", "SD 2.x": "sd2", "SDXL": "sdxl", "SDXL refiner": "sdxl-refiner", "SSD-1B": "sdxl"}
+FAMILIES = {
+    "SD 1.x": "sd1",
+    "SD 1.x inpainting": "sd1",
+    "SD 2.x": "sd2",
+    "SDXL": "sdxl",
+    "SDXL refiner": "sdxl-refiner",
+    "SSD-1B": "sdxl",
+}
 
 
 @dataclass
@@ -68,9 +75,7 @@ class Small:
 
     def networks(self, beside: bool = False) -> Networks:
         family = FAMILIES[self.label]
-        return Networks(
-            self.unet, self.towers, self.source, family, self.label, torch.device("cpu"), beside=beside
-        )
+        return Networks(self.unet, self.towers, self.source, family, self.label, torch.device("cpu"), beside=beside)
 
     def nets(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, **{f"te{n}": tower for n, tower in enumerate(self.towers, 1)}}

@@ -37,8 +37,7 @@ def f64(tensor: Tensor) -> Array:
 
 
 def lora(w: Tensor, dice: Dice) -> Made:
-    rank, alpha = 3, 2.0
-    out, inputs = w.shape[:2]
+    rank, alpha, out = 3, 2.0, w.shape[0]
     up, down = dice(out, rank, *(1,) * (w.dim() - 2)), dice(rank, *w.shape[1:])
     total = np.zeros(tuple(w.shape))
     for r in range(rank):
