@@ -29,6 +29,8 @@ from modules.frontends.api.logins import Logins
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY = 64 * 2**20
 MAX_HEADERS = 32 * 2**10
+MAX_NAME = 255
+"""Bytes between two slashes: longer names exist on no disk."""
 BODY_SECONDS = 60.0
 """Between two pieces of a body."""
 AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[\w.-]+))(?::(?P<port>\d{1,5}))?", re.ASCII)
@@ -170,6 +172,8 @@ class Gate:
         length = next((value for name, value in headers if name == "content-length"), "0")
         if not (length.isascii() and length.isdigit() and len(length) < 20) or int(length) > self.max_body:
             raise _Refusal(413, f"The request is larger than {self.max_body // 2**20} MB.")
+        if "\0" in path or any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in path.split("/")):
+            raise _Refusal(404, "Nothing here has so odd a name.")
         if any(path.startswith(closed) for closed in CLOSED) or self._is_foreign_file(path):
             raise _Refusal(404, "There is nothing here.")
         if changes:
