@@ -82,7 +82,7 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Settings that the command line decides, by their names."""
         vae = self.paths.extra.get("vae_path")
-        decided = {"precision": self.precision, "sd_vae": vae and vae.name}
+        decided: dict[str, Any] = {"precision": self.precision, "sd_vae": vae and vae.name}
         if vae:
             decided["sd_vae_overrides_per_model_preferences"] = True
         return {name: value for name, value in decided.items() if value}

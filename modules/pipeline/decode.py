@@ -7,15 +7,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.schema.errors import NotANumber
+from modules.schema.errors import NotANumber, NotFound
 from modules.weights.residency import LoadedModel
 
 
-def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int]) -> Image.Image:
-    """One latent [C, h, w] to a picture of (width, height), cropped from the padded size.
+def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str = "Full") -> Image.Image:
+    """One latent [C, h, w] to a picture of (width, height), cropped from the padded size. `method`: "Full" or "TAESD".
 
-    Values are truncated to 8 bits, as the reference does. Raises NotANumber if the autoencoder overflows.
+    Values are truncated to 8 bits, as the reference does. Raises NotANumber if the autoencoder overflows, NotFound
+    where there is no TAESD file.
     """
+    if method == "TAESD":
+        small = model.small_decoder("TAESD")
+        if small is None:
+            raise NotFound(
+                "VAE type for decode is TAESD, but there is no sound taesd_decoder.pth (for SDXL: taesdxl_decoder.pth) "
+                "in models/VAE-taesd; put it there, or choose Full."
+            )
+        return to_image(small(latent[None].to(model.device, torch.float32))[0], size)
     z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
     pixels = model.vae.decode(z)[0].float()
     if not torch.isfinite(pixels).all():

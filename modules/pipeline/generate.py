@@ -59,7 +59,9 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
                 drawn = draw(plan, batch, prepared, models, ctx, meter)
                 for k, latent in zip(batch, drawn):
                     meter.say("Decoding")
-                    image = decode.decode(models.current, latent, passes.passes(plan)[-1].size)
+                    image = decode.decode(
+                        models.current, latent, passes.passes(plan)[-1].size, plan.settings.model.sd_vae_decode_method
+                    )
                     finished = prepared.finish(image, k) if prepared else image
                     strip = meter.film.strip(k - batch.start) if meter.film else None
                     records.append(publish(finished, strip, plan, k, ctx))

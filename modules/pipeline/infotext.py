@@ -53,6 +53,8 @@ def infotext_of(plan: Plan, k: int) -> str:
         "VAE hash": plan.checkpoint.vae_hash,
         "VAE": plan.checkpoint.vae_name,
     }
+    if settings.model.sd_vae_decode_method != "Full":
+        fields["VAE Decoder"] = settings.model.sd_vae_decode_method
     if request.subseed_strength:
         fields |= {"Variation seed": plan.subseeds[k], "Variation seed strength": request.subseed_strength}
     if request.seed_resize_from_w > 0 and request.seed_resize_from_h > 0:

@@ -23,16 +23,28 @@ SMALL_AUTOENCODER_CH = 128
 FRAME_SIDE = 192  # longer side of one frame of a filmstrip, in pixels
 
 
-def quick(model: LoadedModel, latent: Tensor, size: tuple[int, int]) -> Image.Image:
-    """A quick picture of a denoised latent [C, h, w]; never raises for numbers that are not finite."""
-    if model.vae.config.ch < SMALL_AUTOENCODER_CH:
+def quick(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str = "Approx cheap") -> Image.Image:
+    """A quick picture of a denoised latent [C, h, w]; never raises for numbers that are not finite.
+
+    `method`: "Full", "TAESD", "Approx NN" or "Approx cheap", which also stands in where their files are missing.
+    """
+    small = model.small_decoder(method) if method in ("TAESD", "Approx NN") else None
+    if small is not None:
+        pixels = torch.nan_to_num(small(latent[None].to(model.device, torch.float32))[0])
+        image = to_image(pixels, (pixels.shape[2], pixels.shape[1]))
+        return image.crop((0, 0, *size)) if method == "TAESD" else _fitted(image, size)
+    if method == "Full" or model.vae.config.ch < SMALL_AUTOENCODER_CH:
         z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
         return to_image(torch.nan_to_num(model.vae.decode(z)[0].float()), size)
     factors = torch.tensor(SDXL_RGB if model.family.startswith("sdxl") else SD_RGB, dtype=torch.float32)
     pixels = torch.nan_to_num(torch.einsum("chw,cr->rhw", latent.float().cpu(), factors))
-    small = to_image(pixels, (pixels.shape[2], pixels.shape[1]))
+    return _fitted(to_image(pixels, (pixels.shape[2], pixels.shape[1])), size)
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A small picture enlarged to the asked proportions, at most 512 pixels long."""
     scale = min(1.0, 512 / max(size))
-    return small.resize((max(1, int(size[0] * scale)), max(1, int(size[1] * scale))), Image.Resampling.BILINEAR)
+    return image.resize((max(1, int(size[0] * scale)), max(1, int(size[1] * scale))), Image.Resampling.BILINEAR)
 
 
 def encode(image: Image.Image) -> bytes:

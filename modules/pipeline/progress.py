@@ -84,7 +84,7 @@ class Meter:
         self.previewed = now
         size = (self.plan.request.width, self.plan.request.height)
         with torch.inference_mode():
-            image = preview.quick(model, denoised[0], size)
+            image = preview.quick(model, denoised[0], size, settings.show_progress_type)
         self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=preview.encode(image)))
 
     def _emit(self) -> None:

@@ -37,6 +37,9 @@ class Model(Frozen):
     sd_vae_overrides_per_model_preferences: bool = fact(
         True, label="Selected VAE overrides per-model preferences"
     )
+    sd_vae_decode_method: Literal["Full", "TAESD"] = fact(
+        "Full", label="VAE type for decode", choices=("Full", "TAESD"), infotext="VAE Decoder"
+    )
     sd_checkpoints_limit: int = fact(
         1, label="Maximum number of checkpoints loaded at the same time", ge=1, le=10, step=1
     )
@@ -241,6 +244,10 @@ class Preview(Frozen):
     show_progress_every_n_steps: int = fact(
         1, label="Live preview display period", ge=-1, le=32, step=1, hint="in steps; -1 shows only finished pictures"
     )
+    show_progress_type: Literal["Full", "Approx NN", "Approx cheap", "TAESD"] = fact(
+        "Approx NN", label="Live preview method", choices=("Full", "Approx NN", "Approx cheap", "TAESD"),
+        hint="Approx NN and TAESD need their files in models/VAE-approx and models/VAE-taesd; else Approx cheap.",
+    )  # fmt: skip
 
 
 class Api(Frozen):

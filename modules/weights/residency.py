@@ -18,22 +18,26 @@ import traceback
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.policy import Policy
+from modules.nets.attention import ATTENTIONS
 from modules.nets.autoencoder import Autoencoder
+from modules.nets.layers import PLAIN
+from modules.nets.packed import PACKED
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
 from modules.schema.record import CheckpointView
-from modules.weights import assembly
+from modules.weights import assembly, decoders
 from modules.weights.adapters.apply import Network, Networks
-from modules.weights.build import ATTENTIONS, Nets, Tower, blueprint, fill
+from modules.weights.build import Nets, Tower, blueprint, fill
 from modules.weights.catalogue import Catalogue
+from modules.weights.decoders import Small
 from modules.weights.facts import LatentFormat, ModelFacts
 from modules.weights.notes import notes_path
 from modules.weights.pristine import Pristine
@@ -72,6 +76,7 @@ class LoadedModel:
     identity: _Identity
     networks: Networks
     catalogue: Catalogue | None = None
+    small: dict[object, nn.Module | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -84,6 +89,19 @@ class LoadedModel:
     @property
     def family(self) -> str:
         return self.facts.family
+
+    def small_decoder(self, kind: Small) -> nn.Module | None:
+        """A small decoder for this model's latents (weights.decoders); None where there is no sound file of it."""
+        path = decoders.find(self.catalogue.folders, kind, self.family.startswith("sdxl")) if self.catalogue else None
+        if path is None:
+            return None
+        key = (kind, _stamp(path))
+        if key not in self.small:
+            try:
+                self.small[key] = decoders.load(path, kind, self.vae.config.embed_dim, self.device)
+            except BadFile:
+                self.small[key] = None
+        return self.small[key]
 
     def to_latents(self, z: Tensor) -> Tensor:
         """What the autoencoder makes of pictures, [..., C, h, w], as the denoiser knows it."""
@@ -234,7 +252,8 @@ class Residency:
     def _open(self, checkpoint: CheckpointView, policy: Policy) -> _Opened:
         folders = self.catalogue.folders if self.catalogue else None
         header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
-        nets = blueprint(facts, header, ATTENTIONS[policy.attention])
+        ops = PACKED if policy.packed else PLAIN
+        nets = blueprint(facts, header, ATTENTIONS[policy.attention], ops)
         return _Opened(open_header(header), facts, nets)
 
     def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:

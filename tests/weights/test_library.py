@@ -19,6 +19,7 @@ from modules.weights.library import Library
 from tests.weights.tiny import tiny_tensors, write_keys, write_tiny_sd15
 
 VAE = "first_stage_model."
+FULL = pytest.mark.skipif(not os.environ.get("TEST_FULL"), reason="a minute long: TEST_FULL=1 runs it")
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_hashes_of_a1111s_cache_are_taken_over_for_unchanged_files(library, fold
     assert {view.name: view.sha256 for view in library.files()} == {"sub/one": "ab" * 32, "two": None}
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=FULL)])
 def test_ten_thousand_unchanged_files_are_listed_again_within_a_second(library, folders, count):
     """A thousand within a tenth of it. Processor time is measured, since the machine may be busy."""
     sample = write_keys(folders.data / "x.safetensors", {"a.lora_down.weight": (1, 1), "a.lora_up.weight": (1, 1)})

@@ -31,6 +31,7 @@ from tests.weights.malformed import malformed
 from tests.weights.tiny import PREFIXES, tiny_tensors, write_tiny_sd15
 
 FACTS = detect(use_cpu=True)
+FULL = pytest.mark.skipif(not os.environ.get("TEST_FULL"), reason="a minute long: TEST_FULL=1 runs it")
 POLICY: Policy = choose(FACTS, Settings())
 
 
@@ -326,28 +327,32 @@ def test_two_threads_take_turns(residency, catalogue):
     assert order == ["one", "two"]
 
 
-@pytest.mark.slow
-def test_three_hundred_switches_leave_nothing_behind(residency, catalogue, monkeypatch):
-    """Every third load fails half-way. All nets but the last die, and memory does not grow."""
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=FULL)])
+def test_switches_leave_nothing_behind(residency, catalogue, monkeypatch, rounds):
+    """In each round three switches and one load that fails half-way: 300 and 100 of them in a full run. All nets but
+    the last die, and memory does not grow."""
     views = [catalogue.find(name) for name in ("one", "two", "half")]
     process, probes, sizes = psutil.Process(), [], []
     real = residency_module.fill
-    for n in range(300):
-        if n % 3 == 2:
-            failing = FailsHalfWay(MemoryError())
-            monkeypatch.setattr(residency_module, "fill", failing)
-            with pytest.raises(OutOfMemory), residency.lease(views[n % 2], POLICY):
-                pass
-            monkeypatch.setattr(residency_module, "fill", real)
-            probes += failing.nets
-        else:
-            with residency.lease(views[n // 3 % 2 + n % 3], POLICY) as model:
-                probes.append(weakref.ref(model.unet))
+    for n in range(rounds):
+        for view in views:
+            with residency.lease(view, POLICY) as model:
+                probes += [weakref.ref(model.unet), weakref.ref(model.vae), weakref.ref(model.towers[0].net)]
             del model
-        if n >= 100 and n % 3 == 1:
+        failing = FailsHalfWay(MemoryError())
+        monkeypatch.setattr(residency_module, "fill", failing)
+        with pytest.raises(OutOfMemory), residency.lease(views[n % 2], POLICY):
+            pass
+        monkeypatch.setattr(residency_module, "fill", real)
+        probes += failing.nets
+        assert residency.loaded == views[2]  # the one before is back
+        alive = sum(probe() is not None for probe in probes)
+        assert alive == 0, f"{alive} of {len(probes)} nets live on"
+        if n >= rounds // 4:
             sizes.append(process.memory_info().rss)
     residency.close()
-    gc.collect()
-    assert all(probe() is None for probe in probes)
-    slope = (sum(sizes[-20:]) - sum(sizes[:20])) / 20 / (len(sizes) - 20) / 3
-    assert slope < 64 * 1024, f"{slope:.0f} bytes per switch"
+    # Over few rounds the allocator's own habits are larger than the bar.
+    few = max(1, len(sizes) // 5)
+    slope = (sum(sizes[-few:]) - sum(sizes[:few])) / few / (len(sizes) - few) / 4
+    print(f"{slope / 1024:.1f} KB per switch over {4 * rounds} switches")
+    assert slope < (64 if rounds >= 100 else 1024) * 1024, f"{slope:.0f} bytes per switch"
