@@ -41,8 +41,8 @@ def read_picture(path: Path) -> dict[str, Any] | None:
         raise BadFile(f"{path.name} carries no readable embedding ({reason}); get it again from its source.") from None
 
 
-def pixel_payload(pixels: np.ndarray) -> bytes | None:
-    """The bytes hidden in a picture's pixels [H, W, 3] uint8; None where there are none.
+def pixel_payload(pixels: np.ndarray, limit: int = MAX_JSON) -> bytes | None:
+    """The bytes hidden in a picture's pixels [H, W, 3] uint8, at most `limit`; None where there are none.
 
     Raises:
         ValueError, zlib.error: there are some, and they are damaged.
@@ -57,7 +57,7 @@ def pixel_payload(pixels: np.ndarray) -> bytes | None:
         return None
     numbers = (_scrambled(high) << 4) | _scrambled(low)
     unpacker = zlib.decompressobj()
-    data = unpacker.decompress(numbers.astype(np.uint8).tobytes(), MAX_JSON)
+    data = unpacker.decompress(numbers.astype(np.uint8).tobytes(), limit)
     if not unpacker.eof:
         raise ValueError("it is cut short or too large")
     return data

@@ -40,6 +40,15 @@ def read_networks(prompt: str) -> tuple[tuple[NetworkUse, ...], tuple[str, ...]]
     return tuple(uses), tuple(problems)
 
 
+def problem_of(tag: Tag) -> str | None:
+    """Why a tag of a known kind switches nothing on, as the rest of a sentence; None where it does."""
+    try:
+        _use(tag)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _use(tag: Tag) -> NetworkUse:
     """Raises ValueError with what is wrong."""
     items = list(_rejoined(tag.items))
@@ -51,7 +60,9 @@ def _use(tag: Tag) -> NetworkUse:
 
     def strength(place: int, key: str, default: str) -> str:
         text = named.get(key, positional[place] if len(positional) > place else default).strip()
-        _numbers(text, 1, None)
+        for word in re.split(r"[\[\]:|]", text):
+            if _value(word) is None or not text:
+                raise ValueError(f"{word.strip()!r} is no strength; give a number, or numbers in [from:to:when]")
         return text
 
     if KINDS[tag.kind] == "hypernet":
@@ -91,18 +102,19 @@ def _whole(text: str, key: str) -> int:
     return int(text)
 
 
+def _value(word: str) -> float | None:
+    """A strength; nothing written is 0, None is no number."""
+    try:
+        value = float(word) if word.strip() else 0.0
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def _numbers(text: str, calls: int, first_calls: int | None) -> tuple[tuple[int, float], ...]:
-    """(last call, strength) of each stretch. Raises ValueError where a strength is no number."""
-    stretches = []
-    for until, word in schedule(text, *((calls,) if first_calls is None else (first_calls, calls))):
-        try:
-            value = float(word) if word.strip() else 0.0
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"{word.strip()!r} is no strength; give a number, or numbers in [from:to:when]")
-        stretches.append((until, value))
-    return tuple(stretches)
+    """(last call, strength) of each stretch; where pieces side by side make no number, 0."""
+    spread = (calls,) if first_calls is None else (first_calls, calls)
+    return tuple((until, _value(word) or 0.0) for until, word in schedule(text, *spread))
 
 
 @dataclass(frozen=True)

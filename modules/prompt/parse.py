@@ -468,38 +468,6 @@ def extract_tags(text: str) -> tuple[str, tuple[Tag, ...]]:
     return "".join(kept) + text[position:], tuple(tags)
 
 
-@dataclass(frozen=True)
-class NetworkWeights:
-    """A network tag's arguments as numbers: multipliers of text encoder and unet, and the number of ranks to use."""
-
-    name: str
-    text_encoder: float
-    unet: float
-    dyn_dim: int | None = None
-
-
-def network_weights(tag: Tag) -> NetworkWeights | None:
-    """The meaning of `<lora:name:te:unet:dyn>` (named: te=, unet=, dyn=) and `<hypernet:name:multiplier>`.
-
-    Named arguments win; the unet multiplier defaults to the text encoder's, that to 1. None when an argument is not a
-    number or the name is missing: such a tag switches nothing on and deserves a comment under the picture.
-    """
-    positional, named = tag.positional, tag.named
-    if not positional or not positional[0]:
-        return None
-
-    def argument(place: int, name: str) -> str | None:
-        return named.get(name, positional[place] if len(positional) > place else None)
-
-    te_text, unet_text, dyn_text = argument(1, "te"), argument(2, "unet"), argument(3, "dyn")
-    te = 1.0 if te_text is None else _number(te_text)
-    unet = te if unet_text is None else _number(unet_text)
-    dyn = None if dyn_text is None else _number(dyn_text)
-    if te is None or unet is None or (dyn_text is not None and (dyn is None or dyn < 1)):
-        return None
-    return NetworkWeights(positional[0], te, unet, None if dyn is None else int(dyn))
-
-
 COMMENTS = (re.compile(r"(?:\A|\n)#[^\n]*\n?"), re.compile(r"#[^\n]*\n?"))
 """Whole comment lines with both line ends, then comments at the end of a line; one newline takes the place of each."""
 

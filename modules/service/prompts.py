@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.prompt import counter, parse, tokens, wildcards
+from modules.prompt import counter, networks, parse, tokens, wildcards
 from modules.prompt.styles import Style, apply_styles
 from modules.schema.errors import BadFile, NotFound
 from modules.schema.folders import Folders
@@ -112,8 +112,8 @@ class PromptDesk:
                 yield parse.Span(start, end, "Network tags act in the prompt; in the negative prompt this is text.")
             elif tag.kind not in NETWORK_KINDS:
                 yield parse.Span(start, end, f"<{tag.kind}:…> is no kind of network; it is taken out and does nothing.")
-            elif parse.network_weights(tag) is None:
-                yield parse.Span(start, end, "This network tag has no name, or a weight that is not a number.")
+            elif problem := networks.problem_of(tag):
+                yield parse.Span(start, end, f"This network tag does nothing: {problem}.")
             elif not self._is_network(tag.kind, tag.positional[0]):
                 folder, name = self._network_folder(tag.kind).name, tag.positional[0]
                 yield parse.Span(start, end, f"No file in {folder} is called {name}; this tag does nothing.")

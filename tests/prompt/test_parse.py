@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 
 from modules.prompt.parse import (
     BREAK,
-    NetworkWeights,
     Tag,
     extract_tags,
-    network_weights,
     parse_emphasis,
     parse_prompt,
     problems,
@@ -25,6 +23,7 @@ from modules.prompt.parse import (
     split_and,
     strip_comments,
 )
+from modules.prompt.wildcards import expand
 
 from .texts import holds_for, is_subsequence, prompts
 
@@ -172,24 +171,6 @@ def test_tags_and_rest_are_the_whole_text(text):
     assert all(len(tag.positional) + len([i for i in tag.items if i.count("=") == 1]) == len(tag.items) for tag in tags)
 
 
-@pytest.mark.parametrize(
-    ("tag", "meaning"),
-    [
-        ("<lora:ink>", NetworkWeights("ink", 1.0, 1.0)),
-        ("<lora:ink:0.7>", NetworkWeights("ink", 0.7, 0.7)),
-        ("<lora:ink:0.7:0.4:8>", NetworkWeights("ink", 0.7, 0.4, 8)),
-        ("<lora:ink:0.7:te=0.2>", NetworkWeights("ink", 0.2, 0.2)),
-        ("<lora:ink:te=0.2:unet=0.9:dyn=4>", NetworkWeights("ink", 0.2, 0.9, 4)),
-        ("<lora:ink:strong>", None),
-        ("<lora:te=1>", None),
-        ("<lora:ink:te=0.2=1>", None),
-    ],
-)
-def test_network_tags_as_numbers(tag, meaning):
-    (found,) = extract_tags(tag)[1]
-    assert network_weights(found) == meaning
-
-
 @holds_for(text=prompts)
 def test_no_comment_is_left(text):
     assert "#" not in strip_comments(text)
@@ -320,3 +301,22 @@ def test_a_long_text_is_read(text):
         parser(long)
     assert schedule(long, 20)[-1][0] == 20
     assert sum(len(piece) for piece, _ in parse_emphasis(long)) <= len(long)
+
+
+@holds_for(
+    opener=st.sampled_from(["(", "[", "{", "<", "([", "[a:", "{a|", "\\"]),
+    closer=st.sampled_from(["", ")", "]", "}", ">", ")]", ":1.1)", ":b:0.5]", "|b]", "|b}"]),
+    depth=st.sampled_from([1, 40, 1_000, 10_000]),
+    closed=st.sampled_from([0, 1, 999, 10_000]),
+    inside=prompts,
+)
+def test_any_depth_is_read(opener, closer, depth, closed, inside):
+    text = opener * depth + inside + closer * min(closed, depth)
+    for parser in (*PARSERS, parse_prompt_of_4, lambda s: expand(s, 1, lambda name: ())):
+        parser(text)
+    assert schedule(text, 4)[-1][0] == 4
+    assert all(math.isfinite(weight) for _, weight in parse_emphasis(text))
+
+
+def parse_prompt_of_4(text: str) -> object:
+    return parse_prompt(text, 4)

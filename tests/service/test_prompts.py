@@ -97,7 +97,7 @@ def test_embeddings_count_their_vectors(desk):
         ("[a:b:soon]", "[a:b:soon]", "no prompt edit"),
         ("x <lora:none:1>", "<lora:none:1>", "No file in Lora is called none"),
         ("x <foo:bar>", "<foo:bar>", "no kind of network"),
-        ("x <lora:ink:much>", "<lora:ink:much>", "not a number"),
+        ("x <lora:ink:much>", "<lora:ink:much>", "is no strength"),
         ("a __beast__", "__beast__", "No wildcard file is called beast.txt"),
         ("😀 # (\na )", ")", "closes nothing"),
     ],
