@@ -85,7 +85,7 @@ def build_app(
     sharing = sharing or Sharing()
     root = "/" + sharing.subpath.strip("/") if sharing.subpath.strip("/") else ""
     # FastAPI's own pages of documentation fetch their scripts from elsewhere.
-    app = FastAPI(title=NAME, version=VERSION, docs_url=None, redoc_url=None)
+    app = FastAPI(title=NAME, version=VERSION, docs_url=None, redoc_url=None, responses=errors.RESPONSES)
     errors.install(app)
     # Before the mount, which takes every address that is still free.
     app.state.desk = service

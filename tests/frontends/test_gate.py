@@ -35,11 +35,12 @@ BAD_HOSTS = (
     "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.", "localhost.evil.example",
     "user@localhost", "localhost:7860@evil.example", "127.0.0.1:7860/", "0.0.0.0:7860", "2130706433", "0x7f.1",
     "127.1", "[::1%25eth0]", "[::ffff:127.0.0.1]", "[::1", "::1", "localhost:port", "localhost, evil.example", " ", "",
-    "http://localhost", "192.168.0.5:7860", "localhost\\evil.example", "localhost/evil", "localhost?evil", "localhost#evil",
+    "http://localhost", "192.168.0.5:7860", "localhost\\evil.example", "localhost/evil", "localhost?evil",
+    "localhost#evil",
     "evil.example#localhost", "evil.example\\localhost", "localhost%00", "localhost%2eevil.example", "localhost evil",
     "127.0.0.1:7860:7860", "127.0.0.1:", "127.0.0.1:99999999", "127.0.0.1:-1", "127.000.000.001", "0177.0.0.1",
     "0x7f000001", "017700000001", "127.0.0.1.nip.io", "[::1]evil", "[::1].evil", "[0:0:0:0:0:0:0:2]", "[::]",
-    "*", ".", "-", "localhost.localdomain", "ip6-localhost", "xn--lcalhost-54a", "lоcalhost".encode().decode("latin-1"),
+    "*", ".", "-", "localhost.localdomain", "ip6-localhost", "xn--lcalhost-54a", "l\xf6calhost".encode(),
     "user:pass@127.0.0.1", "@localhost", "localhost@", "169.254.169.254", "10.0.0.1", "host.docker.internal",
 )  # fmt: skip
 

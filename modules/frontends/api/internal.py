@@ -14,7 +14,6 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from modules.frontends.api.bodies import Lenient
-from modules.frontends.api.errors import RESPONSES
 from modules.frontends.api.native import Mine, user_of
 from modules.frontends.api.pictures import to_text
 from modules.frontends.api.sdapi import Tasks, memory_of
@@ -53,7 +52,7 @@ class Hint(BaseModel):
 
 
 def make_router(tasks: Tasks, flags: Mapping[str, Any]) -> APIRouter:
-    router = APIRouter(prefix="/internal", tags=["internal"], responses=RESPONSES)
+    router = APIRouter(prefix="/internal", tags=["internal"])
 
     @router.post("/progress")
     def progress(body: TaskBody, request: Request, mine: Mine) -> TaskProgress:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, create_model
 
 from modules.frontends.api import answers as a
 from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, request_of
-from modules.frontends.api.errors import RESPONSES, JobFailed, Refused
+from modules.frontends.api.errors import JobFailed, Refused
 from modules.frontends.api.extras import ExtraBatch, ExtraSingle, enlarge
 from modules.frontends.api.native import Mine, Streams, user_of
 from modules.frontends.api.pictures import from_text, to_text
@@ -105,7 +105,7 @@ def make_router(
 ) -> APIRouter:
     """All routes. `flags`: what /cmd-flags tells (no secrets). `stop`: None where the API may not stop the server.
     `shared`: others than the owner can reach it, so folders cannot be changed."""
-    router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"], responses=RESPONSES)
+    router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     # ---- drawing ----
 
@@ -386,9 +386,7 @@ def make_router(
         )
 
     for name in ("embedding", "hypernetwork"):
-        router.add_api_route(
-            f"/train/{name}", train, methods=["POST"], name=f"train_{name}", response_model=a.Info, responses=RESPONSES
-        )
+        router.add_api_route(f"/train/{name}", train, methods=["POST"], name=f"train_{name}", response_model=a.Info)
 
     if stop is not None:
         ask = stop
