@@ -399,6 +399,16 @@ def test_a_schedule_runs_each_tower_once_for_each_chunk(lease):
         assert torch.equal(first.at(3)[0][0].tokens, again.at(3)[0][0].tokens)
 
 
+def test_a_shorter_text_of_a_schedule_is_followed_by_empty_chunks(lease):
+    with lease("SDXL") as model:
+        plain = settings(emphasis="No norm").prompting
+        short, long = text.encode(model, ("a cat", "a cat BREAK a dog BREAK a boat"), plain, [2, 2])
+        (alone,), (empty,) = (text.encode(model, (one,), plain, [2, 2]) for one in ("a cat", ""))
+        assert short.tokens.shape == long.tokens.shape == (231, 96)
+        assert apart(short.tokens, torch.cat([alone.tokens, empty.tokens, empty.tokens])) < 1e-5
+        assert apart(long.tokens[:77], alone.tokens) < 1e-5
+
+
 def test_a_text_has_the_same_bits_whoever_asked_before(lease):
     with lease("SD 2.x") as model:
         alone = condition(model, "a house").at(0)[0][0].tokens
