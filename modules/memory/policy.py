@@ -31,7 +31,7 @@ class Sizes:
 class Policy:
     """`pictures_per_call`: at most so many pictures go through the denoiser together.
 
-    `attention` is a name in `weights.build.ATTENTIONS`. `channels_last`: the denoiser's convolutions keep the
+    `attention` is a name in `nets.attention.ATTENTIONS`. `packed`: weights lie in oneDNN's order. `channels_last`: the denoiser's convolutions keep the
     channels of a pixel together in memory. `models_kept`: so many checkpoints stay in memory, those not in use in RAM
     where `one_on_device`; neither changes how a model is loaded.
     """
@@ -43,6 +43,7 @@ class Policy:
     attention: str = "sdp"
     pictures_per_call: int = 1
     channels_last: bool = False
+    packed: bool = False
     models_kept: int = field(default=1, compare=False)
     one_on_device: bool = field(default=True, compare=False)
 
@@ -68,9 +69,9 @@ def _choose(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
         # torch's float32 GroupNorm takes a variance as E[x²] - E[x]² when channels are last: 2e-5 off where the plain
         # layout is 2e-7 off, for a gain of 3 to 7 %. In bfloat16 that drowns, and the gain is 14 %.
         half = denoiser != torch.float32
-        # Measured at q, k, v (2, 8, 4096, 40): bfloat16 sdp 249 ms, split 121; float32 sdp 237, split 271.
-        attention = "split" if denoiser == torch.bfloat16 else "sdp"
-        return Policy(facts.device, denoiser, torch.float32, torch.float32, attention, channels_last=half)
+        # Measured at q, k, v (2, 8, 4096, 40): bfloat16 sdp 290 ms, split 128, onednn 107 to 125; float32 sdp 271,
+        # split 309, onednn 152 to 169. What oneDNN cannot do here goes by split.
+        return Policy(facts.device, denoiser, torch.float32, torch.float32, "onednn", channels_last=half, packed=True)
     if facts.kind == "mps":
         return Policy(facts.device, denoiser, torch.float32, torch.float32, attention="split")
     roomy = facts.memory >= 7.5 * GB

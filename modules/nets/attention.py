@@ -2,11 +2,16 @@
 
 Each takes q [B, H, N, D], k and v [B, H, M, D], an optional additive mask broadcastable to [B, H, N, M],
 and returns [B, H, N, D]: softmax(q kᵀ / √D + mask) v (Vaswani et al., arXiv:1706.03762).
+
+`ATTENTIONS` names them. They differ in speed and in the memory for scores, not in what they compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,23 +22,231 @@ Attention = Callable[..., Tensor]
 ContextMap = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Context [B, M, D] -> (what keys are made of, what values are made of), both [B, M, D]."""
 
+ROWS = 512
+"""Query rows per slice: 4096 scores in each fit a core's second-level cache (measured: 512 is best of 64 … 4096)."""
+SCORES = 2**27
+"""Most scores in memory at once for those that slice by size: 256 MB in half precision."""
+SAMPLED = 16
+"""One key in so many is looked at to guess a row's largest score."""
+
 
 def sdp(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """torch's fused scaled_dot_product_attention."""
+    """torch's fused scaled_dot_product_attention, whichever kernel it takes."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: int = 512) -> Tensor:
-    """Query rows in slices: matmul, softmax, matmul. Each output row sees all keys, so the result is exact."""
-    batch, heads, n, _ = q.shape
-    keys = (k * k.shape[-1] ** -0.5).reshape(batch * heads, k.shape[2], k.shape[3]).transpose(1, 2)
-    values = v.reshape(batch * heads, v.shape[2], v.shape[3])
-    queries = q.reshape(batch * heads, n, q.shape[3])
-    out = torch.empty(batch * heads, n, v.shape[3], dtype=q.dtype, device=q.device)
-    for row in range(0, n, rows):
-        scores = torch.bmm(queries[:, row : row + rows], keys)
-        if mask is not None:
-            mask_rows = mask[..., row : row + rows, :] if mask.shape[-2] > 1 else mask
-            scores = (scores.view(batch, heads, *scores.shape[1:]) + mask_rows).view_as(scores)
-        out[:, row : row + rows] = torch.bmm(scores.softmax(-1), values)
-    return out.view(batch, heads, n, v.shape[3])
+def sdp_no_mem(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same without torch's memory-efficient kernel, whose sums may come in another order the next time."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # loads a compiler's package: only where it is asked for
+
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The formula as it stands: all scores at once."""
+    return _rows(q, k * k.shape[-1] ** -0.5, v, mask)
+
+
+def split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: int = ROWS) -> Tensor:
+    """Head by head, query rows in slices: a slice's scores stay in the cache. Each row sees all keys: exact."""
+    scaled = k * k.shape[-1] ** -0.5
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            keys, values = scaled[b, h].T.contiguous(), v[b, h]
+            for row in range(0, q.shape[2], rows):
+                scores = q[b, h, row : row + rows] @ keys
+                here = _part(mask, b, h, row, rows)
+                out[b, h, row : row + rows] = (scores if here is None else scores + here).softmax(-1) @ values
+    return out
+
+
+def split_v1(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One head of one picture at a time, all its rows."""
+    return split(q, k, v, mask, rows=max(1, q.shape[2]))
+
+
+def doggettx(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores: int = SCORES) -> Tensor:
+    """All heads together, query rows in as few slices as keep to `scores` numbers at once."""
+    per_row = q.shape[0] * q.shape[1] * k.shape[2]
+    rows = max(1, min(q.shape[2], scores // max(1, per_row)))
+    scaled = k * k.shape[-1] ** -0.5
+    pieces = [
+        _rows(q[:, :, row : row + rows], scaled, v, _part(mask, None, None, row, rows))
+        for row in range(0, q.shape[2], rows)
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+
+def invokeai(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores: int = SCORES) -> Tensor:
+    """Whole where it fits; else as many heads at once as fit; else one head with its rows in slices."""
+    per_head = q.shape[2] * k.shape[2]
+    if q.shape[0] * q.shape[1] * per_head <= scores:
+        return plain(q, k, v, mask)
+    together = max(1, scores // max(1, per_head))
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+    for b in range(q.shape[0]):
+        for h in range(0, q.shape[1], together):
+            heads = slice(h, h + together)
+            piece = None if mask is None else mask.expand(*q.shape[:3], k.shape[2])[b : b + 1, heads]
+            out[b, heads] = doggettx(q[b : b + 1, heads], k[b : b + 1, heads], v[b : b + 1, heads], piece, scores)[0]
+    return out
+
+
+def sub_quadratic(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    q_chunk: int = 1024,
+    kv_chunk: int | None = None,
+    threshold: int | None = None,
+) -> Tensor:
+    """Rows and keys in chunks, their softmaxes joined (Rabe & Staats, arXiv:2112.05682): √M memory.
+
+    `kv_chunk`: keys per chunk, √M where None. `threshold`: up to so many bytes of scores nothing is chunked.
+    """
+    m = k.shape[2]
+    if threshold is not None and q.shape[0] * q.shape[1] * q.shape[2] * m * q.element_size() <= threshold:
+        return plain(q, k, v, mask)
+    kv_chunk = min(m, kv_chunk or max(1, int(math.sqrt(m))))
+    if kv_chunk == m:
+        scaled = k * k.shape[-1] ** -0.5
+        return _joined(q, v, q_chunk, lambda rows, row: _rows(rows, scaled, v, _part(mask, None, None, row, q_chunk)))
+
+    def one(rows: Tensor, row: int) -> Tensor:
+        here = _part(mask, None, None, row, q_chunk)
+        top = rows.new_full((*rows.shape[:3], 1), -math.inf, dtype=torch.float32)
+        total = torch.zeros_like(top)
+        sums = rows.new_zeros((*rows.shape[:3], v.shape[3]), dtype=torch.float32)
+        for begin in range(0, m, kv_chunk):
+            chunk = slice(begin, begin + kv_chunk)
+            scores = (rows @ k[:, :, chunk].transpose(2, 3)).float() * k.shape[-1] ** -0.5
+            if here is not None:
+                scores = scores + (here[..., chunk] if here.shape[-1] > 1 else here)
+            higher = torch.maximum(top, scores.amax(-1, keepdim=True))
+            anchor = torch.where(higher.isinf(), 0.0, higher)  # a row that is masked so far
+            weights = torch.exp(scores - anchor)
+            fade = torch.exp(top - anchor)
+            total = total * fade + weights.sum(-1, keepdim=True)
+            sums = sums * fade + (weights.to(v.dtype) @ v[:, :, chunk]).float()
+            top = higher
+        return (sums / total).to(q.dtype)
+
+    return _joined(q, v, q_chunk, one)
+
+
+def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The fused kernels of the package of that name; CUDA only."""
+    from xformers.ops import memory_efficient_attention  # type: ignore[import-not-found]  # optional, warns without CUDA
+
+    if mask is not None:
+        mask = mask.to(q.dtype).expand(*q.shape[:3], k.shape[2]).contiguous()
+    out = memory_efficient_attention(*(t.transpose(1, 2).contiguous() for t in (q, k, v)), attn_bias=mask)
+    return out.transpose(1, 2)
+
+
+def onednn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: int = ROWS) -> Tensor:
+    """For processors: `split` by oneDNN's matrix products (twice the speed of torch's own in float32 on AMD).
+
+    Three passes over the scores are saved. A softmax is the same whatever is subtracted from a row's scores, so instead
+    of the row's true maximum a guess from every 16th key is, inside the product, by one column more; the sum of
+    the weights is one more column of the second product. In bfloat16 the scores that matter are then near zero, where
+    it is finest: half the error of `split`. Should the guess be so wrong that a row overflows, its slice is done again.
+    """
+    d, m, n = q.shape[3], k.shape[2], q.shape[2]
+    if mask is not None or m < 4 * SAMPLED or q.device.type != "cpu" or q.dtype not in _onednn_dtypes():
+        return split(q, k, v, mask, rows)
+    queries = q.new_empty(n, d + 1)
+    keys = q.new_ones(m, d + 1)
+    values = v.new_ones(v.shape[3] + 1, m)
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype)
+    scale = d**-0.5 / math.log(2)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            queries[:, :d] = q[b, h]
+            torch.mul(k[b, h], scale, out=keys[:, :d])
+            values[:-1] = v[b, h].T
+            few = keys[::SAMPLED, :d].contiguous()
+            for row in range(0, n, rows):
+                some = queries[row : row + rows]
+                some[:, d] = -_product(some[:, :d], few).amax(-1)
+                sums = _product(_product(some, keys).exp2_(), values)
+                here = out[b, h, row : row + rows]
+                torch.div(sums[:, :-1], sums[:, -1:], out=here)
+                if not sums[:, -1].isfinite().all():
+                    scores = _product(some[:, :d], keys[:, :d].contiguous())
+                    sums = _product((scores - scores.amax(-1, keepdim=True)).exp2_(), values)
+                    torch.div(sums[:, :-1], sums[:, -1:], out=here)
+    return out
+
+
+ATTENTIONS: Mapping[str, Attention] = MappingProxyType({
+    "sdp": sdp,
+    "sdp-no-mem": sdp_no_mem,
+    "xformers": xformers,
+    "split": split,
+    "V1": split_v1,
+    "Doggettx": doggettx,
+    "InvokeAI": invokeai,
+    "sub-quadratic": sub_quadratic,
+    "onednn": onednn,
+    "None": plain,
+})  # fmt: skip
+
+
+def attention_of(name: str, chunks: tuple[int, int, int] = (1024, 0, 0)) -> Attention:
+    """The function of that name. `chunks`: the query chunk, key chunk and threshold of "sub-quadratic", 0 is none."""
+    found = ATTENTIONS[name]
+    if name != "sub-quadratic":
+        return found
+    q_chunk, kv_chunk, threshold = chunks
+    return functools.partial(found, q_chunk=q_chunk, kv_chunk=kv_chunk or None, threshold=threshold or None)
+
+
+def upcast(attention: Attention) -> Attention:
+    """The same in float32, for models whose scores overflow float16."""
+
+    def wide(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+
+    return wide
+
+
+def _rows(q: Tensor, scaled: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = q @ scaled.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def _joined(q: Tensor, v: Tensor, chunk: int, one: Callable[[Tensor, int], Tensor]) -> Tensor:
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+    for row in range(0, q.shape[2], chunk):
+        out[:, :, row : row + chunk] = one(q[:, :, row : row + chunk], row)
+    return out
+
+
+def _part(mask: Tensor | None, b: int | None, h: int | None, row: int, rows: int) -> Tensor | None:
+    """The part of a mask for some rows, of one picture and head where they are given."""
+    if mask is None:
+        return None
+    mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
+    if mask.shape[2] > 1:
+        mask = mask[:, :, row : row + rows]
+    if b is None or h is None:
+        return mask
+    return mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0]
+
+
+@functools.cache
+def _onednn_dtypes() -> frozenset[torch.dtype]:
+    from modules.nets.packed import dtypes  # it imports the layers; asked once
+
+    return dtypes()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a [N, D] times b [M, D] transposed, by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")

@@ -75,14 +75,19 @@ class Conv2d(Slot, nn.Conv2d):
     wrap: tuple[bool, bool] = (False, False)
 
     def forward(self, input: Tensor) -> Tensor:
-        (x, y), (high, wide) = self.wrap, self.padding
         weight, bias = self.weights(input)
-        if not (x or y) or not (high or wide):
+        if not any(self.wrap):
             return self._conv_forward(input, weight, bias)
+        padded, padding = self.wrapped(input)
+        return F.conv2d(padded, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def wrapped(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The input with its opposite edges put around it where asked, and the padding (high, wide) left to do."""
+        (x, y), (high, wide) = self.wrap, self.padding
+        if not (x and wide) and not (y and high):
+            return input, (high, wide)
         around = (wide * x, wide * x, high * y, high * y)
-        padded = F.pad(input, around, mode="circular")
-        zeros = (high * (not y), wide * (not x))
-        return F.conv2d(padded, weight, bias, self.stride, zeros, self.dilation, self.groups)
+        return F.pad(input, around, mode="circular"), (high * (not y), wide * (not x))
 
 
 @contextmanager

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modules.nets.attention import Attention, sdp, split
+from modules.nets.attention import Attention, sdp
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
+from modules.nets.layers import PLAIN, Ops
+from modules.nets.packed import Packed
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
 from modules.weights.facts import Component, ModelFacts, Part, TowerFacts
 from modules.weights.headers import Header
 from modules.weights.reading import ModelFile
-
-ATTENTIONS: dict[str, Attention] = {"sdp": sdp, "split": split}
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Nets:
     extra: int
 
 
-def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp) -> Nets:
+def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN) -> Nets:
     """Build all nets without memory and compare every key and shape with the header.
 
     Raises:
         BadFile: keys are missing (count and the first five) or a shape differs (key, expected, found).
     """
     with torch.device("meta"):
-        unet = UNet(UNetConfig(**facts.unet.config), attention=attention)
-        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), attention=attention)
+        unet = UNet(UNetConfig(**facts.unet.config), ops, attention)
+        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), ops, attention)
         towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config)).eval(), t) for t in facts.towers)
     used = _compare(unet, facts.unet, header, "U-Net") | _compare(vae, facts.vae, header, "autoencoder")
     for tower in towers:
@@ -69,16 +69,24 @@ def fill(
 ) -> None:
     """Give a meta-device net its weights, one tensor at a time, so that at most one is held twice.
 
-    On the CPU, where file and net agree in dtype, the parameters are the mapped file itself.
+    On the CPU, where file and net agree in dtype, the parameters are the mapped file itself. Elsewhere what was read of
+    the file is let go of at once, so that memory holds the weights once. Packed layers are packed here.
     """
     for module_name, module in net.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             own_name = f"{module_name}.{name}" if module_name else name
-            value = weight_of(file, component, own_name).to(device=device, dtype=dtype)
+            read = weight_of(file, component, own_name)
+            value = read.to(device=device, dtype=dtype)
             if channels_last and value.dim() == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
             setattr(module, name, nn.Parameter(value, requires_grad=False))
-            del parameter
+            copied = value.device != read.device or value.data_ptr() != read.data_ptr()
+            del parameter, read, value
+            if isinstance(module, Packed) and name == "weight":
+                module.pack()
+                copied = copied or module.packed is not None
+            if copied:
+                file.let_go(component.prefix + component.where(own_name).key)
 
 
 def weight_of(file: ModelFile, component: Component, name: str) -> Tensor:

@@ -85,11 +85,28 @@ class ModelFile:
                 return self._view(info).to(torch.float32) * scale
         return self._view(info)
 
+    def let_go(self, key: str) -> None:
+        """Take the pages of a tensor out of memory; they are read again if it is. Only where nobody wrote to it."""
+        info = self.header.tensors[key]
+        if not hasattr(mmap, "MADV_DONTNEED"):  # Windows keeps them until memory is short
+            return
+        for part in info.parts or (info,):
+            data = self._maps.get(part.file or self.header.path)
+            begin, end = -(-part.begin // mmap.PAGESIZE) * mmap.PAGESIZE, part.end // mmap.PAGESIZE * mmap.PAGESIZE
+            if data is not None and not part.key and begin < end:
+                data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(key without the prefix, tensor) for every key that starts with `prefix`, one after the other."""
         for key in self.header.tensors:
             if key.startswith(prefix):
                 yield key[len(prefix) :], self.tensor(key)
+
+    def will_need(self) -> None:
+        """Let the system begin to read everything, in the order of the disk; nets ask for it in theirs."""
+        for file in {info.file or self.header.path for info in _leaves(self.header) if not info.key}:
+            if hasattr(mmap, "MADV_WILLNEED"):
+                self._mapped(file).madvise(mmap.MADV_WILLNEED)
 
     def check(self) -> None:
         """Open every pickle of the model now, so that what is wrong with it shows before anything else is let go.

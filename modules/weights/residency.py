@@ -259,6 +259,7 @@ class Residency:
     def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:
         facts, nets = opened.facts, opened.nets
         with opened.file as file:
+            file.will_need()
             fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, policy.channels_last)
             fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype)
             for tower in nets.towers:

@@ -24,10 +24,10 @@ MAC = DeviceFacts("mps", "Apple GPU", 16 * GB, 16 * GB, fp16=True)
 
 TABLE = [
     # machine, precision → denoiser, vae, text, attention, pictures per call, channels last
-    (PC, "auto", Policy(CPU, F32, F32, F32, "sdp", 1, False)),
-    (SERVER, "auto", Policy(CPU, F32, F32, F32, "sdp", 1, False)),
-    (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "split", 1, True)),
-    (PC, "float16", Policy(CPU, F16, F32, F32, "sdp", 1, True)),
+    (PC, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
+    (SERVER, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
+    (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "onednn", 1, True, packed=True)),
+    (PC, "float16", Policy(CPU, F16, F32, F32, "onednn", 1, True, packed=True)),
     (MAC, "auto", Policy(MPS, F16, F32, F32, "split", 1, False)),
     (MAC, "float32", Policy(MPS, F32, F32, F32, "split", 1, False)),
     (card("GTX 1050 Ti, 4 GB", 4.2), "auto", Policy(CUDA, F16, F16, F16, "sdp", 2, True)),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from modules.nets.attention import ContextMap
 from modules.nets.layers import Delta
+from modules.nets.packed import Packed
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile
 from modules.weights.adapters import blocks, table
@@ -277,14 +278,18 @@ class Networks:
             module.delta = self._delta(steps) if steps else None
             return
         for name, value in self._values(target, module, steps):
-            _put(module, name, value)
+            if isinstance(module, Packed):
+                module.put(name, value)
+            else:
+                _put(module, name, value)
 
     def _values(self, target: Target, module: nn.Module, steps: list[_Step]) -> list[tuple[str, Tensor]]:
         """The pristine tensors of a layer, or with `steps` the changed ones."""
         weight = self._source(target, "weight")
         bias = self._source(target, "bias") if getattr(module, "bias", None) is not None else None
         if steps:
-            device = module.weight.device
+            # A packed layer's weight is a shape without content; it lies on the CPU.
+            device = torch.device("cpu") if module.weight.is_meta else module.weight.device
             weight, bias = self._delta(steps)(weight.to(device), None if bias is None else bias.to(device))
         return [("weight", weight), *([("bias", bias)] if bias is not None else [])]
 
