@@ -16,13 +16,19 @@ MAX_BYTES = 256 * 1024
 RELEASED_BETAS = (0.00085, 0.012)
 """Start and end of the noise schedule of every released model."""
 
+SIZES = {
+    "in_channels": "in_channels", "model_channels": "model_channels", "context_dim": "context_dim",
+    "adm_channels": "adm_in_channels",
+}  # fmt: skip
+"""Sizes of the U-Net: our name of each, and the yaml's."""
+
 
 @dataclass(frozen=True)
 class SideCar:
     """What a side-car says; None where it says nothing. `warnings` are for the user.
 
     `betas`: start and end of the noise schedule (the released models' where it says nothing). `text_layer`: "last" or
-    "penultimate", of an OpenCLIP tower.
+    "penultimate", of an OpenCLIP tower. `sizes`: of the U-Net, by the names of its config; the weights' are believed.
     """
 
     num_heads: int | None = None
@@ -31,6 +37,7 @@ class SideCar:
     scale_factor: float | None = None
     betas: tuple[float, float] = RELEASED_BETAS
     text_layer: str | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -68,6 +75,7 @@ def read_sidecar(checkpoint: Path) -> SideCar:
         prediction=prediction if prediction in ("eps", "v") else None,
         scale_factor=_number(_at(params, "scale_factor")),
         betas=(betas[0], betas[1]) if betas[0] and betas[1] and betas[0] < betas[1] < 1 else RELEASED_BETAS,
+        sizes=tuple((ours, n) for ours, theirs in SIZES.items() if (n := _positive(_at(net, theirs), 1_000_000))),
         text_layer=layer if layer in ("last", "penultimate") else None,
     )
 
@@ -88,8 +96,8 @@ def _at(value: Any, *names: str) -> Any:
     return value
 
 
-def _positive(value: Any) -> int | None:
-    return value if type(value) is int and 0 < value < 1000 else None
+def _positive(value: Any, below: int = 1000) -> int | None:
+    return value if type(value) is int and 0 < value < below else None
 
 
 def _number(value: Any) -> float | None:

@@ -137,6 +137,29 @@ def test_side_car_and_metadata_decide_what_sd2_predicts(tmp_path, test_seed):
     assert detect(read_header(narrow), SideCar(prediction="eps")).prediction == "eps"
 
 
+def test_an_sd2_pickle_is_taken_for_a_velocity_model_and_says_so(tmp_path, test_seed):
+    path = write_tiny(tmp_path / "m.safetensors", "SD 2.x", test_seed)
+    torch.save({"state_dict": load_file(path)}, tmp_path / "m.ckpt")
+    facts = detect(read_header(tmp_path / "m.ckpt"))
+    assert facts.prediction == "v"
+    assert "m.ckpt predicts noise or velocity could not be read" in facts.warnings[0]
+    said = detect(read_header(tmp_path / "m.ckpt"), SideCar(prediction="eps"))
+    assert (said.prediction, said.warnings) == ("eps", ())
+
+
+def test_sizes_of_the_weights_win_over_the_side_cars_with_a_warning(tmp_path, test_seed):
+    path = write_tiny(tmp_path / "m.safetensors", "SDXL", test_seed)
+    (tmp_path / "m.yaml").write_text(
+        "model: {params: {network_config: {params: {in_channels: 9, context_dim: 96, adm_in_channels: 2816}}}}"
+    )
+    facts = detect(read_header(path), read_sidecar(path))
+    assert facts.concat == ""
+    assert facts.warnings == (
+        "m.yaml says in_channels 9, the weights have 4; the weights are believed.",
+        "m.yaml says adm_channels 2816, the weights have 1600; the weights are believed.",
+    )
+
+
 def test_sd2_takes_the_penultimate_layer_unless_the_tower_ends_there(tmp_path, test_seed):
     path = write_tiny(tmp_path / "m.safetensors", "SD 2.x", test_seed)
     assert detect(read_header(path)).towers[0].layer == 2

@@ -41,5 +41,5 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
         betas=sidecar.betas,
         zero_snr=shapes.zero_snr(header),
         cfg_scale=shapes.number(header.metadata, "easel.default_cfg_scale"),
-        warnings=sidecar.warnings,
+        warnings=shapes.warnings_of(header, sidecar, unet),
     )

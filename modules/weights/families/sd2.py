@@ -8,6 +8,7 @@ velocity models (standard deviation of its bias above 0.09; the rule is ComfyUI'
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from modules.weights.facts import ModelFacts
 from modules.weights.families import shapes, towers
@@ -16,6 +17,10 @@ from modules.weights.sidecar import SideCar
 
 TEXT = ("cond_stage_model.", "conditioner.embedders.0.")
 VELOCITY_SPREAD = 0.09
+UNKNOWN = (
+    "Whether {} predicts noise or velocity could not be read off it, so velocity is assumed, as in most SD 2 files; "
+    "if it draws nothing but noise, set its prediction type to eps, or convert it to safetensors."
+)
 
 
 def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
@@ -33,6 +38,9 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
     shapes.check_fit(shape, unet, vae, tower.component.config["width"], None)
     concat = shapes.CONCATS[unet.config["in_channels"]]
     prediction = shapes.said_prediction(header, sidecar) or ("eps" if concat else _spread(header, unet.config))
+    warnings = shapes.warnings_of(header, sidecar, unet)
+    if prediction is None:
+        prediction, warnings = "v", (*warnings, UNKNOWN.format(header.path.name))
     return ModelFacts(
         family="sd2",
         label="SD 2.x" + shapes.CONCAT_LABELS[concat] + (" (v)" if prediction == "v" else ""),
@@ -46,7 +54,7 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
         betas=sidecar.betas,
         zero_snr=shapes.zero_snr(header),
         cfg_scale=shapes.number(header.metadata, "easel.default_cfg_scale"),
-        warnings=sidecar.warnings,
+        warnings=warnings,
     )
 
 
@@ -69,8 +77,10 @@ def _layer(shape: shapes.Shapes, sidecar: SideCar) -> int:
     return 1 if shape.indices(prefix + first[: first.index("0.")]) == 23 else 2
 
 
-def _spread(header: Header, config: dict) -> str:
-    """The prediction by the rule above; "v", as most releases, where the numbers cannot be read (in pickles)."""
+def _spread(header: Header, config: dict[str, Any]) -> str | None:
+    """The prediction by the rule above; None where the numbers cannot be read (in pickles)."""
     last = len(config["output_depths"]) - 1
     bias = shapes.values(header, f"{shapes.UNET}output_blocks.{last}.1.transformer_blocks.0.norm1.bias")
-    return "v" if not bias or statistics.pstdev(bias) > VELOCITY_SPREAD else "eps"
+    if not bias:
+        return None
+    return "v" if statistics.pstdev(bias) > VELOCITY_SPREAD else "eps"

@@ -61,7 +61,7 @@ def recognise(header: Header, sidecar: SideCar) -> ModelFacts | None:
         vector="sizes",
         betas=sidecar.betas,
         cfg_scale=shapes.number(header.metadata, "easel.default_cfg_scale"),
-        warnings=sidecar.warnings,
+        warnings=shapes.warnings_of(header, sidecar, unet),
         **training,
     )
 

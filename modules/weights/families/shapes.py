@@ -226,6 +226,17 @@ def zero_snr(header: Header) -> bool:
     return "ztsnr" in header.tensors or header.metadata.get("easel.zero_terminal_snr") == "true"
 
 
+def warnings_of(header: Header, sidecar: SideCar, unet: Component) -> tuple[str, ...]:
+    """The side-car's own, and where it says another size than the weights have."""
+    name = header.path.with_suffix(".yaml").name
+    said = ((size, value, unet.config[size]) for size, value in sidecar.sizes)
+    return sidecar.warnings + tuple(
+        f"{name} says {size} {value}, the weights have {found}; the weights are believed."
+        for size, value, found in said
+        if value != found
+    )
+
+
 def latent_format(sidecar: SideCar, scale: float) -> LatentFormat:
     return LatentFormat(sidecar.scale_factor or scale)
 
