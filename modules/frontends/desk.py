@@ -78,6 +78,10 @@ class FrontDesk(Protocol):
 
     def change_settings(self, changes: dict[str, Any], /) -> Any: ...
 
+    def unload(self) -> Any: ...
+
+    def load(self) -> Any: ...
+
     def stats(self) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
@@ -151,6 +155,12 @@ class OwnDesk:
 
     def change_settings(self, changes: dict[str, Any], /) -> Any:
         return self._desk.change_settings(changes)
+
+    def unload(self) -> Any:
+        return self._desk.unload()
+
+    def load(self) -> Any:
+        return self._desk.load()
 
     def stats(self) -> dict[str, Any]:
         return self._desk.stats()

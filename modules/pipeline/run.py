@@ -60,6 +60,10 @@ class Engine:
         finally:
             self.residency.free_when_idle(settings.model.unload_after_minutes * 60)
 
+    def unload(self) -> None:
+        """Let go of all weights; the next job loads what it needs."""
+        self.residency.close()
+
     def stats(self) -> dict[str, object]:
         """What is loaded and where, as plain data."""
         loaded = self.residency.loaded

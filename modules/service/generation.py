@@ -304,6 +304,14 @@ class GenerationService:
         """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
         return self._settings.change(changes)
 
+    def unload(self) -> None:
+        """The worker lets go of its model once it draws nothing; the next job loads one again."""
+        self._worker.unload()
+
+    def load(self) -> None:
+        """The worker loads the settings' model, so that the next job need not wait."""
+        self._worker.warm(self.settings)
+
     def stats(self) -> dict[str, Any]:
         return {
             "worker": self._worker.stats(),

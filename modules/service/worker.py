@@ -45,6 +45,10 @@ class Worker(Protocol):
         """Begins to load what the first job would wait for, the settings' model too; returns at once."""
         ...
 
+    def unload(self) -> None:
+        """Lets go of the loaded model once nothing is drawn with it; returns at once."""
+        ...
+
     def submit(
         self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
     ) -> Iterator[ev.Event]:
@@ -179,6 +183,13 @@ def warm_engine(engine: Any, settings: Settings) -> None:
         warm(settings)
 
 
+def unload_engine(engine: Any) -> None:
+    """Lets an engine that holds a model let go of it."""
+    unload = getattr(engine, "unload", None)
+    if unload is not None:
+        unload()
+
+
 def unexpected(what: str, error: BaseException) -> str:
     """One sentence for an error that nobody foresaw."""
     detail = " ".join(str(error).split())[:300]
@@ -207,6 +218,10 @@ class ThreadWorker:
                 warm_engine(self._ready(), settings)
 
         threading.Thread(target=build, name="warm", daemon=True).start()
+
+    def unload(self) -> None:
+        if self._engine is not None:
+            threading.Thread(target=unload_engine, args=(self._engine,), name="unload", daemon=True).start()
 
     def submit(
         self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
@@ -274,6 +289,9 @@ class ProcessWorker:
         with self._lock:
             self._start()
             self._send({"do": "warm", "settings": settings.model_dump(mode="json")})
+
+    def unload(self) -> None:
+        self._send({"do": "unload"})
 
     def _start(self) -> Connection | None:
         """The pipe to a living child, started if need be; None after `close`."""
@@ -484,7 +502,7 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     except BaseException as error:
         log.exception("engine")
         message = unexpected("Starting the engine", error)
-        while (job := asked.get()) is not None and job["do"] == "warm":
+        while (job := asked.get()) is not None and job["do"] != "run":
             pass
         if job is not None:
             send({"job": job["job"], "final": True, "event": ev.Failed(code="error", message=message).model_dump()})
@@ -494,6 +512,9 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
         if message["do"] == "warm":
             with contextlib.suppress(Exception):  # the first job meets it again and tells
                 warm_engine(engine, Settings.model_validate(message["settings"]))
+        elif message["do"] == "unload":
+            with contextlib.suppress(Exception):
+                unload_engine(engine)
         else:
             _draw(engine, message, controls, send)
         send({"facts": _facts_of(engine)})
@@ -529,7 +550,7 @@ def _listen(pipe: Connection, controls: _Controls, asked: queue.Queue[dict[str, 
             message = json.loads(pipe.recv_bytes())
         except (EOFError, OSError, ValueError):
             os._exit(0)  # the server is gone, however it ended: nobody could see the picture
-        if message["do"] in ("run", "warm"):
+        if message["do"] in ("run", "warm", "unload"):
             asked.put(message)
         elif message["do"] == "cancel":
             controls.cancel(message["job"])

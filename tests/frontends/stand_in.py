@@ -122,6 +122,12 @@ class StandIn:
     def stats(self) -> dict[str, Any]:
         return {"worker": {"kind": "stand-in"}, "running": None, "trouble": None, "jobs": {}, "pictures": 0}
 
+    def unload(self) -> None:
+        pass
+
+    def load(self) -> None:
+        pass
+
     def keep_input(self, data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()
 

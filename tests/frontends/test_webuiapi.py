@@ -29,10 +29,14 @@ SMALL = {"steps": 4, "width": 64, "height": 64, "cfg_scale": 5}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerationService]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folders = Folders.under(tmp_path_factory.mktemp("webuiapi"))
-    folders = Folders(**{**vars(folders), "checkpoint_dirs": (*folders.checkpoint_dirs, SHIPPED)})
-    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    return Engine(Folders(**{**vars(folders), "checkpoint_dirs": (*folders.checkpoint_dirs, SHIPPED)}))
+
+
+@pytest.fixture(scope="module")
+def service(engine: Engine) -> Iterator[GenerationService]:
+    service = GenerationService(engine.folders, lambda _: ThreadWorker(lambda: engine))
     yield service
     service.close()
 
@@ -145,6 +149,20 @@ def test_it_waits_without_blocking(api, test_seed):
 
     expected = api.txt2img(prompt="a red house", seed=test_seed % 10_000, **SMALL).image
     assert np.array_equal(pixels(asyncio.run(draw())), pixels(expected))
+
+
+def test_it_unloads_and_loads_the_model(api, engine, test_seed):
+    seed = test_seed % 10_000
+    before = api.txt2img(prompt="a red house", seed=seed, **SMALL).image
+    assert engine.stats()["checkpoint"] == "postcards"
+    for path, loaded in (("unload-checkpoint", None), ("reload-checkpoint", "postcards"), ("unload-checkpoint", None)):
+        assert api.session.post(f"{api.baseurl}/{path}").json() == {}
+        until = time.monotonic() + 30
+        while engine.stats()["checkpoint"] != loaded and time.monotonic() < until:
+            time.sleep(0.01)
+        assert engine.stats()["checkpoint"] == loaded
+    after = api.txt2img(prompt="a red house", seed=seed, **SMALL).image
+    assert np.array_equal(pixels(before), pixels(after))
 
 
 def test_it_is_interrupted(api, test_seed):

@@ -293,7 +293,8 @@ def state_of(view: JobView) -> State:
     """The job as A1111's shared state: batches are counted, steps are those of one batch."""
     request = view.request
     of_batch = max(1, view.steps // request.n_iter) if view.steps else request.steps
-    done = min(view.step // of_batch, request.n_iter - 1) if view.steps else 0
+    # A batch is done when the next one has begun.
+    done = min(max(view.step - 1, 0) // of_batch, request.n_iter - 1) if view.steps else 0
     return State(
         interrupted=view.cancelling,
         job=f"Batch {done + 1} out of {request.n_iter}" if request.n_iter > 1 else "scripts_txt2img",

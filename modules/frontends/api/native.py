@@ -4,6 +4,7 @@ POST /jobs {"prompt": "a red house"} → 201 {"id": "…"}; with Idempotency-Key
 GET /jobs · GET /jobs/{id}           → state, progress, and the records of finished pictures
 POST /jobs/{id}/cancel · skip · pause · resume · move
 GET /events/{id}                     → server-sent events, resumable with Last-Event-ID or ?after=
+GET /pictures/{id} · thumbnail · filmstrip
 POST /prompt/check {"prompt": "a (red"} → tokens, chunk boundaries, problems, for both prompts
 GET /styles · POST /styles · POST /styles/delete · POST /styles/apply
 """
@@ -23,7 +24,6 @@ from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from modules.frontends.api.errors import RESPONSES
 from modules.frontends.api.metrics import metrics_text
 from modules.frontends.desk import FrontDesk, desk_of
 from modules.frontends.requests import check_length, make_request, well_formed
@@ -128,7 +128,7 @@ PICTURE_SCHEMA = {
 
 def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
     """All native routes over one service."""
-    router = APIRouter(responses=RESPONSES)
+    router = APIRouter()
 
     @router.get("/health")
     def health() -> dict[str, str]:
@@ -217,6 +217,15 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         headers = {**PICTURE_HEADERS, "Content-Disposition": disposition}
         media = MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
         return Response(data, media_type=media, headers=headers)
+
+    @router.get("/pictures/{id}/filmstrip")
+    def filmstrip(id: str, mine: Mine) -> Response:
+        found, record = mine.picture(id)
+        # It lies beside its picture.
+        path = found.with_name(Path(record.filmstrip).name) if record.filmstrip and isinstance(found, Path) else None
+        if path is None or not path.is_file():
+            raise NotFound("That picture has no filmstrip.")
+        return Response(path.read_bytes(), media_type="image/png", headers=PICTURE_HEADERS)
 
     @lru_cache(maxsize=256)
     def small(id: str) -> bytes:

@@ -360,13 +360,15 @@ def make_router(
         return memory_of(mine.stats().get("worker", {}))
 
     @router.post("/unload-checkpoint")
-    def unload_checkpoint() -> a.Empty:
-        """Accepted; weights are let go when something else needs their room."""
+    def unload_checkpoint(mine: Mine) -> a.Empty:
+        """The model is let go of once nothing is drawn with it."""
+        mine.unload()
         return a.Empty()
 
     @router.post("/reload-checkpoint")
-    def reload_checkpoint() -> a.Empty:
-        """Accepted; weights are loaded when they are needed."""
+    def reload_checkpoint(mine: Mine) -> a.Empty:
+        """The model of the settings is loaded."""
+        mine.load()
         return a.Empty()
 
     @router.post("/create/embedding")
