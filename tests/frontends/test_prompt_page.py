@@ -160,29 +160,29 @@ def test_clearing_can_be_undone(page):
     assert (page.input_value(PROMPT), page.input_value(NEGATIVE)) == ("kept", "this too")
 
 
-@pytest.mark.parametrize(
-    ("text", "selection", "keys", "expected"),
-    [
-        ("a red house", (2, 5), ["ArrowUp"], "a (red:1.1) house"),
-        ("a red house", (3, 3), ["ArrowUp", "ArrowUp"], "a (red:1.2) house"),
-        ("a red house", (2, 6), ["ArrowDown"], "a (red:0.9) house"),
-        ("a red house", (2, 5), ["ArrowUp", "ArrowDown"], "a red house"),
-        ("a (red house:1.4), b", (7, 7), ["ArrowUp"], "a (red house:1.5), b"),
-        ("a (red) b", (4, 4), ["ArrowUp"], "a (red:1.2) b"),
-        ("a (red:1.1) b", (4, 4), ["ArrowDown"], "a red b"),
-        ("(a (b) c:1.3)", (7, 7), ["ArrowUp"], "(a (b) c:1.4)"),
-        ("x <lora:ink:0.8>", (8, 8), ["ArrowUp"], "x <lora:ink:0.85>"),
-        ("x <lora:ink>", (8, 8), ["ArrowDown"], "x <lora:ink:0.95>"),
-        (", ", (0, 0), ["ArrowUp"], ", "),
-    ],
+WEIGHTS = (
+    ("a red house", (2, 5), ["ArrowUp"], "a (red:1.1) house"),
+    ("a red house", (3, 3), ["ArrowUp", "ArrowUp"], "a (red:1.2) house"),
+    ("a red house", (2, 6), ["ArrowDown"], "a (red:0.9) house"),
+    ("a red house", (2, 5), ["ArrowUp", "ArrowDown"], "a red house"),
+    ("a (red house:1.4), b", (7, 7), ["ArrowUp"], "a (red house:1.5), b"),
+    ("a (red) b", (4, 4), ["ArrowUp"], "a (red:1.2) b"),
+    ("a (red:1.1) b", (4, 4), ["ArrowDown"], "a red b"),
+    ("(a (b) c:1.3)", (7, 7), ["ArrowUp"], "(a (b) c:1.4)"),
+    ("x <lora:ink:0.8>", (8, 8), ["ArrowUp"], "x <lora:ink:0.85>"),
+    ("x <lora:ink>", (8, 8), ["ArrowDown"], "x <lora:ink:0.95>"),
+    (", ", (0, 0), ["ArrowUp"], ", "),
 )
-def test_arrows_change_weights(page, text, selection, keys, expected):
-    page.fill(PROMPT, text)
-    page.evaluate("([a, b]) => document.activeElement.setSelectionRange(a, b)", list(selection))
-    for key in keys:
-        page.keyboard.press(f"Control+{key}")
-    assert page.input_value(PROMPT) == expected
-    page.wait_for_function(f"JSON.parse(localStorage.getItem('easel.txt2img.draft')).prompt === {expected!r}")
+
+
+def test_arrows_change_weights(page):
+    for text, selection, keys, expected in WEIGHTS:
+        page.fill(PROMPT, text)
+        page.evaluate("([a, b]) => document.activeElement.setSelectionRange(a, b)", list(selection))
+        for key in keys:
+            page.keyboard.press(f"Control+{key}")
+        assert page.input_value(PROMPT) == expected
+        page.wait_for_function(f"JSON.parse(localStorage.getItem('easel.txt2img.draft')).prompt === {expected!r}")
 
 
 def test_arrows_move_parts_between_commas_and_the_browser_can_undo_it(page):

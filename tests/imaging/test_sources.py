@@ -13,8 +13,9 @@ from PIL import Image
 from modules.imaging import colour, inputs, masks, upscale
 from modules.imaging.resize import resize
 from modules.schema.errors import BadFile, BadRequest, NotFound
+from tests.reference.golden import golden_folder
 
-GOLDEN = Path(os.environ.get("GOLDEN_RUNS") or Path(__file__).parents[3] / "shared" / "golden")
+GOLDEN = golden_folder()
 golden = pytest.mark.skipif(not (GOLDEN / "unit").is_dir(), reason="no golden runs here")
 
 

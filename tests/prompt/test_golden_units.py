@@ -1,21 +1,19 @@
 """The original's own answers for 92 prompts: weights, schedules, AND, chunks, tags. From the golden runs, exact.
 
-$GOLDEN_RUNS names the folder (default: shared/golden beside the repository); without it these tests are skipped.
+$GOLDEN_RUNS names the folder (default: shared/golden beside the repository, else the subset in tests/reference).
 """
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from modules.prompt.parse import extract_tags, parse_emphasis, schedule, split_and
 from modules.prompt.tokens import CLIP, chunk, token_count
+from tests.reference.golden import golden_folder
 
-GOLDEN = Path(os.environ.get("GOLDEN_RUNS") or Path(__file__).parents[3] / "shared" / "golden")
-UNIT = GOLDEN / "unit" / "unit.json"
+UNIT = golden_folder() / "unit" / "unit.json"
 PROMPTS = json.loads(UNIT.read_text("utf-8"))["prompts"] if UNIT.exists() else []
 
 

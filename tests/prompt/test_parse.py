@@ -25,7 +25,7 @@ from modules.prompt.parse import (
 )
 from modules.prompt.wildcards import expand
 
-from .texts import holds_for, is_subsequence, prompts
+from .texts import EXAMPLES, holds_for, is_subsequence, prompts
 
 # ---------------------------------------------------------------------------------------------------------- emphasis
 
@@ -304,6 +304,7 @@ def test_a_long_text_is_read(text):
 
 
 @holds_for(
+    examples=EXAMPLES // 20,  # a quarter of a second each
     opener=st.sampled_from(["(", "[", "{", "<", "([", "[a:", "{a|", "\\"]),
     closer=st.sampled_from(["", ")", "]", "}", ">", ")]", ":1.1)", ":b:0.5]", "|b]", "|b}"]),
     depth=st.sampled_from([1, 40, 1_000, 10_000]),

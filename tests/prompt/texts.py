@@ -35,12 +35,12 @@ characters = st.text(st.characters(exclude_categories=()), max_size=40)
 prompts = st.lists(st.sampled_from(_SIGNS + _FORMS + _WORDS + _STRANGE) | characters, max_size=40).map("".join)
 
 
-def holds_for(**strategies: Any) -> Callable[[Callable], Callable]:
+def holds_for(examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable], Callable]:
     """@given with this project's seed and number of examples ($TEST_SEED, $PROMPT_EXAMPLES)."""
 
     def decorate(test: Callable) -> Callable:
         quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
-        limits = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=quiet)
+        limits = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=quiet)
         return seed(SEED)(limits(given(**strategies)(test)))
 
     return decorate

@@ -56,6 +56,9 @@ def unpack_models(target: Path) -> Folders:
         for delta in sorted((source / "Stable-diffusion").glob("*.delta.safetensors")):
             name = delta.name.removesuffix(".delta.safetensors")
             save_file(load_file(base) | load_file(delta), checkpoints / f"{name}.safetensors")
+    for path in (source / "Stable-diffusion").glob("*.safetensors"):
+        if not path.name.endswith(".delta.safetensors"):
+            shutil.copy(path, checkpoints)
     for path in (source / "Stable-diffusion").glob("*.yaml"):
         shutil.copy(path, checkpoints)
     folders = Folders.under(target)

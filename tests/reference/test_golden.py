@@ -66,7 +66,7 @@ class Hand:
 
 def _cases() -> Iterator[object]:
     for case in golden_cases():
-        if case["group"] in GROUPS:
+        if case["group"] in GROUPS and "images" in case.get("result", {"images": ()}):  # the subset has none
             yield pytest.param(case, id=case["id"])
 
 
@@ -149,7 +149,7 @@ def _bare(infotext: str) -> str:
 
 
 def test_pictures_of_the_original_can_be_read_back() -> None:
-    cases = [case for case in golden_cases() if "result" in case and case["endpoint"] == "txt2img"][:20]
+    cases = [c for c in golden_cases() if "images" in c.get("result", {}) and c["endpoint"] == "txt2img"][:20]
     if not cases:
         pytest.skip("no golden runs here")
     for case in cases:

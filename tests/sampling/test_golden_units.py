@@ -1,14 +1,12 @@
 """Schedules and noise of the original, function by function, exact to 1e-6.
 
-The folder is $GOLDEN_RUNS, or ../shared/golden beside the repository where that exists.
+The folder is $GOLDEN_RUNS, or ../shared/golden beside the repository where that exists, or the subset.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +19,10 @@ from modules.sampling.noise import BatchNoise, Philox, make_generator, picture_n
 from modules.sampling.prediction import NoiseSchedule, alphas_cumprod
 from modules.sampling.table import AUTOMATIC, SAMPLERS, SCHEDULES, find_sampler, find_schedule, normalise
 from modules.schema.settings import Sampling
+from tests.reference.golden import golden_folder
 from tests.sampling.models import Rational
 
-UNIT = Path(os.environ.get("GOLDEN_RUNS") or Path(__file__).parents[3] / "shared" / "golden") / "unit"
+UNIT = golden_folder() / "unit"
 pytestmark = pytest.mark.skipif(not (UNIT / "unit.safetensors").is_file(), reason="no golden runs here")
 LEVELS = NoiseSchedule.stable_diffusion()
 
