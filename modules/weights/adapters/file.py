@@ -47,6 +47,14 @@ class Adapter:
         """As `parts`, but nothing is read except single numbers: shapes without content (device "meta")."""
         return self._parts(layer, {part: self._shape_only(key) for part, key in self.layers[layer].items()})
 
+    def signature(self, layer: LayerName) -> tuple:
+        """Equal for layers that fit the same weights: names and shapes, and which axis an (IA)³ acts on."""
+        tensors = self.file.header.tensors
+        return tuple(
+            (part, tensors[key].shape, bool(self.file.tensor(key).any()) if part == "on_input" else None)
+            for part, key in sorted(self.layers[layer].items())
+        )
+
     def _shape_only(self, key: str) -> Tensor:
         info = self.file.header.tensors[key]
         if sum(info.shape) <= len(info.shape):  # one element

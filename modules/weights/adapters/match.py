@@ -40,14 +40,20 @@ def match(adapter: Adapter, keys: Keymap, modules: Mapping[Target, nn.Module], f
     fitting: dict[Target, LayerName] = {}
     unknown: list[LayerName] = []
     misfits: list[LayerName] = []
+    tried: dict[tuple, bool] = {}  # most layers are alike, and trying one takes milliseconds
     for layer in adapter.layers:
         target = keys.get(layer)
         if target is None:
             unknown.append(layer)
-        elif _fits(adapter, layer, modules[target]):
-            fitting[target] = layer
         else:
-            misfits.append(layer)
+            module = modules[target]
+            alike = (adapter.signature(layer), module.weight.shape, getattr(module, "bias", None) is None)
+            if alike not in tried:
+                tried[alike] = _fits(adapter, layer, module)
+            if tried[alike]:
+                fitting[target] = layer
+            else:
+                misfits.append(layer)
     said = declared(adapter.file.header.metadata)
     reads_text = [layer for layer in misfits if _reads_text(layer)]
     confirmed = any(_reads_text(layer) for layer in fitting.values())
