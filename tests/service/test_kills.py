@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from modules.imaging.save import sweep_leftovers
 from modules.schema.folders import Folders
 from modules.service.generation import GenerationService
 from tests.service.test_generation import finish
@@ -22,6 +23,7 @@ from tests.service.victim import JOBS
 
 ROOT = Path(__file__).parent.parent.parent
 KILLS = int(os.environ.get("KILLS", "12"))
+WRITER_KILLS = int(os.environ.get("WRITER_KILLS", "6"))
 
 
 def _words(server: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
@@ -77,6 +79,36 @@ def test_killed_servers_lose_no_job_and_list_no_broken_picture(
     assert len(listed) <= len(saved) <= len(listed) + KILLS
     time.sleep(0.2)
     assert not list(folders.data.rglob("*.part"))
+
+
+def test_a_killed_writer_loses_no_picture_it_acknowledged(tmp_path: Path, test_seed: int) -> None:
+    rng = random.Random(test_seed)
+    acknowledged: list[tuple[str, Path]] = []
+    for number in range(WRITER_KILLS):
+        command = [sys.executable, "-m", "tests.service.writer", str(tmp_path), str(number * 10_000)]
+        writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        acknowledged.append(_saved(writer.stdout.readline()))
+        time.sleep(rng.random() * 0.05)
+        os.kill(writer.pid, signal.SIGKILL)
+        acknowledged += [_saved(line) for line in writer.stdout if line.endswith("\n")]
+        writer.wait()
+        writer.stdout.close()
+    assert len({path for _, path in acknowledged}) == len(acknowledged) >= WRITER_KILLS
+    for seed, path in acknowledged:
+        with Image.open(path) as image:
+            image.load()
+            assert image.info["parameters"] == f"Seed: {seed}"
+    for path in tmp_path.rglob("*.png"):  # also those nobody was told of
+        with Image.open(path) as image:
+            image.load()
+    leftovers = len(list(tmp_path.rglob("*.part")))
+    assert sweep_leftovers(tmp_path, time.time() + 10) == leftovers <= WRITER_KILLS
+
+
+def _saved(line: str) -> tuple[str, Path]:
+    seed, _, path = line.strip().partition(" ")
+    return seed, Path(path)
 
 
 @pytest.mark.parametrize("jobs", [0, JOBS], ids=["idle", "drawing"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
 import json
@@ -13,18 +14,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from modules.imaging import save
+from modules.imaging.naming import NameFields
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, NotFound, TooMany
 from modules.schema.folders import Folders
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service import generation
 from modules.service.database import Database
 from modules.service.generation import GenerationService
 from modules.service.jobs import JobStore
 from modules.service.worker import ThreadWorker
+from tests.imaging import faults
 from tests.service.fake_engine import Engine
 
 
@@ -234,6 +239,76 @@ def test_a_full_disk_holds_the_queue_and_the_picture_is_saved_when_there_is_room
     assert (saved.problem, service.job(first).images[0].path) == (None, saved.path)
     assert path.read_bytes() == data
     service.close()
+
+
+class FailingDatabase(Database):
+    """Refuses the write numbered `fail_at` (from 1), and as many as `times` in all."""
+
+    def __init__(self, path: Path | None, fail_at: int, times: int) -> None:
+        self.writes, self.fail_at, self.times = 0, 0, times
+        super().__init__(path)
+        self.fail_at = fail_at
+
+    @contextlib.contextmanager
+    def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        self.writes += 1
+        if self.fail_at and self.fail_at <= self.writes < self.fail_at + self.times:
+            raise DiskTrouble("The list of jobs cannot be written (database or disk is full).")
+        with super().write(durable) as db:
+            yield db
+
+
+class ShakyService(GenerationService):
+    def __init__(self, folders: Folders, fail_at: int) -> None:
+        self._fail_at = fail_at
+        super().__init__(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+
+    def _open_database(self) -> Database:
+        self.shaky = FailingDatabase(self.folders.database, self._fail_at, 2)
+        return self.shaky
+
+
+@pytest.mark.parametrize("k", range(2, 17))
+def test_the_queue_refused_at_any_write_loses_nothing_acknowledged(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    monkeypatch.setattr(generation, "RETRY_SECONDS", 0.02)
+    service = ShakyService(folders, k)
+    acknowledged = []
+    for seed in range(3):
+        with contextlib.suppress(DiskTrouble):
+            acknowledged.append(service.submit(GenerationRequest(steps=1, width=64, height=64, seed=seed)))
+    views = [finish(service, job) for job in acknowledged]
+    assert len(views) >= 1
+    assert [view.state for view in views] == ["done"] * len(views)
+    for view in views:
+        path, record = service.picture(view.images[0].id)
+        assert isinstance(path, Path)
+        with Image.open(path) as image:
+            assert image.getpixel((0, 0)) == (record.seed % 256, 0, 0)
+    assert service.shaky.writes > k
+    service.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_the_disk_refused_at_any_call_costs_no_picture(folders: Folders, code: int) -> None:
+    """Every call in turn that saving makes; the job is done each time, the picture whole on the disk or in memory."""
+    saving, fields = Settings().saving, NameFields(seed=1)
+    image = Image.effect_noise((64, 64), 50).convert("RGB")
+    healthy = faults.FailingDisk()
+    save.save_named(image, "text", fields, saving, folders.data / "first", disk=healthy)
+    for k in range(1, len(healthy.calls) + 1):
+        data = folders.data / str(k)
+        try:
+            path = save.save_named(image, "text", fields, saving, data, disk=faults.FailingDisk(k, code))
+        except DiskTrouble:
+            assert list(data.rglob("*.png")) == []
+        else:
+            with Image.open(path) as found:
+                assert found.tobytes() == image.tobytes()
+        again = save.save_named(image, "text", fields, saving, data)
+        with Image.open(again) as found:
+            assert found.tobytes() == image.tobytes()
 
 
 class DiskEngine(Engine):
