@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from modules.memory.devices import detect as detect_device
 from modules.memory.policy import choose
@@ -17,10 +19,11 @@ from modules.nets.unet import UNetConfig
 from modules.schema.errors import BadFile
 from modules.schema.folders import Folders
 from modules.schema.settings import Settings
-from modules.weights.build import blueprint
+from modules.weights.build import blueprint, fill
 from modules.weights.catalogue import Catalogue
 from modules.weights.detect import detect
 from modules.weights.headers import read_header
+from modules.weights.reading import open_model
 from modules.weights.residency import Residency
 from modules.weights.sidecar import SideCar, read_sidecar
 from tests.weights import full_size
@@ -55,35 +58,38 @@ def test_confusion_matrix_of_families_is_diagonal(folders):
 
 @pytest.mark.parametrize("label", LAYOUTS)
 def test_sizes_are_read_off_and_every_weight_arrives(folders, label):
-    layout = LAYOUTS[label]
-    catalogue = Catalogue(folders, folders.database)
-    path = file_of(folders, label)
-    tensors = load_file(path)
-    residency = Residency(catalogue, CPU)
-    with residency.lease(catalogue.find(path.stem), choose(CPU, Settings())) as model:
-        assert model.unet.config == layout.unet
-        assert model.vae.config == VAE
-        assert [tower.net.config for tower in model.towers] == [config for _, _, config in layout.towers]
-        for (prefix, opened, _), tower in zip(layout.towers, model.towers):
-            state = tower.net.state_dict()
-            if opened:
-                written = open_clip_keys(state)
-                if tower.net.config.projection is None:
-                    written.pop("text_projection")
-                written.pop("logit_scale")
-            else:
-                written = {name: value for name, value in state.items() if name != "text_projection.weight"}
-            for name, value in written.items():
-                torch.testing.assert_close(value, tensors[prefix + name].float(), rtol=0, atol=0)
-        for prefix, net in (("model.diffusion_model.", model.unet), ("first_stage_model.", model.vae)):
-            for name, value in net.state_dict().items():
-                torch.testing.assert_close(value, tensors[prefix + name].float(), rtol=0, atol=0)
-        if "SDXL/HF" in label:
-            key = "conditioner.embedders.1.transformer.text_projection.weight"
-            torch.testing.assert_close(
-                model.towers[1].net.text_projection.weight.data, tensors[key].float(), rtol=0, atol=0
-            )
-    residency.close()
+    layout, path = LAYOUTS[label], file_of(folders, label)
+    tensors, cpu = load_file(path), torch.device("cpu")
+    with open_model(path) as file:
+        facts = detect(file.header)
+        nets = blueprint(facts, file.header)
+        assert nets.unet.config == layout.unet
+        assert nets.vae.config == VAE
+        assert [tower.net.config for tower in nets.towers] == [config for _, _, config in layout.towers]
+        fill(nets.unet, file, facts.unet, cpu, torch.float32)
+        fill(nets.vae, file, facts.vae, cpu, torch.float32)
+        for tower in nets.towers:
+            fill(tower.net, file, tower.facts.component, cpu, torch.float32)
+    for (prefix, opened, _), tower in zip(layout.towers, nets.towers):
+        state = tower.net.state_dict()
+        if opened:
+            written = open_clip_keys(state)
+            if tower.net.config.projection is None:
+                written.pop("text_projection")
+            written.pop("logit_scale")
+        else:
+            written = {name: value for name, value in state.items() if name != "text_projection.weight"}
+        same(written, tensors, prefix)
+    same(nets.unet.state_dict(), tensors, "model.diffusion_model.")
+    same(nets.vae.state_dict(), tensors, "first_stage_model.")
+    if "SDXL/HF" in label:
+        projection = {"text_projection.weight": nets.towers[1].net.text_projection.weight.data}
+        same(projection, tensors, "conditioner.embedders.1.transformer.")
+
+
+def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], prefix: str) -> None:
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[prefix + name].float()), name
 
 
 EXPECTED = {  # family, prediction, concat, vector, zero SNR, levels, latent scale
