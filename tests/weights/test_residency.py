@@ -27,6 +27,7 @@ from modules.schema.settings import Settings
 from modules.weights import residency as residency_module
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import LoadedModel, Residency
+from tests.weights.hostile import hostile
 from tests.weights.malformed import malformed
 from tests.weights.tiny import PREFIXES, tiny_tensors, write_tiny_sd15
 
@@ -191,6 +192,42 @@ def test_malformed_files_leave_the_old_model_drawing_the_same(residency, catalog
         assert caught.value.message.startswith("bad.safetensors"), what
         refused += 1
     assert refused >= 200
+    assert residency.loaded == one
+    with residency.lease(one, POLICY) as model:
+        assert model.unet is probe()
+        assert torch.equal(answer(model), before)
+
+
+def test_hostile_pickles_and_odd_places_leave_the_old_model_drawing_the_same(residency, catalogue, tmp_path, test_seed):
+    one = catalogue.find("one")
+    with residency.lease(one, POLICY) as model:
+        before, probe = answer(model), weakref.ref(model.unet)
+    del model
+    path, canary = tmp_path / "bad.ckpt", tmp_path / "canary"
+    bad = one.model_copy(update={"name": "bad", "path": str(path)})
+
+    def refused(what: str) -> None:
+        start = time.process_time()
+        with pytest.raises((BadFile, NotFound)) as caught, residency.lease(bad, POLICY):
+            pytest.fail(f"{what} was accepted")
+        assert time.process_time() - start < 2, what
+        assert "bad.ckpt" in caught.value.message, what
+        assert not canary.exists(), what
+
+    for what, content in hostile(canary, test_seed):
+        path.write_bytes(content)
+        refused(what)
+    path.unlink()
+    refused("nothing")
+    path.symlink_to(tmp_path / "nowhere")
+    refused("a link to nowhere")
+    path.unlink()
+    path.mkdir()
+    refused("a folder")
+    path.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+        refused("a pipe")
     assert residency.loaded == one
     with residency.lease(one, POLICY) as model:
         assert model.unet is probe()
