@@ -150,15 +150,15 @@ class Cast:
     ) -> list[PictureConditioning]:
         """What `condition` answers; where text encoders change on the way, for every stretch of it."""
         stages: list[tuple[int, list[PictureConditioning]]] = []
-        keys = []
-        for until, _ in self._stretches:
-            self.enter(model, until)
-            key = model.networks.outcome.text_key
-            if keys and keys[-1] == key:
+        before: tuple | None = None
+        for until, networks in self._stretches:
+            strengths = tuple(network.text_encoder for network in networks)
+            if strengths == before:
                 stages[-1] = (until, stages[-1][1])
                 continue
-            keys.append(key)
+            self.enter(model, until)
             stages.append((until, condition(model)))
+            before = strengths
         self.enter(model, 0)
         if len(stages) == 1:
             return stages[0][1]

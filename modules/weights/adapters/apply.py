@@ -120,7 +120,7 @@ class Networks:
         self._unet, self._towers = unet, towers
         self._keys: Keymap | None = None
         self._modules: dict[Target, nn.Module] = {}
-        self._files: dict[tuple[str, int, int], _Opened | Hypernetwork] = {}
+        self._files: dict[tuple[str, int, int], _Opened | Hypernetwork | BadFile] = {}
         self._recipes: dict[Target, tuple] = {}
         self._wanted: tuple[Network, ...] = ()
         self._outcome = Outcome()
@@ -208,7 +208,7 @@ class Networks:
                 if strength:
                     steps.setdefault(target, []).append(_Step(opened, target, strength, network.ranks))
             for name, vectors in opened.adapter.bundled.items():
-                bundled[name] = {vector: opened.adapter.file.tensor(key) for vector, key in vectors.items()}
+                bundled[name] = {vector: opened.adapter.file.tensor(key).clone() for vector, key in vectors.items()}
                 bundled_by[name] = network.path.stem
         text_key = tuple((target, tuple(s.key for s in on)) for target, on in steps.items() if target.is_text)
         outcome = Outcome(
@@ -219,16 +219,22 @@ class Networks:
     def _open(self, network: Network, stamp: tuple[str, int, int] | None) -> _Opened | Hypernetwork:
         if stamp is None:
             raise BadFile(f"{network.path.name} is gone; put it back into {network.path.parent.name}.")
-        found = self._files.get(stamp)
-        if found is None:
-            if network.is_hypernetwork:
-                found = open_hypernetwork(network.path, self._device)
-            else:
-                adapter = open_adapter(network.path)
-                keys = self._names()
-                found = _Opened(stamp, adapter, match(adapter, keys, self._modules, self._family, self._label))
-            self._files[stamp] = found
+        if stamp not in self._files:
+            try:
+                self._files[stamp] = self._read(network, stamp)
+            except BadFile as error:
+                self._files[stamp] = error
+        found = self._files[stamp]
+        if isinstance(found, BadFile):
+            raise found
         return found
+
+    def _read(self, network: Network, stamp: tuple[str, int, int]) -> _Opened | Hypernetwork:
+        if network.is_hypernetwork:
+            return open_hypernetwork(network.path, self._device)
+        adapter = open_adapter(network.path)
+        keys = self._names()
+        return _Opened(stamp, adapter, match(adapter, keys, self._modules, self._family, self._label))
 
     def _names(self) -> Keymap:
         if self._keys is None:
@@ -259,6 +265,10 @@ class Networks:
             self._write_all(steps)
         finally:
             self._source.close()
+            if not self._beside:  # nothing of the files is needed now, and a file in use could not be replaced
+                for opened in self._files.values():
+                    if isinstance(opened, _Opened):
+                        opened.adapter.file.close()
 
     def _write_all(self, steps: Mapping[Target, list[_Step]]) -> None:
         for target in [*steps, *(target for target in self._recipes if target not in steps)]:
