@@ -25,7 +25,10 @@ def test_every_picture_draws_its_own_words_and_pasting_them_repeats_it(studio, p
             f"{{red|blue}} = {color}; __kind__ = {kind}; {{dark|bright}} = {text.negative_prompt}"
         )
         (again,) = studio.draw(
-            settings=CHOICES, prompt=text.prompt, negative_prompt=text.negative_prompt, seed=int(text.fields["Seed"])
+            settings=CHOICES,
+            prompt=text.prompt,
+            negative_prompt=text.negative_prompt,
+            seed=int(str(text.fields["Seed"])),
         )
         assert pixels(studio, again) == pixels(studio, picture)
         assert "Template" not in again.record.infotext
