@@ -40,13 +40,13 @@ def test_every_field_reaches_the_request():
     values = {
         "prompt": "a cat", "negative_prompt": "dog", "sampler": "Euler a", "scheduler": "Karras", "steps": 7.0,
         "width": 640.0, "height": 384, "n_iter": 2, "batch_size": 3, "cfg_scale": 4.5, "seed": str(MAX_SEED),
-        "styles": ["photo", forms.style_choices(TWO_FILES)[0], "ink"],
+        "styles": ["photo", forms.style_choices(TWO_FILES)[0], "ink"], "filmstrip": 5.0,
     }  # fmt: skip
     request = forms.request_from_form(values, "dream")
     assert request == GenerationRequest(
         prompt="a cat", negative_prompt="dog", sampler="Euler a", scheduler="Karras", steps=7, width=640, height=384,
         n_iter=2, batch_size=3, cfg_scale=4.5, seed=MAX_SEED, checkpoint="dream",
-        styles=("photo", "ink"),
+        styles=("photo", "ink"), filmstrip=5,
     )  # fmt: skip
 
 

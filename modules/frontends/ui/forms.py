@@ -34,6 +34,7 @@ FIELDS: dict[str, str] = {
     "cfg_scale": "cfg_scale",
     "seed": "seed",
     "styles": "styles",
+    "filmstrip": "filmstrip",
 }
 DIVIDER = 40  # characters of a line that parts the styles of two files
 # What a checkpoint brings its own defaults for.
@@ -111,7 +112,7 @@ def request_from_form(values: Mapping[str, Any], checkpoint: str | None) -> Gene
     The seed is a text, so that all 64 bits of it arrive; empty means -1.
     """
     chosen = {name: values[name] for name in FIELDS} | {"styles": chosen_styles(values["styles"])}
-    for name in ("steps", "width", "height", "n_iter", "batch_size", "cfg_scale"):
+    for name in ("steps", "width", "height", "n_iter", "batch_size", "cfg_scale", "filmstrip"):
         if isinstance(chosen[name], float) and chosen[name].is_integer():
             chosen[name] = int(chosen[name])
         end = known(name).soft_le

@@ -98,6 +98,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Txt2Img:
                 )
                 draw = gr.Button("🎲", elem_id=f"{TAB}_random_seed", elem_classes="easel-icon", min_width=36)
                 reuse = gr.Button("♻", elem_id=f"{TAB}_reuse_seed", elem_classes="easel-icon", min_width=36)
+            fields["filmstrip"] = forms.slider("filmstrip", TAB)
         results_panel(TAB)
         # "hidden" keeps them in the page for the script; False would leave them out.
         submitted = gr.Textbox(elem_id=f"{TAB}_submitted", visible="hidden")

@@ -10,7 +10,7 @@
     const TAB = "txt2img";
     const TITLE = document.title || "Easel";
     const FIELDS = ["prompt", "negative_prompt", "sampler", "scheduler", "steps", "width", "height", "n_iter",
-        "batch_size", "cfg_scale", "seed", "styles", "followed", "checkpoint"];
+        "batch_size", "cfg_scale", "seed", "styles", "filmstrip", "followed", "checkpoint"];
     const FINAL = new Set(["done", "failed", "cancelled"]);
     const SESSION = `easel.${TAB}.session`, DRAFT = `easel.${TAB}.draft`;
     const ROOT = new URL("./", document.baseURI);
@@ -426,6 +426,11 @@
         const at = lines.findIndex((line) => line.startsWith("Negative prompt: "));
         const prompt = (at < 0 ? lines : lines.slice(0, at)).join("\n");
         const box = make("div", { class: "easel-info" });
+        if (record.filmstrip) {
+            const strip = make("img", { class: "easel-filmstrip", loading: "lazy", alt: "The picture after some of its steps" });
+            strip.src = `${pictureOf(record)}/filmstrip`;
+            box.append(strip);
+        }
         if (prompt) box.append(make("p", { class: "positive" }, prompt));
         if (at >= 0) {
             const negative = lines.slice(at).join("\n").slice("Negative prompt: ".length);
