@@ -1,0 +1,77 @@
+"""Requests recorded on the original, sent to our API: the same pictures, the same infotexts but for the version.
+
+A sample of each group in CI; `../shared/golden/compare_http.py` sends all of them to a live server.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from modules.frontends import serve
+from modules.pipeline.run import Engine
+from modules.service.generation import GenerationService
+from modules.service.worker import ThreadWorker
+from tests.reference.golden import golden_cases, golden_folder, unpack_models
+
+CASES = {
+    "infotext/all_from_text", "seed/niter2_batch2", "seed/variation_0.3", "misc/infotext_quotes", "extras/lanczos_x2",
+    "extras/blend_0.4", "extras/to_size_nocrop",
+}  # fmt: skip
+GROUPS = ("i2i", "inpaint", "hires")  # the first case of each too
+
+
+def _chosen() -> list[dict[str, Any]]:
+    firsts = {next((c["id"] for c in golden_cases() if c["group"] == group and "result" in c), "") for group in GROUPS}
+    return [case for case in golden_cases() if case["id"] in CASES | firsts]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folders = unpack_models(tmp_path_factory.mktemp("golden-api"))
+    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    with TestClient(serve.build_app(service, page=False), base_url="http://127.0.0.1:7860") as client:
+        yield client
+    service.close()
+
+
+def _file(name: str) -> str:
+    return base64.b64encode((golden_folder() / "inputs" / name).read_bytes()).decode()
+
+
+@pytest.mark.parametrize("case", _chosen(), ids=lambda case: case["id"])
+def test_the_answer_is_the_originals(case: dict[str, Any], client: TestClient) -> None:
+    body = dict(case["request"])
+    if "init_images" in body:
+        body["init_images"] = [_file(name) for name in body["init_images"]]
+    body |= {name: _file(body[name]) for name in ("mask", "image") if body.get(name)}
+    answer = client.post(f"/sdapi/v1/{case['endpoint']}", json=body)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    images = told.get("images") or [told["image"]]
+    assert len(images) == len(case["result"]["images"])
+    floor = max([run.get("pixel_max", 0) for run in case.get("repeat", {}).values()] + [1])
+    for text, expected in zip(images, case["result"]["images"]):
+        got = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(int)
+        want = np.asarray(Image.open(golden_folder() / expected["file"]).convert("RGB")).astype(int)
+        assert got.shape == want.shape
+        assert np.abs(got - want).max() <= max(2, 3 * floor)
+    if "info" in told:
+        info = json.loads(told["info"])
+        assert [_bare(text) for text in info["infotexts"]] == [_bare(text) for text in case["result"]["infotexts"]]
+        assert info["all_seeds"] == case["result"]["all_seeds"]
+        if body.get("subseed", -1) != -1:
+            assert info["all_subseeds"] == case["result"]["all_subseeds"]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r", Version: [^,]*$", "", text)
