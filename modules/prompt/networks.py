@@ -113,8 +113,8 @@ def _value(word: str) -> float | None:
 
 def _numbers(text: str, calls: int, first_calls: int | None) -> tuple[tuple[int, float], ...]:
     """(last call, strength) of each stretch; where pieces side by side make no number, 0."""
-    spread = (calls,) if first_calls is None else (first_calls, calls)
-    return tuple((until, _value(word) or 0.0) for until, word in schedule(text, *spread))
+    entries = schedule(text, calls) if first_calls is None else schedule(text, first_calls, calls)
+    return tuple((until, _value(word) or 0.0) for until, word in entries)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -45,7 +46,7 @@ def files(studio: Studio, test_seed: int) -> None:
     save_file({"emb_params": dice(2, 48)}, folders.embeddings / "strangeword.safetensors")
 
 
-def draw(studio: Studio, pixels: Pixels, prompt: str, **request: object) -> bytes:
+def draw(studio: Studio, pixels: Pixels, prompt: str, **request: Any) -> bytes:
     (picture,) = studio.draw(prompt=prompt, **request)
     return pixels(studio, picture)
 

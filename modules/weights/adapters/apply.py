@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -283,7 +283,7 @@ class Networks:
                 del self._recipes[target]
 
     def _write(self, target: Target, steps: list[_Step]) -> None:
-        module = self._modules[target]
+        module: Any = self._modules[target]
         if self._beside and hasattr(module, "delta"):
             module.delta = self._delta(steps) if steps else None
             return
@@ -293,7 +293,7 @@ class Networks:
             else:
                 _put(module, name, value)
 
-    def _values(self, target: Target, module: nn.Module, steps: list[_Step]) -> list[tuple[str, Tensor]]:
+    def _values(self, target: Target, module: Any, steps: list[_Step]) -> list[tuple[str, Tensor]]:
         """The pristine tensors of a layer, or with `steps` the changed ones."""
         weight = self._source(target, "weight")
         bias = self._source(target, "bias") if getattr(module, "bias", None) is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -77,7 +78,7 @@ def _reads_text(layer: LayerName) -> bool:
     return layer.scope in ("unet", "") and layer.name.endswith(("attn2_to_k", "attn2_to_v"))
 
 
-def _fits(adapter: Adapter, layer: LayerName, module: nn.Module) -> bool:
+def _fits(adapter: Adapter, layer: LayerName, module: Any) -> bool:
     """Whether the parts give a change of the module's weight: tried out on shapes without content."""
     parts = adapter.shapes(layer)
     weight, bias = module.weight, getattr(module, "bias", None)

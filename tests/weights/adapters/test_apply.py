@@ -183,7 +183,7 @@ def test_biases_change_and_come_back(small: Small, tmp_path: Path, test_seed: in
 def test_an_inpainting_model_takes_a_first_convolution_made_for_four_channels(tmp_path: Path, test_seed: int) -> None:
     small, dice = Small.of("SD 1.x inpainting", test_seed), Dice(test_seed)
     target = Target("unet", "input_blocks.0.0")
-    weight = small.unet.input_blocks[0][0].weight.clone()
+    weight = small.layer(target).weight.clone()
     diff = dice(weight.shape[0], 4, 3, 3)
     path = tmp_path / "a.safetensors"
     save_file({"lora_unet_conv_in.diff": diff}, path)

@@ -118,7 +118,7 @@ def lokr_tucker(w: Tensor, dice: Dice) -> Made:
     rank, alpha = 2, 5.0
     out, inputs, *kernel = w.shape
     w1, t2, w2_a, w2_b = dice(4, 4), dice(rank, rank, *kernel), dice(rank, out // 4), dice(rank, inputs // 4)
-    second = sum(
+    second: Array = sum(  # type: ignore[assignment]
         np.multiply.outer(f64(w2_a)[i], f64(w2_b)[j])[:, :, None, None] * f64(t2)[i, j]
         for i, j in product(range(rank), repeat=2)
     )
