@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from modules.sampling.noise import StepNoise
-from modules.sampling.prediction import NoiseLevels
+from modules.sampling.prediction import FlowSchedule, NoiseLevels
 from modules.sampling.schedules import karras_range
 from modules.sampling.table import Sampler
 from modules.schema.errors import BadRequest, NotANumber
@@ -68,6 +68,8 @@ def options_for(sampler: Sampler, options: Sampling, levels: NoiseLevels | None 
             found[name.removeprefix("uni_pc_")] = getattr(options, name)
     if sampler.grid == "tcd":
         found["levels"] = levels
+    if sampler.flow_noise and isinstance(levels, FlowSchedule):
+        found["flow"] = True
     return found
 
 
@@ -104,6 +106,16 @@ def ancestral(s: float, q: float, eta: float) -> tuple[float, float]:
         return q, 0.0
     up = min(q, eta * math.sqrt(max(q * q * (s * s - q * q) / (s * s), 0.0)))
     return math.sqrt(q * q - up * up), up
+
+
+def flow_ancestral(s: float, q: float, eta: float) -> tuple[float, float, float]:
+    """The same split where x is the mix (1 - s) x0 + s noise: (down, up, scale), x at `down` being scaled before noise
+    of level `up` is put back, so that the picture's share is 1 - q and the noise's q."""
+    if not eta:
+        return q, 0.0, 1.0
+    down = q * (1 + (q / s - 1) * eta)
+    scale = (1 - q) / (1 - down)
+    return down, math.sqrt(max(q * q - (down * scale) ** 2, 0.0)), scale
 
 
 def _churned(
@@ -160,15 +172,19 @@ def sample_euler_ancestral(
     *,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    flow: bool = False,
 ) -> Tensor:
-    """Euler steps a little too far down, and fresh noise (k-diffusion; Song et al. 2021, arXiv:2011.13456)."""
+    """Euler steps a little too far down, and fresh noise (k-diffusion; Song et al. 2021, arXiv:2011.13456).
+
+    `flow`: x is a flow model's mix of picture and noise.
+    """
     levels = _floats(sigmas)
     for i, (s, q) in enumerate(pairwise(levels)):
         denoised = denoise(x, _at(x, s))
-        down, up = ancestral(s, q, eta)
+        down, up, scale = flow_ancestral(s, q, eta) if flow else (*ancestral(s, q, eta), 1.0)
         x = x + (x - denoised) / s * (down - s)
         if up:
-            x = x + noise.draw() * (s_noise * up)
+            x = x * scale + noise.draw() * (s_noise * up)
         on_step(i, x, denoised, s)
     return x
 

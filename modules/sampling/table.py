@@ -41,6 +41,8 @@ class Sampler:
     """Step noise is an increment of a Brownian path, so it depends on the levels and not on the number of draws."""
     discard_penultimate: bool = False
     """The schedule is made for one step more and its last level above 0 is left out."""
+    flow_noise: bool = False
+    """Knows how noise is put back into a flow model's mix of picture and noise."""
     uses_ensd: bool = False
     """The infotext tells the noise seed delta when eta is not 0."""
     wants_uncond: bool = False
@@ -108,7 +110,9 @@ SAMPLERS: tuple[Sampler, ...] = (
         brownian=True,
         discard_penultimate=True,
     ),
-    _row("Euler a", "euler_ancestral", "k_euler_a", "k_euler_ancestral", reads=("eta",), uses_ensd=True),
+    _row(
+        "Euler a", "euler_ancestral", "k_euler_a", "k_euler_ancestral", reads=("eta",), uses_ensd=True, flow_noise=True
+    ),
     _row("Euler", "euler", "k_euler", reads=CHURN),
     _row("LMS", "lms", "k_lms"),
     _row("Heun", "heun", "k_heun", order=2, reads=CHURN),

@@ -160,3 +160,18 @@ def test_increments_have_the_variance_of_their_length(test_seed: int) -> None:
 def test_step_noise_down_is_minus_the_one_up() -> None:
     noise = batch(PictureNoise(5), brownian=(0.03, 14.6))
     assert torch.equal(noise.between(5.0, 2.0), -noise.between(2.0, 5.0))
+
+
+def test_a_shared_path_is_one_for_the_whole_batch(test_seed: int) -> None:
+    pictures = picture_noises([test_seed, test_seed + 1])
+    ends = (0.03, 14.6)
+    shared = BatchNoise(pictures, (4, 6, 5), source="NV", brownian=ends, shared_path=True)
+    again = BatchNoise(pictures, (4, 6, 5), source="NV", brownian=ends, shared_path=True)
+    own = BatchNoise(pictures, (4, 6, 5), source="NV", brownian=ends)
+    alone = BatchNoise(pictures[:1], (4, 6, 5), source="NV", brownian=ends, shared_path=True)
+    step = shared.between(14.6, 7.0)
+    assert torch.equal(step, again.between(14.6, 7.0))
+    assert not torch.equal(step[1], own.between(14.6, 7.0)[1])
+    assert not torch.equal(step[0], step[1])
+    # One picture alone has its own path either way.
+    assert torch.equal(alone.between(14.6, 7.0)[0], own.between(14.6, 7.0)[0])

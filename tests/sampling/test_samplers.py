@@ -11,11 +11,11 @@ from torch import Tensor
 
 from modules.sampling import samplers, schedules
 from modules.sampling.noise import BatchNoise, PictureNoise
-from modules.sampling.prediction import NoiseSchedule
+from modules.sampling.prediction import FlowSchedule, NoiseSchedule
 from modules.sampling.table import AUTOMATIC, SAMPLER_NAMES, SAMPLERS, Sampler, find_sampler, find_schedule
 from modules.schema.errors import BadRequest, Cancelled, NotANumber
 from modules.schema.settings import Sampling
-from tests.sampling.models import Rational, Silence, gaussian, gaussian_solution
+from tests.sampling.models import SPREAD, Rational, Silence, gaussian, gaussian_solution
 
 LEVELS = NoiseSchedule.stable_diffusion()
 SHAPE = (4, 5, 7)
@@ -360,3 +360,27 @@ def test_tcd_equals_diffusers(steps: int, gamma: float) -> None:
     start = walk.from_noise(noise.initial)
     got = samplers.sample(sampler, Rational(), start, walk.sigmas, noise, samplers.ignore, options, LEVELS)
     torch.testing.assert_close(got, x, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_flow_noise_put_back_has_its_level(eta: float, test_seed: int) -> None:
+    """Of pictures that are normal with deviation SPREAD the perfect flow denoiser gives back that deviation."""
+    levels = FlowSchedule.of(3.0)
+    sigmas = [1.0, *torch.linspace(0.995, 0.0, 200).tolist()]
+    generator = torch.Generator().manual_seed(test_seed)
+    x = torch.randn(4, 4, 40, 40, generator=generator, dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        s = sigma.view(-1, 1, 1, 1)
+        return x * ((1 - s) * SPREAD**2 / ((1 - s) ** 2 * SPREAD**2 + s * s))
+
+    noise = BatchNoise([PictureNoise(test_seed + k) for k in range(4)], (4, 40, 40), source="NV")
+    got = samplers.sample(row("Euler a"), denoise, x, sigmas, noise, options=Sampling(eta_ancestral=eta), levels=levels)
+    assert abs(float(got.std()) - SPREAD) < 0.03
+
+
+def test_flow_noise_keeps_the_shares_of_picture_and_noise() -> None:
+    for s, q, eta in itertools.product((0.9, 0.5), (0.4, 0.1), (0.3, 1.0)):
+        down, up, scale = samplers.flow_ancestral(s, q, eta)
+        assert (1 - down) * scale == pytest.approx(1 - q)
+        assert (down * scale) ** 2 + up**2 == pytest.approx(q * q)
