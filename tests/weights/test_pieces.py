@@ -66,7 +66,9 @@ def answers(residency: Residency, name: str, vae: Path | None = None) -> dict[st
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for part in a:
-        torch.testing.assert_close(a[part], b[part], rtol=1e-4, atol=1e-5, msg=part)
+        difference = (a[part] - b[part]).abs().max() / b[part].abs().max()
+        # Two programs' float32 differ by up to 2e-4 on these nets; a misplaced tensor changes everything.
+        assert difference < 1e-3, f"{part}: {difference:.1e}"
 
 
 def write_folder(folder: Path, seed: int, bin_unet: bool = False) -> dict[str, torch.nn.Module]:
@@ -184,11 +186,11 @@ def test_a_vae_of_its_own_takes_the_place_of_the_checkpoints(residency, folders,
     mine, theirs = answers(residency, "a"), answers(residency, "a", path)
     same({"unet": mine["unet"], "text": mine["text"]}, {"unet": theirs["unet"], "text": theirs["text"]})
     if form == "diffusers":
-        torch.testing.assert_close(theirs["vae"], oracle(parts)["vae"], rtol=1e-4, atol=1e-5)
+        same({"vae": theirs["vae"]}, {"vae": oracle(parts)["vae"]})
     else:
         save_file(tiny_tensors(test_seed + 1), root / "b.safetensors")
         residency.catalogue.checkpoints(refresh=True)  # type: ignore[union-attr]
-        torch.testing.assert_close(theirs["vae"], answers(residency, "b")["vae"], rtol=1e-4, atol=1e-5)
+        same({"vae": theirs["vae"]}, {"vae": answers(residency, "b")["vae"]})
     same(mine, answers(residency, "a"))  # and the checkpoint's own is back
 
 
