@@ -95,9 +95,9 @@ def diffusers(path: Path) -> None:
         unet |= {
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 2048,
-            "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "addition_time_embed_dim": 256,
-            "addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816,
-            "use_linear_projection": True,
+            "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
+            "addition_time_embed_dim": 256, "addition_embed_type": "text_time",
+            "projection_class_embeddings_input_dim": 2816, "use_linear_projection": True,
         }  # fmt: skip
     vae = {
         "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -107,10 +107,12 @@ def diffusers(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
         UNet2DConditionModel(**unet).save_config(f"{folder}/unet")
         AutoencoderKL(**vae).save_config(f"{folder}/vae")
-        CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                       vocab_size=49408, projection_dim=768).save_pretrained(f"{folder}/text_encoder")  # fmt: skip
-        CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
-                       vocab_size=49408, projection_dim=1280, hidden_act="gelu").save_pretrained(f"{folder}/text_encoder_2")  # fmt: skip
+        sizes = {"text_encoder": (768, 3072, 12, 12, 768), "text_encoder_2": (1280, 5120, 32, 20, 1280)}
+        for part, size in sizes.items():
+            names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")
+            activation = "quick_gelu" if part == "text_encoder" else "gelu"
+            clip = CLIPTextConfig(vocab_size=49408, hidden_act=activation, **dict(zip(names, size)))
+            clip.save_pretrained(f"{folder}/{part}")
         with torch.device("cpu"):
             started = time.monotonic()
             checkpoint = utils.load_single_file_checkpoint(str(path))
