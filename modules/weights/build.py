@@ -17,7 +17,7 @@ from modules.nets.attention import Attention, sdp
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.packed import Packed
+from modules.nets.packed import PACKED, Packed
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
 from modules.weights.facts import Component, ModelFacts, Part, TowerFacts
@@ -51,7 +51,9 @@ def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp, ops
     """
     with torch.device("meta"):
         unet = UNet(UNetConfig(**facts.unet.config), ops, attention)
-        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), ops, attention)
+        # Packed convolutions answer with channels last, where torch's float32 GroupNorm is a hundred times less exact;
+        # the autoencoder, large in pixels and small in weights, gains least from them.
+        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), PLAIN if ops is PACKED else ops, attention)
         towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config)).eval(), t) for t in facts.towers)
     used = _compare(unet, facts.unet, header, "U-Net") | _compare(vae, facts.vae, header, "autoencoder")
     for tower in towers:
