@@ -103,10 +103,12 @@ def _peft_scales(layers: Mapping[LayerName, Mapping[str, str]], file: ModelFile)
     scales = {}
     for layer, parts in layers.items():
         config = configs.get(layer.scope) or configs.get("")
-        if config and "lora_down.weight" in parts:
-            rank = file.header.tensors[parts["lora_down.weight"]].shape[0]
-            alpha = _matching(config.get("alpha_pattern"), layer, config.get("lora_alpha"))
-            if isinstance(alpha, (int, float)) and rank:
+        if config:
+            down = parts.get("lora_down.weight")
+            rank = file.header.tensors[down].shape[0] if down else None
+            rank = rank or _matching(config.get("rank_pattern"), layer, config.get("r"))
+            alpha = _matching(config.get("alpha_pattern"), layer, config.get("lora_alpha", config.get("alpha")))
+            if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank > 0:
                 scales[layer] = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return scales
 

@@ -2,7 +2,7 @@
 
 ΔW[a·B + b, c·D + d] = w1[a, c] · w2[b, d]; a factor is `lokr_w1`, or `lokr_w1_a` · `lokr_w1_b`, and likewise w2, which
 may also be Tucker: `lokr_t2` (r, r, k, k) with w2_a (r, B), w2_b (r, D). Scale: alpha / r, r being the rows of w2_b,
-else of w1_b; 1 where both factors are whole.
+else of w1_b; where both factors are whole there is no rank, so alpha is not heeded (PEFT writes a scale all the same).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def delta(parts: Parts, weight: Tensor, ranks: int | None) -> Tensor:
     if w2.dim() == 4:
         w1 = w1.reshape(*w1.shape[:2], 1, 1)
     rank = next((parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
-    return torch.kron(w1.contiguous(), w2.contiguous()) * (parts.scale(rank) if rank else 1.0)
+    return torch.kron(w1.contiguous(), w2.contiguous()) * parts.scale(rank)
 
 
 def _factor(parts: Parts, side: str) -> Tensor:
