@@ -19,7 +19,7 @@ def read_mask(image: Image.Image, hard: bool = True) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
         alpha = image.getchannel("A")
-        return alpha.point(lambda value: 255 if value > 128 else 0) if hard else alpha
+        return alpha.point([255 * (value > 128) for value in range(256)]) if hard else alpha
     return image.convert("L")
 
 
@@ -62,7 +62,7 @@ def _gaussian(sigma: float) -> list[int]:
 
 def hardened(mask: Image.Image) -> Image.Image:
     """The mask whose soft edge reaches full white half-way: what the finished picture is laid under."""
-    return mask.point(lambda value: min(2 * value, 255))
+    return mask.point([min(2 * value, 255) for value in range(256)])
 
 
 def unmasked(image: Image.Image, mask: Image.Image) -> Image.Image:

@@ -83,7 +83,8 @@ class Conv2d(Slot, nn.Conv2d):
 
     def wrapped(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input with its opposite edges put around it where asked, and the padding (high, wide) left to do."""
-        (x, y), (high, wide) = self.wrap, self.padding
+        x, y = self.wrap
+        high, wide = (int(side) for side in self.padding)  # a pair of numbers: none of our nets names its padding
         if not (x and wide) and not (y and high):
             return input, (high, wide)
         around = (wide * x, wide * x, high * y, high * y)
