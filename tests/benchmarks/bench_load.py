@@ -120,8 +120,8 @@ def diffusers(path: Path) -> None:
                 UNet2DConditionModel.from_single_file(checkpoint, config=folder, subfolder="unet", **half),
                 AutoencoderKL.from_single_file(checkpoint, config=folder, subfolder="vae", **half),
                 utils.create_diffusers_clip_model_from_ldm(
-                    CLIPTextModel, checkpoint=checkpoint, config=folder, subfolder="text_encoder", local_files_only=True,
-                    **half,
+                    CLIPTextModel, checkpoint=checkpoint, config=folder, subfolder="text_encoder",
+                    local_files_only=True, **half,
                 ),
             ]  # fmt: skip
             if xl:
