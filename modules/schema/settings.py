@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Frozen, fact
@@ -20,7 +20,6 @@ class Saving(Frozen):
     enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
     outdir_img2img_samples: str = fact("outputs/img2img-images", label="Output directory for img2img images")
-    save_images_before_highres_fix: bool = fact(False, label="Save a copy of image before applying highres fix")
     save_to_dirs: bool = fact(True, label="Save images to a subdirectory")
     directories_filename_pattern: str = fact("[date]", label="Directory name pattern")
     samples_filename_pattern: str = fact("", label="Images filename pattern")
@@ -64,6 +63,77 @@ class Model(Frozen):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = fact(
         "auto", label="Precision", choices=("auto", "float32", "bfloat16", "float16")
     )
+
+
+ATTENTION_NAMES = ("xformers", "sdp-no-mem", "sdp", "sub-quadratic", "V1", "InvokeAI", "Doggettx", "None")
+SAVINGS = ("nothing", "VAE in tiles", "one prompt at a time", "weights streamed", "the processor")
+"""What is done against too little memory; each step includes those before it."""
+
+
+class Performance(Frozen):
+    """Speed against memory against exactness."""
+
+    cross_attention_optimization: Literal[
+        "Automatic", "xformers", "sdp-no-mem", "sdp", "sub-quadratic", "V1", "InvokeAI", "Doggettx", "None"
+    ] = fact(
+        "Automatic", label="Cross attention optimization", choices=("Automatic", *ATTENTION_NAMES),
+        hint="Automatic: what the command line asks for, else the fastest measured on this machine.",
+    )  # fmt: skip
+    automatic_attention: Literal[
+        "measured", "xformers", "sdp-no-mem", "sdp", "sub-quadratic", "V1", "InvokeAI", "Doggettx", "None"
+    ] = fact("measured", label="Attention that Automatic takes", choices=("measured", *ATTENTION_NAMES))
+    sub_quad_q_chunk_size: int = fact(1024, label="Sub-quadratic: queries per chunk", ge=1, le=2**20)
+    sub_quad_kv_chunk_size: int = fact(
+        0, label="Sub-quadratic: keys per chunk", ge=0, le=2**20, hint="0 is the square root of their number."
+    )
+    sub_quad_chunk_threshold: int = fact(
+        0, label="Sub-quadratic: share of memory up to which nothing is chunked", ge=0, le=100, hint="in percent"
+    )
+    batch_cond_uncond: bool = fact(
+        True, label="Batch cond/uncond", hint="Prompt and negative prompt in one call: faster, and takes more memory."
+    )
+    upcast_attn: bool = fact(
+        False, label="Upcast cross attention layer to float32", hint="For models that turn black in half precision."
+    )
+    memory_use: Literal["auto", "normal", "medvram", "lowvram"] = fact(
+        "auto", label="Weights on the card", choices=("auto", "normal", "medvram", "lowvram"),
+        hint="normal: all. medvram: those of the denoiser or the VAE. lowvram: a few at a time.",
+    )  # fmt: skip
+    memory_use_sdxl: Literal["auto", "normal", "medvram", "lowvram"] = fact(
+        "auto", label="Weights on the card for SDXL", choices=("auto", "normal", "medvram", "lowvram"),
+        hint="auto is as above.",
+    )  # fmt: skip
+    memory_saving: Literal["nothing", "VAE in tiles", "one prompt at a time", "weights streamed", "the processor"] = (
+        fact(
+            "nothing", label="Save memory by", choices=SAVINGS, infotext="Memory saving",
+            hint="Each includes those before it. A job that runs out of memory goes on with the next by itself.",
+        )
+    )  # fmt: skip
+    vae_precision: Literal["auto", "float32", "bfloat16", "float16"] = fact(
+        "auto", label="Precision of the VAE", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    auto_vae_precision: bool = fact(
+        True, label="Automatically revert VAE to 32-bit floats", hint="Where a picture's numbers overflow."
+    )
+    auto_vae_precision_bfloat16: bool = fact(
+        False, label="Automatically convert VAE to bfloat16", hint="Where a picture's numbers overflow; before 32 bits."
+    )
+    fp8_storage: Literal["Disable", "Enable for SDXL", "Enable"] = fact(
+        "Disable", label="FP8 weight", choices=("Disable", "Enable for SDXL", "Enable"),
+        hint="The denoiser's weights take half the memory; pictures differ a little.",
+    )  # fmt: skip
+    opt_channelslast: bool = fact(
+        False, label="Channels last", hint="Always, not only where it is faster and as exact."
+    )
+    disable_nan_check: bool = fact(
+        False, label="Do not stop at numbers that are not finite", hint="The picture may be black."
+    )
+
+    @field_validator("cross_attention_optimization", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """A1111 writes "sdp - scaled dot product"."""
+        return value.split(" - ")[0] if isinstance(value, str) else value
 
 
 class Prompting(Frozen):
@@ -265,6 +335,7 @@ class Settings(Frozen):
 
     saving: Saving = Saving()
     model: Model = Model()
+    performance: Performance = Performance()
     prompting: Prompting = Prompting()
     sampling: Sampling = Sampling()
     drawing: Drawing = Drawing()
