@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,12 +215,10 @@ def words_in(texts: Sequence[str], model: LoadedModel, ctx: RunContext) -> Words
             ctx.warn(error.message)
     spoken = _Spoken(texts, model)
     for file in shelf.files("embedding"):
-        if file.path.suffix.lower() not in PICTURES and not spoken.contains(file.name):
-            continue
         try:
-            embedding = _opened(file)
-            if embedding is not None and spoken.contains(embedding.name):
-                found[embedding.name] = (embedding, shelf.short_hash(file))
+            name = _name_of(file, shelf)
+            if spoken.contains(name):
+                found[name] = (_opened(file), shelf.short_hash(file))
         except EaselError as error:
             ctx.warn(f"{error.message} It was left out.")
     names = tuple(tower.facts.name for tower in model.towers)
@@ -239,21 +238,42 @@ def words_in(texts: Sequence[str], model: LoadedModel, ctx: RunContext) -> Words
                 ctx.warn(f"The embedding {name} has {embedding.vectors} rows; the first {tokens.CHUNK} are used.")
     if not rows:
         return Words()
-    identity = tuple((name, found[name][1], _sizes(rows[name])) for name in sorted(rows))
+    identity = tuple((name, found[name][1], _sums(rows[name])) for name in sorted(rows))
     hashes = {name: found[name][1] for name in rows}
     return Words(Embeddings.fitting(model, rows, identity), hashes)
 
 
-def _sizes(rows: Mapping[str, Tensor]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(tensor.shape) for tensor in rows.values())
+def _sums(rows: Mapping[str, Tensor]) -> tuple[float, ...]:
+    """Different for different rows under one name and hash, as bundled ones have."""
+    return tuple(float(tensor.double().abs().sum()) for tensor in rows.values())
 
 
-def _opened(file: NetworkFile) -> Embedding | None:
-    """None for a picture that is just a picture."""
+def _name_of(file: NetworkFile, shelf: Shelf) -> str:
+    """What an embedding is called: as its file, in a picture as written there; "" where a picture is just a picture.
+
+    Pictures are opened once: what is found is kept until the file changes.
+    """
+    if file.path.suffix.lower() not in PICTURES:
+        return file.name
+    try:
+        status = os.stat(file.path)
+    except OSError:
+        return ""
+    name = shelf.store.get("embedded name", file.path, status)
+    if name is None:
+        said = embedded.read_picture(file.path)
+        name = "" if said is None else from_json(said, file.path.name, file.name).name
+        shelf.store.put("embedded name", file.path, status, name)
+    return name
+
+
+def _opened(file: NetworkFile) -> Embedding:
     if file.path.suffix.lower() not in PICTURES:
         return open_embedding(file.path)
     said = embedded.read_picture(file.path)
-    return None if said is None else from_json(said, file.path.name, file.name)
+    if said is None:
+        raise BadFile(f"{file.path.name} is a picture without an embedding in it.")
+    return from_json(said, file.path.name, file.name)
 
 
 class _Spoken:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from modules.prompt.infotext import parse
@@ -18,6 +19,7 @@ from tests.pipeline.conftest import Hand, Studio
 from tests.weights.adapters.nets import Dice, Small, write_adapter
 from tests.weights.adapters.test_apply import lora_for
 from tests.weights.adapters.test_hypernetworks import write as write_hypernetwork
+from tests.weights.test_embeddings import pixel_coded
 
 Pixels = Callable[[Studio, ImageReady], bytes]
 
@@ -147,6 +149,21 @@ def test_embeddings_are_words_of_either_prompt(studio: Studio, pixels: Pixels) -
     assert len({plain, positive, negative}) == 3
     draw(studio, pixels, "a house")
     assert field(studio, "TI hashes") is None
+
+
+def test_an_embedding_in_a_picture_is_a_word_by_the_name_written_there(
+    studio: Studio, pixels: Pixels, test_seed: int
+) -> None:
+    words = draw(studio, pixels, "a written house")
+    folder = studio.folders.embeddings
+    pixel_coded(Dice(test_seed)(2, 32, scale=2), 32, test_seed).save(folder / "card.png")
+    Image.new("RGB", (32, 32), "red").save(folder / "house.png")
+    studio.engine.catalogue.networks.files("embedding", refresh=True)
+    assert draw(studio, pixels, "a written house") != words
+    assert str(field(studio, "TI hashes")).startswith("written: ")
+    assert warnings(studio) == []
+    (folder / "card.png").unlink()
+    assert draw(studio, pixels, "a written house") == words
 
 
 def test_an_embedding_of_another_width_is_told_and_read_as_words(studio: Studio, pixels: Pixels) -> None:

@@ -23,7 +23,7 @@ def delta(parts: Parts, weight: Tensor, ranks: int | None) -> Tensor:
     if mid is not None:
         down = flat(down)
         return torch.einsum("on,njxy,ji->oixy", up, mid, down) * scale
-    return up[:, :ranks] @ flat(down)[:ranks] * scale
+    return (up[:, :ranks] * scale) @ flat(down)[:ranks]  # scaling the smaller one saves a pass over W
 
 
 FORMAT = Format("LoRA", lambda parts: "lora_up.weight" in parts and "lora_down.weight" in parts, delta)

@@ -51,7 +51,7 @@ def changed(parts: Parts, weight: Tensor, multiplier: float, ranks: int | None =
         narrow = delta.reshape(weight.shape[0], 4, *weight.shape[2:])
         delta = torch.nn.functional.pad(narrow, (0, 0, 0, 0, 0, weight.shape[1] - 4))
     delta = dora.decomposed(parts, weight, delta.reshape(weight.shape))
-    return weight + multiplier * delta
+    return torch.add(weight, delta, alpha=multiplier)
 
 
 def changed_bias(parts: Parts, bias: Tensor, multiplier: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What PEFT (the library behind diffusers' adapters) saves, we merge to the same weights. Skipped where it is absent."""
+"""What PEFT (the library behind diffusers' adapters) saves and merges, we merge. Skipped where it is absent."""
 
 from __future__ import annotations
 
