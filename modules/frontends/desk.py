@@ -95,6 +95,7 @@ class OwnDesk:
         self.owner = owner
         self.warnings = desk.warnings
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
+        self.library, self.model_tasks = desk.library, desk.model_tasks
 
     @property
     def settings(self) -> Settings:

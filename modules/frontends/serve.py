@@ -91,7 +91,7 @@ def build_app(
     app.state.desk = service
     app.state.streams = native.Streams()
     app.include_router(native.make_router(service, app.state.streams))
-    app.include_router(models.make_models_router(service))
+    app.include_router(models.make_models_router(service, may_write=not sharing.shared))
     if api:
         tasks = sdapi.Tasks()
         told = flags or {}

@@ -35,9 +35,11 @@ from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRe
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.model_files import ModelFiles
+from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
 from modules.weights.catalogue import Catalogue
+from modules.weights.library import Library
 
 CHECKPOINTS = (
     CheckpointView(
@@ -94,6 +96,8 @@ class StandIn:
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
         self.model_files = ModelFiles(folders)
+        self.library = Library(folders, folders.database)
+        self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.warnings: list[str] = []
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
@@ -160,7 +164,8 @@ class StandIn:
             id=job.id, request=job.request, state=job.state,  # type: ignore[arg-type]
             position=waiting.index(id) + 1 if id in waiting else 0, created=job.created, started=job.started,
             finished=job.finished, progress=job.step / job.steps if job.steps else 0, step=job.step, steps=job.steps,
-            owner=job.owner, eta=job.eta, text=job.text, error=job.error, warnings=tuple(job.warnings), images=tuple(job.images),
+            owner=job.owner, eta=job.eta, text=job.text, error=job.error, warnings=tuple(job.warnings),
+            images=tuple(job.images),
         )  # fmt: skip
 
     def jobs(self, limit: int = 100, owner: str | None = None) -> Sequence[JobView]:

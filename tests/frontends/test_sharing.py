@@ -139,6 +139,13 @@ def test_users_know_nothing_of_each_other(client: TestClient, service: Generatio
     assert other.json()["id"] != job
 
 
+def test_no_model_file_is_written_over_the_network(client: TestClient, service: GenerationService) -> None:
+    task = {"kind": "merge", "primary_model_name": "postcards", "interp_method": "No interpolation"}
+    answer = client.post("/model-tasks", json=task, headers=basic("ann"))
+    assert answer.status_code == 403
+    assert service.model_tasks.views() == []
+
+
 def test_what_is_drawn_for_somebody_else_is_not_shown(client: TestClient, service: GenerationService) -> None:
     slow = {"prompt": "step=0.02", "steps": 100, "width": 64, "height": 64}
     job = client.post("/jobs", json=slow, headers=basic("ann")).json()["id"]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def service(engine: Engine) -> Iterator[GenerationService]:
 
 
 @pytest.fixture(scope="module")
-def api(service: GenerationService) -> Iterator[webuiapi.WebUIApi]:
+def api(service: GenerationService) -> Iterator[Any]:
     bound = serve.open_port("127.0.0.1", 0)
     app = serve.build_app(service, page=False, flags={"api": True})
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))

@@ -190,7 +190,7 @@ def filled_from_infotext(body: Body) -> Body:
     for model in (GenerationRequest, Hires, Refiner, Source, Mask):
         for name, fact in all_facts(model).items():
             api_name = "sampler_name" if name == "sampler" else name
-            if fact.infotext in told.fields and api_name in type(body).model_fields:
+            if fact.infotext and fact.infotext in told.fields and api_name in type(body).model_fields:
                 value = told.fields[fact.infotext]
                 try:
                     found[api_name] = _CODED[name](str(value)) if name in _CODED else value
@@ -217,7 +217,7 @@ def _settings_told(told: infotext.Infotext) -> dict[str, Any]:
     defaults = Settings()
     for section in set(SECTION_OF.values()):
         for name, fact in all_facts(type(getattr(defaults, section))).items():
-            if fact.infotext not in told.fields:
+            if not fact.infotext or fact.infotext not in told.fields:
                 continue
             try:
                 defaults.with_options({name: told.fields[fact.infotext]})

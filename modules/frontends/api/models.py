@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Body
 from fastapi.responses import FileResponse
 
+from modules.frontends.api.errors import Refused
 from modules.schema.model_tasks import ModelTask, TaskView
 from modules.schema.record import ModelView
 from modules.service.model_tasks import ModelTasks
@@ -22,8 +23,8 @@ class ModelDesk(Protocol):
     model_tasks: ModelTasks
 
 
-def make_models_router(service: ModelDesk) -> APIRouter:
-    """Everything below /models and /model-tasks."""
+def make_models_router(service: ModelDesk, may_write: bool = True) -> APIRouter:
+    """Everything below /models and /model-tasks. `may_write`: model files may be made, as nobody may over a network."""
     router = APIRouter()
 
     @router.get("/models")
@@ -46,6 +47,8 @@ def make_models_router(service: ModelDesk) -> APIRouter:
     @router.post("/model-tasks", status_code=201)
     def submit(task: Annotated[ModelTask, Body()]) -> TaskView:
         """Queue a merge or a conversion."""
+        if not may_write:
+            raise Refused(403, "Model files are not written over the network; merge on the machine Easel runs on.")
         return service.model_tasks.view(service.model_tasks.submit(task))
 
     @router.get("/model-tasks")

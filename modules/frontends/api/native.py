@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Depends, Header, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.frontends.api.metrics import metrics_text
@@ -142,13 +142,15 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
     @router.post("/jobs", status_code=201, openapi_extra=REQUEST_SCHEMA)
     def submit(
         mine: Mine,
+        response: Response,
         values: Annotated[dict[str, Any], Body()],
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
         webhook: Annotated[str | None, Query(max_length=2000, description="One of --webhook")] = None,
     ) -> JobId:
         """Queues a job; the answer holds its id as soon as it is safely written."""
         job = mine.submit(make_request(values), key=idempotency_key, webhook=webhook)
-        return JSONResponse({"id": job}, 201, headers={"Location": f"jobs/{job}"})
+        response.headers["Location"] = f"jobs/{job}"
+        return JobId(id=job)
 
     @router.post("/inputs", status_code=201, openapi_extra=PICTURE_SCHEMA)
     async def keep_input(request: Request, mine: Mine) -> JobId:
