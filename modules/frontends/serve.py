@@ -97,6 +97,8 @@ def build_app(
         told = flags or {}
         app.include_router(sdapi.make_router(app.state.streams, tasks, flags=told, stop=stop, shared=sharing.shared))
         app.include_router(internal.make_router(tasks, told))
+    if sharing.logins.asks(api=True):
+        app.openapi = lambda: _with_login(FastAPI.openapi(app))
     uploads = _add_page(app, service, root, sharing.max_body) if page else None
     # The last one added is the outermost.
     app.add_middleware(Timed, say=log_calls)
@@ -113,6 +115,13 @@ def build_app(
     if root:
         app.add_middleware(SubPath, root=root)
     return app
+
+
+def _with_login(schema: dict[str, Any]) -> dict[str, Any]:
+    """The documentation, with the login that every route asks for."""
+    schema.setdefault("components", {})["securitySchemes"] = {"login": {"type": "http", "scheme": "basic"}}
+    schema["security"] = [{"login": []}]
+    return schema
 
 
 def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int) -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
+import anyio
+import anyio.from_thread
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 
-from modules.frontends.api.gate import Gate
+from modules.frontends.api import gate
+from modules.frontends.api.gate import Gate, Rate
 from modules.frontends.api.logins import Logins
 
 
@@ -179,3 +183,47 @@ def test_with_users_each_of_them_gets_in():
     assert client.get("/look", headers=basic("ann:secret")).status_code == 200
     assert client.get("/look", headers=basic("böb:pass:word")).status_code == 200
     assert client.post("/change", headers=basic("ann:secret") | {"Origin": "null"}).status_code == 403
+
+
+def test_too_many_changes_a_minute_are_told_to_wait_and_looking_is_not_counted():
+    client, changed = gated(rate=Rate(3))
+    answers = [client.post("/change") for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert int(answers[4].headers["retry-after"]) >= 1
+    assert all(client.get("/look").status_code == 200 for _ in range(20))
+    assert len(changed) == 3
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(gate, "BODY_SECONDS", 0.05)
+    client, changed = gated()
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        await anyio.sleep(30)
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/change", "raw_path": b"/change", "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:7860")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 7860),
+        "scheme": "http", "http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    with anyio.from_thread.start_blocking_portal() as portal:
+        portal.call(client.app, scope, receive, send)
+    assert 400 <= answers[0]["status"] < 500
+    assert changed == []
+
+
+def test_headers_and_names_have_an_end():
+    client, _ = gated()
+    assert client.get("/look", headers={"X-Long": "x" * 40_000}).status_code == 431
+    assert client.get("/look/" + "x" * 300).status_code == 404
+
+
+def test_wrong_passwords_are_looked_at_five_times_a_minute():
+    client, _ = gated(users=[("ann", "secret")])
+    answers = [client.get("/look", headers=basic(f"ann:guess{k}")).status_code for k in range(8)]
+    assert answers == [401] * 5 + [429] * 3
+    assert client.get("/look").status_code == 401

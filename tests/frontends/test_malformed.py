@@ -173,7 +173,8 @@ def test_what_schemathesis_makes_up_from_the_openapi(client: TestClient, service
 
         quiet = settings(
             max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large], derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+            derandomize=True,
         )  # fmt: skip
         quiet(given(case=operation.as_strategy())(check))()
     assert tried > 50

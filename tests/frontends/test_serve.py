@@ -102,3 +102,85 @@ def test_stopping_ends_open_event_streams_without_a_word(tmp_path, presses):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     assert done.stdout.splitlines()[1:] == ["ended", "code 0"]
+
+
+def _say_and_ask(tmp_path, question: str, **options) -> tuple[list[str], str]:
+    """What a server says in a process of its own, and what `question` (Python, with `url` and `said`) prints."""
+    program = (
+        "import httpx, os, signal, threading, sys\n"
+        "from modules.frontends import serve\n"
+        "from tests.frontends.stand_in import StandIn\n"
+        "service, said = StandIn(), []\n"
+        "def ask(url):\n"
+        "    try:\n"
+        f"        {question}\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "from pathlib import Path\n"
+        "def ready(url): threading.Thread(target=ask, args=(url,)).start()\n"
+        f"state, options = Path({str(tmp_path)!r}), {options!r}\n"
+        "code = serve.run(service, port=0, when_ready=ready, say=said.append, state=state, **options)\n"
+        "service.close()\n"
+        "print('code', code)\n"
+        "print('\\n'.join(said), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    return done.stderr.splitlines(), done.stdout
+
+
+def test_a_shared_server_says_its_password_once_and_asks_for_it(tmp_path):
+    question = (
+        "password = said[0].split('password ')[1].split()[0]; "
+        "print([httpx.get(url + '/health', auth=auth).status_code for auth in (None, ('easel', password))])"
+    )
+    said, printed = _say_and_ask(tmp_path, question, listen=True, page=False)
+    assert printed.splitlines() == ["[401, 200]", "code 0"]
+    assert "shown this once" in said[0]
+    said, _ = _say_and_ask(tmp_path, "pass", listen=True, page=False)
+    assert "shown at the first start" in said[0]
+
+
+def test_a_certificate_makes_it_https(tmp_path):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        capture_output=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("no openssl on this machine")
+    question = "print(url[:5], httpx.get(url + '/health', verify=False).json()['status'])"
+    files = (str(certificate), str(key))
+    _, printed = _say_and_ask(tmp_path, question, page=False, certificate=files)
+    assert printed.splitlines() == ["https ok", "code 0"]
+    said, printed = _say_and_ask(tmp_path, "pass", page=False, certificate=(str(certificate), str(tmp_path / "none")))
+    assert printed == "code 2\n"
+    assert "--tls-certfile" in said[0]
+
+
+def test_calls_are_logged_and_timed_and_a_restart_is_told_by_the_exit_code(tmp_path):
+    question = "print(float(httpx.post(url + '/sdapi/v1/server-restart').headers['x-process-time']) >= 0)"
+    options = {"page": False, "api": True, "api_log": True, "api_stop": True}
+    said, printed = _say_and_ask(tmp_path, question, **options)
+    assert printed.splitlines() == ["True", f"code {serve.EXIT_RESTART}"]
+    assert any(
+        line.startswith("API ") and " 200 http/1.1 POST /sdapi/v1/server-restart 127.0.0.1 " in line for line in said
+    )
+
+
+def test_without_api_there_is_no_sdapi_and_without_page_no_page(service):
+    with TestClient(serve.build_app(service, page=False, api=False), base_url="http://127.0.0.1") as client:
+        assert client.get("/health").status_code == 200
+        for path in ("/", "/sdapi/v1/options", "/internal/ping"):
+            assert client.get(path).status_code == 404
+
+
+def test_the_documentation_tells_of_the_login(service):
+    login = serve.Logins([("ann", "x")])
+    with TestClient(
+        serve.build_app(service, serve.Sharing(logins=login), page=False), base_url="http://127.0.0.1"
+    ) as app:
+        told = app.get("/openapi.json", auth=("ann", "x")).json()
+    assert told["security"] == [{"login": []}]
+    with TestClient(serve.build_app(service, page=False), base_url="http://127.0.0.1") as client:
+        assert "security" not in client.get("/openapi.json").json()
