@@ -428,12 +428,13 @@ def test_addresses_of_this_machine_and_its_network_are_never_fetched() -> None:
     assert len(urls) >= 120
     for url in urls:
         with pytest.raises(BadRequest):
-            fetch.fetch(url, resolve=_never_public)
+            fetch.fetch(url, resolve=_never_public, ports={80, 443, port})
     # A name that leads home, one that leads home the second time, and a page that sends there.
     with pytest.raises(BadRequest):
-        fetch.fetch("http://rebind.example/", resolve=lambda host, port: ["127.0.0.1"])
+        fetch.fetch(f"http://rebind.example:{port}/", resolve=lambda host, port: ["127.0.0.1"], ports={port})
+    both = ["127.0.0.1", "93.184.216.34"]
     with pytest.raises(BadRequest):
-        fetch.fetch("http://rebind.example/", resolve=lambda host, port: ["93.184.216.34", "127.0.0.1"])
+        fetch.fetch(f"http://rebind.example:{port}/", resolve=lambda host, port: both, ports={port})
     server.shutdown()
     server.server_close()
     assert hits == []

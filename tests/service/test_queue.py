@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from modules.frontends.api.answers import state_of
 from modules.imaging import save
 from modules.imaging.naming import NameFields
 from modules.schema import events as ev
@@ -148,6 +149,18 @@ def test_a_database_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_job_that_was_told_to_stop_says_so_until_it_has(open_service: Callable[..., GenerationService]) -> None:
+    service = open_service("thread")
+    job = service.submit(GenerationRequest(prompt="deaf step=0.05", steps=10, width=64, height=64))
+    while service.job(job).step < 2:
+        time.sleep(0.01)
+    assert not state_of(service.job(job)).interrupted
+    service.cancel(job)
+    assert service.job(job).cancelling
+    assert state_of(service.job(job)).interrupted
+    assert not finish(service, job).cancelling
+
+
 # ------------------------------------------------------------------------------------------------------------ webhook
 
 
@@ -229,7 +242,8 @@ def test_a_full_disk_holds_the_queue_and_the_picture_is_saved_when_there_is_room
     assert record.path is None
     data, _ = service.picture(record.id)
     assert isinstance(data, bytes)
-    while "waits" not in service.job(second).text:
+    until = time.monotonic() + 30
+    while "waits" not in service.job(second).text and time.monotonic() < until:
         time.sleep(0.01)
     assert service.job(second).state == "queued"
     disk.full = False

@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urljoin, urlsplit
 
 from modules.schema.errors import BadRequest
@@ -20,6 +20,7 @@ from modules.schema.errors import BadRequest
 MAX_BYTES = 32 * 2**20
 SECONDS = 10.0
 REDIRECTS = 3
+PORTS = frozenset({80, 443})
 Resolve = Callable[[str, int], list[str]]
 
 
@@ -28,12 +29,22 @@ def resolve(host: str, port: int) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def fetch(url: str, *, forbid_local: bool = True, agent: str = "", resolve: Resolve = resolve) -> bytes:
-    """What lies at a http(s) address. BadRequest, in one sentence, for everything that does not go well."""
+def fetch(
+    url: str,
+    *,
+    forbid_local: bool = True,
+    agent: str = "",
+    resolve: Resolve = resolve,
+    ports: Collection[int] = PORTS,
+) -> bytes:
+    """What lies at a http(s) address. BadRequest, in one sentence, for everything that does not go well.
+
+    `ports` may be connected to where `forbid_local`.
+    """
     until = time.monotonic() + SECONDS
     try:
         for _ in range(REDIRECTS + 1):
-            answer = _get(url, until, forbid_local, agent, resolve)
+            answer = _get(url, until, agent, resolve, ports if forbid_local else None)
             if isinstance(answer, bytes):
                 return answer
             url = answer
@@ -42,19 +53,19 @@ def fetch(url: str, *, forbid_local: bool = True, agent: str = "", resolve: Reso
     raise BadRequest("That address leads on and on; send the picture itself.")
 
 
-def _get(url: str, until: float, forbid_local: bool, agent: str, resolve: Resolve) -> bytes | str:
-    """The body, or where it leads on to."""
+def _get(url: str, until: float, agent: str, resolve: Resolve, ports: Collection[int] | None) -> bytes | str:
+    """The body, or where it leads on to. With `ports`, these on public addresses only."""
     if not url.isascii() or any(ord(c) <= 32 for c in url):
         raise BadRequest("An address of a picture has only plain characters; others are written %xx.")
     parts = urlsplit(url)
-    ports = {"http": 80, "https": 443}
-    if parts.scheme not in ports or not parts.hostname or parts.username is not None or parts.password is not None:
+    usual = {"http": 80, "https": 443}
+    if parts.scheme not in usual or not parts.hostname or parts.username is not None or parts.password is not None:
         raise BadRequest("An address of a picture begins with http:// or https:// and holds no password.")
-    port = parts.port or ports[parts.scheme]
-    if forbid_local and port not in ports.values():
+    port = parts.port or usual[parts.scheme]
+    if ports is not None and port not in ports:
         raise BadRequest("Pictures are fetched from ports 80 and 443 only.")
     addresses = resolve(parts.hostname, port)
-    if forbid_local and not (addresses and all(is_public(address) for address in addresses)):
+    if ports is not None and not (addresses and all(is_public(address) for address in addresses)):
         raise BadRequest("That address is on this machine or its network; pictures are fetched from the web only.")
     connection = _Connection(parts.hostname, port, addresses[0], until, parts.scheme == "https")
     try:
