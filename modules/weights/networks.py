@@ -16,7 +16,6 @@ import os
 import stat
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +110,6 @@ class Shelf:
         near = difflib.get_close_matches(name, [file.name for file in files], n=3, cutoff=0.3)
         tip = f"Nearest: {', '.join(near)}." if near else f"They lie in {self.folder(kind)}."
         raise NotFound(f"No {CALLED[kind]} is called {name!r}. {tip}")
-
-    def aliases(self) -> Counter[str]:
-        """How many LoRA files bear each trainer's name."""
-        return Counter(alias for file in self.files("lora") if (alias := self.facts(file).alias))
 
     def facts(self, file: NetworkFile) -> NetworkFacts:
         """What the header tells; never raises for a file."""
