@@ -85,6 +85,7 @@ class Options:
         decided: dict[str, Any] = {"precision": self.precision, "sd_vae": vae and vae.name}
         if vae:
             decided["sd_vae_overrides_per_model_preferences"] = True
+        decided |= _performance(self.flags)
         return {name: value for name, value in decided.items() if value}
 
     @property
@@ -228,6 +229,8 @@ def _certificate(flags: Mapping[str, Any]) -> tuple[str, str] | None:
         return None
     if not all(files):
         raise BootstrapProblem("--tls-certfile and --tls-keyfile go together; give both.", exit_code=2)
+    if flags["share"]:
+        raise BootstrapProblem("--share brings its own https; leave --tls-certfile and --tls-keyfile out.", exit_code=2)
     return str(absolute(files[0])), str(absolute(files[1]))
 
 
@@ -247,3 +250,47 @@ def _precision(flags: Mapping[str, Any]) -> str | None:
     if flags["precision"] == "half" or flags["all_in_fp16"] or flags["unet_in_fp16"]:
         return "float16"
     return None
+
+
+ATTENTION_FLAGS = {
+    "opt_sdp_no_mem_attention": "sdp-no-mem",
+    "opt_sdp_attention": "sdp",
+    "attention_pytorch": "sdp",
+    "xformers": "xformers",
+    "force_enable_xformers": "xformers",
+    "xformers_flash_attention": "xformers",
+    "opt_sub_quad_attention": "sub-quadratic",
+    "attention_quad": "sub-quadratic",
+    "opt_split_attention_v1": "V1",
+    "opt_split_attention_invokeai": "InvokeAI",
+    "opt_split_attention": "Doggettx",
+    "attention_split": "Doggettx",
+    "disable_opt_split_attention": "None",
+}
+"""What Automatic then takes; the last of several that are given counts."""
+MEMORY_FLAGS = {
+    "always_gpu": "normal", "always_high_vram": "normal", "always_normal_vram": "auto", "medvram": "medvram",
+    "lowvram": "lowvram", "always_low_vram": "lowvram", "always_no_vram": "lowvram",
+}  # fmt: skip
+VAE_FLAGS = {"vae_in_fp16": "float16", "vae_in_bf16": "bfloat16", "vae_in_fp32": "float32", "no_half_vae": "float32"}
+
+
+def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of speed and memory, None or 0 where no flag decides."""
+
+    def last(table: Mapping[str, str]) -> str | None:
+        return next((value for name, value in reversed(table.items()) if flags[name]), None)
+
+    return {
+        "automatic_attention": last(ATTENTION_FLAGS),
+        "sub_quad_q_chunk_size": flags["sub_quad_q_chunk_size"] if flags["sub_quad_q_chunk_size"] != 1024 else None,
+        "sub_quad_kv_chunk_size": flags["sub_quad_kv_chunk_size"],
+        "sub_quad_chunk_threshold": flags["sub_quad_chunk_threshold"],
+        "memory_use": last(MEMORY_FLAGS),
+        "memory_use_sdxl": "medvram" if flags["medvram_sdxl"] else None,
+        "vae_precision": last(VAE_FLAGS),
+        "upcast_attn": flags["force_upcast_attention"],
+        "fp8_storage": "Enable" if flags["unet_in_fp8_e4m3fn"] or flags["unet_in_fp8_e5m2"] else None,
+        "opt_channelslast": flags["opt_channelslast"],
+        "disable_nan_check": flags["disable_nan_check"],
+    }

@@ -8,32 +8,41 @@ For example:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
+from modules.memory.budget import Need, Shape, Sizes, decode_peak, denoising
 from modules.memory.devices import DeviceFacts
-from modules.schema.settings import Settings
+from modules.schema.settings import SAVINGS, Settings
 
 GB = 1_000_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONTEXT = int(0.6 * GB)
+"""What a driver, its kernels and the screen take of a card."""
+TILE = 512
+"""Side in pixels of what the VAE decodes at once where it decodes in tiles."""
+LOWVRAM_SHARE = 0.2
+"""Of the denoiser's weights, so much stays on the card with --lowvram; the rest streams through."""
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """Parameters of each net of a model (SD 1.5's by default)."""
-
-    denoiser: int = 859_520_964
-    vae: int = 83_653_863
-    text: int = 123_060_480
+Placement = Literal["resident", "parked", "streamed"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """`pictures_per_call`: at most so many pictures go through the denoiser together.
+    """`attention` is a name in `nets.attention.ATTENTIONS`, or "measured"; `chunks`, `upcast`: see there.
 
-    `attention` is a name in `nets.attention.ATTENTIONS`. `packed`: weights lie in oneDNN's order. `channels_last`: the denoiser's convolutions keep the
-    channels of a pixel together in memory. `models_kept`: so many checkpoints stay in memory, those not in use in RAM
-    where `one_on_device`; neither changes how a model is loaded.
+    `placement`: all weights on the device; or those of the denoiser or the VAE, as they are needed; or a few at a time.
+    `weights_budget`: bytes of weights on the device at once, None where all of them. Then text encoders run on the CPU.
+    `storage`: the number type in which the denoiser's weights lie where it is not the one they compute in.
+    `pictures_per_call`: at most so many pictures go through the denoiser together; `split_guidance`: each prompt by
+    itself. `channels_last`: the denoiser's convolutions keep the channels of a pixel together in memory. `packed`:
+    weights lie in oneDNN's order.
+    `vae_tile`: side in pixels of what is decoded at once, None is the whole picture. `vae_retry`: number types in which
+    a picture is decoded again whose numbers overflow.
+    `models_kept`: so many checkpoints stay in memory, those not in use in RAM where `one_on_device`.
+
+    Two policies are equal if a model is loaded alike under them.
     """
 
     device: torch.device
@@ -41,29 +50,93 @@ class Policy:
     vae_dtype: torch.dtype
     text_dtype: torch.dtype
     attention: str = "sdp"
-    pictures_per_call: int = 1
+    pictures_per_call: int = field(default=1, compare=False)
     channels_last: bool = False
     packed: bool = False
+    placement: Placement = "resident"
+    weights_budget: int | None = None
+    storage: torch.dtype | None = None
+    upcast: bool = False
+    chunks: tuple[int, int, int] = (1024, 0, 0)
+    split_guidance: bool = field(default=False, compare=False)
+    vae_tile: int | None = field(default=None, compare=False)
+    vae_retry: tuple[torch.dtype, ...] = field(default=(), compare=False)
+    check_numbers: bool = field(default=True, compare=False)
     models_kept: int = field(default=1, compare=False)
     one_on_device: bool = field(default=True, compare=False)
 
+    @property
+    def text_device(self) -> torch.device:
+        return self.device if self.placement == "resident" else torch.device("cpu")
 
-def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None) -> Policy:
-    """Decide. `settings.model.precision` other than "auto" sets the denoiser's numbers; the rest follows the machine.
+
+def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, shape: Shape | None = None) -> Policy:
+    """Decide for a machine, what its owner set, a model and the largest picture of a job (512×512 where not given).
 
     - CPU: float32, one picture per call: then a picture of a batch equals that seed alone, bit for bit.
     - CUDA: float16 where the card does it right (closer to float32 than bfloat16 at the same speed). The autoencoder
       overflows float16 first, so it stays in float32 where memory allows.
     - MPS: float16 denoiser, float32 autoencoder (half-precision decoding there gives NaN on some systems).
     """
-    return replace(
-        _choose(facts, settings, sizes or Sizes()),
+    sizes, shape, wishes = sizes or Sizes(), shape or Shape(), settings.performance
+    saving = SAVINGS.index(wishes.memory_saving)
+    if saving >= SAVINGS.index("the processor") and facts.kind != "cpu":
+        facts = as_processor(facts)
+    policy = _by_device(facts, settings, sizes)
+    policy = replace(
+        policy,
+        attention=_attention(facts, settings, policy.attention),
+        upcast=wishes.upcast_attn,
+        chunks=(
+            wishes.sub_quad_q_chunk_size,
+            wishes.sub_quad_kv_chunk_size,
+            facts.memory * wishes.sub_quad_chunk_threshold // 100,
+        ),
+        channels_last=policy.channels_last or wishes.opt_channelslast,
+        check_numbers=not wishes.disable_nan_check,
         models_kept=settings.model.sd_checkpoints_limit,
         one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
     )
+    if wishes.vae_precision != "auto":
+        policy = replace(policy, vae_dtype=DTYPES[wishes.vae_precision])
+    retry = (torch.bfloat16,) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
+    retry += (torch.float32,) * wishes.auto_vae_precision
+    policy = replace(policy, vae_retry=retry if policy.vae_dtype == torch.float16 else ())
+    if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
+        policy = replace(policy, storage=torch.float8_e4m3fn, packed=False)
+    if saving >= SAVINGS.index("one prompt at a time") or not wishes.batch_cond_uncond:
+        policy = replace(policy, split_guidance=True, pictures_per_call=1)
+    if facts.kind == "cuda":
+        policy = _placed(policy, facts, settings, sizes, shape)
+    if saving >= SAVINGS.index("VAE in tiles") or _decodes_badly(policy, facts, sizes, shape):
+        policy = replace(policy, vae_tile=TILE)
+    return policy
 
 
-def _choose(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
+def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
+    """What such a job takes on the device that draws."""
+    storage = (policy.storage or policy.denoiser_dtype).itemsize
+    weights = sizes.denoiser * storage + sizes.vae * policy.vae_dtype.itemsize
+    if policy.weights_budget is not None:
+        weights = min(weights, policy.weights_budget)
+    if policy.text_device == policy.device:
+        weights += sizes.text * policy.text_dtype.itemsize
+    rows = 1 if policy.split_guidance else 2 * min(shape.batch, policy.pictures_per_call)
+    tile = policy.vae_tile or max(shape.width, shape.height)
+    pixels = min(shape.width, tile), min(shape.height, tile)
+    return Need(
+        weights,
+        denoising(sizes, shape, rows, policy.denoiser_dtype.itemsize, policy.attention),
+        decode_peak(sizes.vae_width, *pixels, policy.vae_dtype.itemsize),
+    )
+
+
+def as_processor(facts: DeviceFacts) -> DeviceFacts:
+    """The same machine without its card."""
+    return replace(facts, kind="cpu", name="the processor", memory=facts.ram, fp16=False, bf16=False)
+
+
+def _by_device(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
     denoiser = _denoiser_dtype(facts, settings.model.precision)
     if facts.kind == "cpu":
         # torch's float32 GroupNorm takes a variance as E[x²] - E[x]² when channels are last: 2e-5 off where the plain
@@ -73,7 +146,7 @@ def _choose(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
         # split 309, onednn 152 to 169. What oneDNN cannot do here goes by split.
         return Policy(facts.device, denoiser, torch.float32, torch.float32, "onednn", channels_last=half, packed=True)
     if facts.kind == "mps":
-        return Policy(facts.device, denoiser, torch.float32, torch.float32, attention="split")
+        return Policy(facts.device, denoiser, torch.float32, torch.float32, attention="sub-quadratic")
     roomy = facts.memory >= 7.5 * GB
     half = denoiser if denoiser != torch.float32 else (torch.float16 if facts.fp16 else torch.float32)
     left = facts.memory - sizes.denoiser * denoiser.itemsize - (sizes.vae + sizes.text) * (4 if roomy else 2) - 1 * GB
@@ -93,3 +166,48 @@ def _denoiser_dtype(facts: DeviceFacts, precision: str) -> torch.dtype:
     if precision != "auto":
         return DTYPES[precision]
     return torch.float16 if facts.kind != "cpu" and facts.fp16 else torch.float32
+
+
+def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:
+    wishes = settings.performance
+    wanted = wishes.cross_attention_optimization
+    if wanted == "Automatic":
+        wanted = wishes.automatic_attention
+    if wanted == "measured":
+        return "measured" if facts.kind == "cuda" else default
+    if wanted == "xformers" and facts.kind != "cuda":
+        return default  # its kernels are for CUDA alone
+    return wanted
+
+
+def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes, shape: Shape) -> Policy:
+    """Where the weights are, on a card: as its owner wishes, else as much of them as fits beside the drawing."""
+    wishes = settings.performance
+    wish = wishes.memory_use_sdxl if sizes.is_large and wishes.memory_use_sdxl != "auto" else wishes.memory_use
+    if SAVINGS.index(wishes.memory_saving) >= SAVINGS.index("weights streamed"):
+        wish = "lowvram"
+    denoiser = sizes.denoiser * (policy.storage or policy.denoiser_dtype).itemsize
+    largest = max(denoiser, sizes.vae * policy.vae_dtype.itemsize)
+    need = predict(sizes, replace(shape, batch=1), policy)
+    room = int(facts.memory * 0.95) - CONTEXT
+    left = room - max(need.denoising, min(need.decoding, decode_peak(sizes.vae_width, TILE, TILE, 4)))
+    fitting: Placement = "resident" if need.weights <= left else "parked" if largest <= left else "streamed"
+    wishes_to: dict[str, Placement] = {
+        "auto": fitting,
+        "normal": "resident",
+        "medvram": "parked",
+        "lowvram": "streamed",
+    }
+    placement = wishes_to[wish]
+    if placement == "resident":
+        return policy
+    most = largest if placement == "parked" else int(denoiser * LOWVRAM_SHARE) if wish == "lowvram" else left
+    budget = max(int(0.1 * GB), min(most, left))
+    return replace(policy, placement=placement, weights_budget=budget, text_dtype=torch.float32)
+
+
+def _decodes_badly(policy: Policy, facts: DeviceFacts, sizes: Sizes, shape: Shape) -> bool:
+    """Whether a whole picture's decoding would not fit beside the weights."""
+    need = predict(sizes, shape, replace(policy, vae_tile=None))
+    reserve = CONTEXT if facts.kind == "cuda" else 0
+    return max(shape.width, shape.height) > TILE and need.weights + need.decoding > facts.memory * 0.9 - reserve

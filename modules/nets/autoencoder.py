@@ -158,6 +158,47 @@ class Decoder(nn.Module):
         return self.conv_out(self.norm_out(h))
 
 
+def decode_tiled(vae: Autoencoder, z: Tensor, tile: int, overlap: int = 12) -> Tensor:
+    """`vae.decode` in overlapping tiles of `tile` latents a side, [B, C, h, w] -> [B, 3, f·h, f·w] float32 on the CPU.
+
+    Memory is that of one tile. Each tile has its own group statistics and a shorter sight, so the picture differs a
+    little from the whole one's; over the overlap one fades into the next.
+    """
+    batch, _, height, width = z.shape
+    f = vae.config.downscale
+    total = torch.zeros(batch, vae.config.in_channels, height * f, width * f)
+    weight = torch.zeros(1, 1, height * f, width * f)
+    for top in _starts(height, tile, overlap):
+        for left in _starts(width, tile, overlap):
+            part = vae.decode(z[:, :, top : top + tile, left : left + tile]).float().cpu()
+            y, x = top * f, left * f
+            down = _ramp(part.shape[2], y > 0, y + part.shape[2] < height * f, overlap * f)
+            across = _ramp(part.shape[3], x > 0, x + part.shape[3] < width * f, overlap * f)
+            share = down[:, None] * across[None]
+            total[:, :, y : y + part.shape[2], x : x + part.shape[3]] += part * share
+            weight[:, :, y : y + part.shape[2], x : x + part.shape[3]] += share
+    return total.div_(weight)
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin so that they cover a side and overlap by at least so much; spread evenly."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def _ramp(length: int, rises: bool, falls: bool, over: int) -> Tensor:
+    """Weights along a tile's side: up over its overlap with the one before, down over that with the one after."""
+    ramp = torch.ones(length)
+    slope = (torch.arange(over) + 0.5) / over
+    if rises:
+        ramp[:over] *= slope
+    if falls:
+        ramp[-over:] *= slope.flip(0)
+    return ramp
+
+
 class Autoencoder(nn.Module):
     """Pictures to the moments of a Gaussian over latents, and latents to pictures."""
 

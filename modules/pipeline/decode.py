@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.nets.autoencoder import decode_tiled
 from modules.schema.errors import NotANumber, NotFound
 from modules.weights.residency import LoadedModel
 
@@ -25,14 +26,30 @@ def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: st
                 "in models/VAE-taesd; put it there, or choose Full."
             )
         return to_image(small(latent[None].to(model.device, torch.float32))[0], size)
-    z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
-    pixels = model.vae.decode(z)[0].float()
-    if not torch.isfinite(pixels).all():
-        raise NotANumber(
-            "The autoencoder produced numbers that are not finite, so there is no picture; "
-            "set Precision to float32 or bfloat16 in the settings and draw again."
-        )
-    return to_image(pixels, size)
+    return to_image(_decoded(model, latent), size)
+
+
+def _decoded(model: LoadedModel, latent: Tensor) -> Tensor:
+    """[C, h, w] -> pixels [3, H, W] float32, in tiles where the policy says so, again in a wider type on overflow."""
+    policy = model.policy
+    dtypes = (policy.vae_dtype, *policy.vae_retry)
+    for dtype in dtypes[dtypes.index(model.learned.get("vae", policy.vae_dtype)) :]:
+        with model.vae_in(dtype) as vae:
+            z = model.from_latents(latent[None].to(model.device, dtype))
+            if policy.vae_tile is None:
+                pixels = vae.decode(z)[0].float()
+            else:
+                pixels = decode_tiled(vae, z, policy.vae_tile // vae.config.downscale)[0]
+        if not policy.check_numbers or torch.isfinite(pixels).all():
+            if dtype != policy.vae_dtype:
+                model.learned["vae"] = dtype  # the next picture need not fail first
+            return pixels
+    if not torch.isfinite(latent).all():
+        raise NotANumber("The latents are not finite, so there is no picture; set Precision to float32.")
+    raise NotANumber(
+        "The autoencoder produced numbers that are not finite, so there is no picture; set Precision of the VAE to "
+        "float32 in the settings and draw again."
+    )
 
 
 def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -170,7 +170,10 @@ class Denoiser:
         denoised: dict[int, Tensor] = {}
         for length in dict.fromkeys(row.text.tokens.shape[0] for row in rows):
             chosen = [i for i, row in enumerate(rows) if row.text.tokens.shape[0] == length]
-            denoised.update(zip(chosen, self._predict(x, sigma, [rows[i] for i in chosen])))
+            together = 1 if self.models.current.policy.split_guidance else len(chosen)
+            for begin in range(0, len(chosen), together):
+                some = chosen[begin : begin + together]
+                denoised.update(zip(some, self._predict(x, sigma, [rows[i] for i in some])))
         position = 0
         for k in pictures:
             weights = [weight for _, weight in self.pictures[k].parts]

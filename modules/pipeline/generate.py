@@ -25,6 +25,7 @@ from modules.schema.plan import Plan
 from modules.schema.record import SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.weights.residency import LoadedModel
+from modules.weights.sizes import sizes_of
 
 FULL_SIZE_CHANNELS = 320  # of every published Stable Diffusion denoiser, at least
 
@@ -45,7 +46,11 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         ctx.emit(Warned(message=message))
     meter = Meter(ctx, plan, sum(run.steps_run for run in passes.passes(plan)))
     meter.say("Loading the model")
-    chosen = policy.choose(ctx.facts, plan.settings)
+    width, height = passes.passes(plan)[-1].size
+    chosen = policy.choose(
+        ctx.facts, plan.settings, sizes_of(plan.checkpoint, ctx.folders),
+        budget.Shape(width, height, plan.request.batch_size),
+    )  # fmt: skip
     records: list[SavedRecord] = []
     with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
         plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
@@ -58,6 +63,8 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
                 meter.start_batch(number)
                 drawn = draw(plan, batch, prepared, models, ctx, meter)
                 for k, latent in zip(batch, drawn):
+                    if k in ctx.control.finished:
+                        continue
                     meter.say("Decoding")
                     image = decode.decode(
                         models.current, latent, passes.passes(plan)[-1].size, plan.settings.model.sd_vae_decode_method
@@ -75,7 +82,10 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
     for message in (*model.warnings, *slowness(model)):
         ctx.emit(Warned(message=message))
     width, height = passes.passes(plan)[-1].size
-    budget.check_decode(ctx.facts, model.vae.config.ch, width, height, model.policy.vae_dtype.itemsize)
+    chosen = model.policy
+    budget.check_decode(
+        ctx.facts, model.vae.config.ch, width, height, chosen.vae_dtype.itemsize, chosen.vae_tile
+    )
     checkpoint = ctx.catalogue.with_hashes(plan.checkpoint)
     refiner = plan.refiner and ctx.catalogue.with_hashes(plan.refiner)
     second = plan.second

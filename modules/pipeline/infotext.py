@@ -75,6 +75,8 @@ def infotext_of(plan: Plan, k: int) -> str:
         fields["Tiling"] = True
         fields["Tiling direction"] = drawing.tiling_axes if drawing.tiling_axes != "both" else None
     fields["CFG rescale"] = request.cfg_rescale or None
+    if settings.performance.memory_saving != "nothing":
+        fields["Memory saving"] = settings.performance.memory_saving
     if options.sd_noise_schedule != "Default":
         fields["Noise Schedule"] = options.sd_noise_schedule
     if options.use_downcasted_alpha_bar:

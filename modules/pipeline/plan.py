@@ -20,6 +20,12 @@ MAX_BATCH = 64
 MAX_SIDE = 16384
 
 
+def with_seeds(request: GenerationRequest) -> GenerationRequest:
+    """The request with seeds that are asked for at random (-1) drawn."""
+    drawn = {name: random.randrange(SEED_RANGE) for name in ("seed", "subseed") if getattr(request, name) == -1}
+    return request.model_copy(update=drawn) if drawn else request
+
+
 def make_plan(
     request: GenerationRequest,
     settings: Settings,
@@ -46,8 +52,8 @@ def make_plan(
         prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
 
     count = request.n_iter * request.batch_size
-    seed = random.randrange(SEED_RANGE) if request.seed == -1 else request.seed
-    subseed = random.randrange(SEED_RANGE) if request.subseed == -1 else request.subseed
+    request = with_seeds(request)
+    seed, subseed = request.seed, request.subseed
     varied = request.subseed_strength > 0
     seeds = tuple(seed if varied else seed + k for k in range(count))
     drawn = [_draw(prompt, negative, one, settings, lookup) for one in seeds]

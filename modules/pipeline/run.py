@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
+from modules.imaging.save import safe_write
 from modules.memory import devices, policy
+from modules.memory.fastest import Fastest
+from modules.nets.attention import ATTENTIONS
 from modules.pipeline import text
 from modules.pipeline.context import Control, RunContext
 from modules.pipeline.generate import generate
+from modules.pipeline.plan import with_seeds
 from modules.pipeline.text import ConditioningCache
-from modules.schema.errors import OutOfMemory
-from modules.schema.events import Event
+from modules.schema.errors import EaselError, OutOfMemory
+from modules.schema.events import Event, ImageReady, Warned
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import Settings
+from modules.schema.settings import SAVINGS, Settings
 from modules.weights.catalogue import Catalogue
-from modules.weights.residency import Residency
+from modules.weights.residency import Residency, is_memory
+from modules.weights.sizes import sizes_of
+
+
+MEASURED = ("sdp", "xformers", "Doggettx", "split")
+"""Attentions among which a card's best is found."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The user's hand on a job of which some pictures are finished."""
+
+    control: Control
+    finished: frozenset[int]
+
+    @property
+    def cancelled(self) -> bool:
+        return self.control.cancelled
+
+    def take_skip(self) -> bool:
+        return self.control.take_skip()
 
 
 class Engine:
@@ -27,14 +56,14 @@ class Engine:
         self.folders = folders
         self.facts = devices.detect()
         self.catalogue = Catalogue(folders, folders.database)
-        self.residency = Residency(self.catalogue, self.facts)
+        self.residency = Residency(self.catalogue, self.facts, self._fastest())
         self.conditionings = ConditioningCache()
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
         checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
         checkpoint, _ = self.catalogue.dressed(checkpoint, settings.model)
-        with self.residency.lease(checkpoint, policy.choose(self.facts, settings)) as model:
+        with self.residency.lease(checkpoint, policy.choose(self.facts, settings, sizes_of(checkpoint, self.folders))) as model:
             text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
             self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
 
@@ -46,19 +75,70 @@ class Engine:
         emit: Callable[[Event], None],
         control: Control,
     ) -> None:
-        """Draw one job, telling `emit` what happens; raises EaselError."""
-        ctx = RunContext(
-            job, emit, control, self.folders, settings, self.catalogue, self.residency, self.facts, self.conditionings
-        )
+        """Draw one job, telling `emit` what happens; raises EaselError.
+
+        A job that runs out of memory goes on with its unfinished pictures, saving more memory each time.
+        """
+        finished = set(control.finished)
+        request = with_seeds(request)  # what goes on after a failure is the same job
+
+        def told(event: Event) -> None:
+            if isinstance(event, ImageReady):
+                finished.add(event.record.index)
+            emit(event)
+
         try:
-            generate(request, ctx)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(
-                f"The {self.facts.device} ran out of memory at {request.width}×{request.height}, batch size "
-                f"{request.batch_size}; draw smaller or fewer pictures at once."
-            ) from error
+            while True:
+                ctx = RunContext(
+                    job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
+                    self.residency, self.facts, self.conditionings,
+                )  # fmt: skip
+                saving = self._drawn(request, ctx)
+                if saving is None:
+                    return
+                told(Warned(message=f"The memory of {self.facts.name} ran out; going on with: {saving}."))
+                settings = settings.with_options({"memory_saving": saving})
         finally:
             self.residency.free_when_idle(settings.model.unload_after_minutes * 60)
+
+    def _drawn(self, request: GenerationRequest, ctx: RunContext) -> str | None:
+        """Draw. None if it was done, or what to do next against too little memory; OutOfMemory if nothing is left."""
+        try:
+            generate(request, ctx)
+        except Exception as error:
+            if not is_memory(error):
+                raise
+            tried = SAVINGS.index(ctx.settings.performance.memory_saving)
+            if isinstance(error, OutOfMemory):  # already the weights alone did not fit
+                tried = max(tried, SAVINGS.index("one prompt at a time"))
+            left = SAVINGS[tried + 1 : len(SAVINGS) if self.facts.kind == "cuda" else SAVINGS.index("weights streamed")]
+            if not left:
+                if isinstance(error, OutOfMemory):
+                    raise
+                raise OutOfMemory(
+                    f"The {self.facts.device} ran out of memory at {request.width}×{request.height}, batch size "
+                    f"{request.batch_size}; draw smaller or fewer pictures at once."
+                ) from error
+            traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
+        else:
+            return None
+        if self.facts.kind == "cuda":
+            torch.cuda.empty_cache()
+        return left[0]
+
+    def _fastest(self) -> Fastest:
+        """The attention that measures best here; what an earlier run found is beside the database."""
+        path = self.folders.database.with_name("attention.json")
+        known = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = dict(json.loads(path.read_text("utf-8")))
+
+        def remember(found: Mapping[str, str]) -> None:
+            with contextlib.suppress(EaselError):  # it is measured again then
+                safe_write(path, json.dumps(dict(found), indent=1).encode(), overwrite=True)
+
+        ways = {name: ATTENTIONS[name] for name in MEASURED if name != "xformers" or find_spec("xformers")}
+        return Fastest(ways, self.facts.name, known, remember)
 
     def unload(self) -> None:
         """Let go of all weights; the next job loads what it needs."""

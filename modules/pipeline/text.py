@@ -215,7 +215,7 @@ def _told(model: LoadedModel, settings: Model, size: tuple[int, int], is_negativ
         told.append(low if is_negative else high)
     else:
         told += [height, width]
-    return timestep_embedding(torch.tensor(told, dtype=torch.float32, device=model.device), WAVES).flatten()
+    return timestep_embedding(torch.tensor(told, dtype=torch.float32, device=model.policy.text_device), WAVES).flatten()
 
 
 def _with_vector(encoding: Encoding, told: Tensor, zeroed: bool) -> Encoding:
@@ -257,8 +257,8 @@ def encode(
         for index in range(count):
             column = [(of_text + empty * (count - len(of_text)))[index] for of_text in chunks[k]]
             rows = {name: found[k] for name, found in embeddings.rows.items()} if embeddings else {}
-            states, end = _run(tower, layer, column, rows, model.device)
-            weights = torch.tensor([column[i].weights for i in place], device=model.device)
+            states, end = _run(tower, layer, column, rows, model.policy.text_device)
+            weights = torch.tensor([column[i].weights for i in place], device=model.policy.text_device)
             columns.append(_weighted(states[place], weights, prompting.emphasis))
             if index == 0 and end is not None:
                 pooled = end[place]

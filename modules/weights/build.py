@@ -18,6 +18,7 @@ from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import PACKED, Packed
+from modules.nets.streamed import Stored, Streamed
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
 from modules.weights.facts import Component, ModelFacts, Part, TowerFacts
@@ -68,19 +69,25 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     channels_last: bool = False,
+    storage: torch.dtype | None = None,
 ) -> None:
     """Give a meta-device net its weights, one tensor at a time, so that at most one is held twice.
 
     On the CPU, where file and net agree in dtype, the parameters are the mapped file itself. Elsewhere what was read of
-    the file is let go of at once, so that memory holds the weights once. Packed layers are packed here.
+    the file is let go of at once, so that memory holds the weights once. Packed layers are packed here; weights of
+    `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, pinned where that fits.
     """
     for module_name, module in net.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             own_name = f"{module_name}.{name}" if module_name else name
             read = weight_of(file, component, own_name)
-            value = read.to(device=device, dtype=dtype)
+            stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
+            streamed = isinstance(module, Streamed) and device.type != "cpu"
+            value = read.to(device="cpu" if streamed else device, dtype=stored)
             if channels_last and value.dim() == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
+            if streamed:
+                value = _pinned(value)
             setattr(module, name, nn.Parameter(value, requires_grad=False))
             copied = value.device != read.device or value.data_ptr() != read.data_ptr()
             del parameter, read, value
@@ -89,6 +96,14 @@ def fill(
                 copied = copied or module.packed is not None
             if copied:
                 file.let_go(component.prefix + component.where(own_name).key)
+
+
+def _pinned(value: Tensor) -> Tensor:
+    """The same in memory a card copies from by itself; where there is no more of that, as it was."""
+    try:
+        return value.pin_memory()
+    except RuntimeError:
+        return value
 
 
 def weight_of(file: ModelFile, component: Component, name: str) -> Tensor:

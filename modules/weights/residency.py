@@ -18,7 +18,7 @@ import traceback
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.policy import Policy
-from modules.nets.attention import ATTENTIONS
+from modules.memory.streaming import CudaLink, Stream
+from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
-from modules.nets.layers import PLAIN
+from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import PACKED
+from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
 from modules.schema.record import CheckpointView
@@ -77,6 +79,21 @@ class LoadedModel:
     networks: Networks
     catalogue: Catalogue | None = None
     small: dict[object, nn.Module | None] = field(default_factory=dict, compare=False, repr=False)
+    learned: dict[str, torch.dtype] = field(default_factory=dict, compare=False, repr=False)
+    """"vae": the number type that this model's pictures had to be decoded in."""
+
+    @contextlib.contextmanager
+    def vae_in(self, dtype: torch.dtype) -> Iterator[Autoencoder]:
+        """The autoencoder computing in another number type for a while."""
+        before = self.policy.vae_dtype
+        if dtype == before:
+            yield self.vae
+            return
+        self.vae.to(dtype)
+        try:
+            yield self.vae
+        finally:
+            self.vae.to(before)
 
     @property
     def path(self) -> Path:
@@ -144,9 +161,13 @@ class Residency:
     never freed.
     """
 
-    def __init__(self, catalogue: Catalogue | None, facts: DeviceFacts) -> None:
+    def __init__(
+        self, catalogue: Catalogue | None, facts: DeviceFacts, fastest: Attention = ATTENTIONS["sdp"]
+    ) -> None:
+        """`fastest`: the attention where the policy asks for the one that measures best."""
         self.catalogue = catalogue
         self.facts = facts
+        self._fastest = fastest
         self._lock = threading.RLock()
         self._kept: OrderedDict[_Identity, LoadedModel] = OrderedDict()  # the last one was used last
         self._leases: Counter[_Identity] = Counter()
@@ -187,6 +208,8 @@ class Residency:
             self._place(identity)
             self._leases[identity] += 1
             model = self._kept[identity]
+            if vars(model.policy) != vars(policy):  # equal policies load alike, but may be drawn with differently
+                model = self._kept[identity] = replace(model, policy=policy)
             before = model.networks.wanted
             try:
                 model.networks.apply(networks)
@@ -232,7 +255,7 @@ class Residency:
         except BaseException as error:
             del opened
             traceback.clear_frames(error.__traceback__)  # they hold the half-filled nets
-            if _is_memory(error):
+            if is_memory(error):
                 if more := self._free_down_to(0):  # those kept for later are what it may have lacked
                     with contextlib.suppress(Exception):
                         self._kept[identity] = self._load(checkpoint, policy, self._open(checkpoint, policy), identity)
@@ -242,7 +265,7 @@ class Residency:
                 with contextlib.suppress(Exception):  # the first error is the one to tell
                     old = freed[-1]
                     self._kept[old[2]] = self._load(old[0], old[1], self._open(old[0], old[1]), old[2])
-            if _is_memory(error):
+            if is_memory(error):
                 raise OutOfMemory(
                     f"{checkpoint.name} does not fit into the memory of {self.facts.name}; close other programs, "
                     "choose a smaller model, or set Precision to float16."
@@ -252,21 +275,29 @@ class Residency:
     def _open(self, checkpoint: CheckpointView, policy: Policy) -> _Opened:
         folders = self.catalogue.folders if self.catalogue else None
         header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
-        ops = PACKED if policy.packed else PLAIN
-        nets = blueprint(facts, header, ATTENTIONS[policy.attention], ops)
+        nets = blueprint(facts, header, self._attention(policy), _ops(policy))
         return _Opened(open_header(header), facts, nets)
 
+    def _attention(self, policy: Policy) -> Attention:
+        chosen = self._fastest if policy.attention == "measured" else attention_of(policy.attention, policy.chunks)
+        return upcast(chosen) if policy.upcast else chosen
+
     def _load(self, checkpoint: CheckpointView, policy: Policy, opened: _Opened, identity: _Identity) -> LoadedModel:
-        facts, nets = opened.facts, opened.nets
+        facts, nets, device = opened.facts, opened.nets, policy.device
         with opened.file as file:
             file.will_need()
-            fill(nets.unet, file, facts.unet, policy.device, policy.denoiser_dtype, policy.channels_last)
-            fill(nets.vae, file, facts.vae, policy.device, policy.vae_dtype)
+            fill(nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage)
+            fill(nets.vae, file, facts.vae, device, policy.vae_dtype)
             for tower in nets.towers:
-                fill(tower.net, file, tower.facts.component, policy.device, policy.text_dtype)
+                fill(tower.net, file, tower.facts.component, policy.text_device, policy.text_dtype)
+        if policy.weights_budget is not None:
+            stream = Stream(CudaLink(device), policy.weights_budget)
+            for net in (nets.unet, nets.vae):
+                connect(net, stream.add, stream.take)
         towers = [tower.net for tower in nets.towers]
         networks = Networks(
-            nets.unet, towers, Pristine(opened.file.header, facts), facts.family, facts.label, policy.device
+            nets.unet, towers, Pristine(opened.file.header, facts), facts.family, facts.label, policy.device,
+            beside=policy.weights_budget is not None or policy.storage is not None,
         )
         return LoadedModel(
             checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue
@@ -275,10 +306,12 @@ class Residency:
     def _place(self, identity: _Identity) -> None:
         """Bring a model to its device; the others step aside into RAM where only one may stay there."""
         wanted = self._kept[identity]
-        if wanted.policy.device.type == "cpu":
+        if wanted.policy.device.type == "cpu" or wanted.policy.placement != "resident":
             return
+        if not wanted.policy.one_on_device:
+            return _move(wanted, wanted.policy.device)
         for other, model in self._kept.items():
-            if other != identity and wanted.policy.one_on_device and not self._leases[other]:
+            if model.policy.placement == "resident" and other != identity and not self._leases[other]:
                 _move(model, torch.device("cpu"))
         _move(wanted, wanted.policy.device)
 
@@ -301,6 +334,15 @@ class Residency:
         elif freed and self.facts.kind == "mps":
             torch.mps.empty_cache()
         return freed
+
+
+def _ops(policy: Policy) -> Ops:
+    """The layers a policy asks for."""
+    if policy.weights_budget is not None:
+        return STREAMED
+    if policy.storage is not None:
+        return STORED
+    return PACKED if policy.packed else PLAIN
 
 
 def _move(model: LoadedModel, device: torch.device) -> None:
@@ -330,8 +372,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: ours, Python's, or torch's for a card or the processor."""
+    return isinstance(error, (OutOfMemory, MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 

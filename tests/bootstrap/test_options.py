@@ -9,6 +9,7 @@ import pytest
 
 from modules.bootstrap.options import Options, read_options
 from modules.bootstrap.problem import BootstrapProblem
+from modules.schema.settings import Settings
 from modules.schema.folders import Folders
 
 ROOT = Path("/program")
@@ -129,9 +130,9 @@ def test_the_card_is_chosen_by_cudas_own_variable(line, before, after):
 
 
 def test_flags_without_effect_are_named_once():
-    assert options("--xformers").notices == ("--xformers is accepted but changes nothing yet.",)
-    both = options("--no-half-vae --xformers --api-log --listen").notices
-    assert both == ("--no-half-vae and --xformers are accepted but change nothing yet.",)
+    assert options("--use-ipex").notices == ("--use-ipex is accepted but changes nothing yet.",)
+    both = options("--no-hashing --use-ipex --api-log --listen").notices
+    assert both == ("--use-ipex and --no-hashing are accepted but change nothing yet.",)
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()
@@ -148,3 +149,39 @@ def test_options_are_frozen():
         found.port = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         found.flags["port"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        ("", {}),
+        ("--medvram", {"memory_use": "medvram"}),
+        ("--medvram --lowvram", {"memory_use": "lowvram"}),
+        ("--medvram-sdxl", {"memory_use_sdxl": "medvram"}),
+        ("--always-batch-cond-uncond --upcast-sampling --precision autocast", {}),
+        ("--xformers", {"automatic_attention": "xformers"}),
+        ("--force-enable-xformers", {"automatic_attention": "xformers"}),
+        ("--opt-sdp-attention", {"automatic_attention": "sdp"}),
+        ("--opt-sdp-no-mem-attention", {"automatic_attention": "sdp-no-mem"}),
+        ("--opt-split-attention", {"automatic_attention": "Doggettx"}),
+        ("--opt-split-attention-v1", {"automatic_attention": "V1"}),
+        ("--opt-split-attention-invokeai", {"automatic_attention": "InvokeAI"}),
+        ("--disable-opt-split-attention", {"automatic_attention": "None"}),
+        (
+            "--opt-sub-quad-attention --sub-quad-q-chunk-size 512 --sub-quad-kv-chunk-size 128 "
+            "--sub-quad-chunk-threshold 70",
+            {
+                "automatic_attention": "sub-quadratic", "sub_quad_q_chunk_size": 512, "sub_quad_kv_chunk_size": 128,
+                "sub_quad_chunk_threshold": 70,
+            },
+        ),
+        ("--no-half-vae --opt-channelslast", {"vae_precision": "float32", "opt_channelslast": True}),
+        ("--no-half --disable-nan-check", {"precision": "float32", "disable_nan_check": True}),
+        ("--unet-in-fp8-e4m3fn --vae-in-bf16", {"fp8_storage": "Enable", "vae_precision": "bfloat16"}),
+    ],
+)  # fmt: skip
+def test_flags_of_memory_and_speed_are_settings(line, settings):
+    found = options(line).settings
+    assert found == settings
+    assert not options(line).notices
+    Settings().with_options(found)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 import pytest
 import torch
 
+from modules.memory.budget import History, Shape, Sizes
 from modules.memory.devices import DeviceFacts, cpu_features, detect
-from modules.memory.policy import GB, Policy, Sizes, choose
+from modules.memory.policy import GB, Policy, choose, predict
 from modules.schema.settings import Settings
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -22,28 +25,124 @@ PC = DeviceFacts("cpu", "a CPU", 16 * GB, 16 * GB)
 SERVER = DeviceFacts("cpu", "a CPU with AMX", 64 * GB, 64 * GB, fp16=True, bf16=True)
 MAC = DeviceFacts("mps", "Apple GPU", 16 * GB, 16 * GB, fp16=True)
 
+RETRY = (F32,)
+"""A VAE in float16 may overflow; then float32."""
+
+
+def on_card(denoiser, vae, together, channels_last=True, **more) -> Policy:
+    text = more.pop("text", vae)
+    return Policy(CUDA, denoiser, vae, text, "measured", together, channels_last, **more)
+
+
 TABLE = [
-    # machine, precision → denoiser, vae, text, attention, pictures per call, channels last
+    # machine, precision → denoiser, vae and text, attention, pictures per call, channels last
     (PC, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
     (SERVER, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
     (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "onednn", 1, True, packed=True)),
     (PC, "float16", Policy(CPU, F16, F32, F32, "onednn", 1, True, packed=True)),
-    (MAC, "auto", Policy(MPS, F16, F32, F32, "split", 1, False)),
-    (MAC, "float32", Policy(MPS, F32, F32, F32, "split", 1, False)),
-    (card("GTX 1050 Ti, 4 GB", 4.2), "auto", Policy(CUDA, F16, F16, F16, "sdp", 2, True)),
-    (card("GTX 1650, 4 GB", 4.2, fp16=False, bf16=False), "auto", Policy(CUDA, F32, F32, F32, "sdp", 1, False)),
-    (card("RTX 3050, 6 GB", 6.2), "auto", Policy(CUDA, F16, F16, F16, "sdp", 6, True)),
-    (card("RTX 4060, 8 GB", 8.3), "auto", Policy(CUDA, F16, F32, F32, "sdp", 9, True)),
-    (card("RTX 4090, 24 GB", 25.3), "auto", Policy(CUDA, F16, F32, F32, "sdp", 16, True)),
-    (card("RTX 4090, 24 GB", 25.3), "float32", Policy(CUDA, F32, F32, F32, "sdp", 16, False)),
-    (card("RTX 4090, 24 GB", 25.3), "bfloat16", Policy(CUDA, BF16, F32, F32, "sdp", 16, True)),
-    (card("H200", 150), "auto", Policy(CUDA, F16, F32, F32, "sdp", 16, True)),
+    (MAC, "auto", Policy(MPS, F16, F32, F32, "sub-quadratic", 1, False)),
+    (MAC, "float32", Policy(MPS, F32, F32, F32, "sub-quadratic", 1, False)),
+    (card("GTX 1050 Ti, 4 GB", 4.2), "auto", on_card(F16, F16, 2, vae_retry=RETRY)),
+    (card("RTX 3050, 6 GB", 6.2), "auto", on_card(F16, F16, 6, vae_retry=RETRY)),
+    (card("RTX 4060, 8 GB", 8.3), "auto", on_card(F16, F32, 9)),
+    (card("RTX 4090, 24 GB", 25.3), "auto", on_card(F16, F32, 16)),
+    (card("RTX 4090, 24 GB", 25.3), "float32", on_card(F32, F32, 16, False)),
+    (card("RTX 4090, 24 GB", 25.3), "bfloat16", on_card(BF16, F32, 16)),
+    (card("H200", 150), "auto", on_card(F16, F32, 16)),
+]
+SDXL = Sizes(2_567_463_684, 83_653_863, 817_000_000)
+PLACES = [
+    # card, model, settings → where the weights are, VAE in tiles
+    (4.2, Sizes(), {}, "resident", False),
+    (2.1, Sizes(), {}, "streamed", False),
+    (4.2, SDXL, {}, "streamed", True),
+    (6.2, SDXL, {}, "streamed", True),
+    (8.3, SDXL, {}, "parked", False),
+    (12.6, SDXL, {}, "resident", False),
+    (150, SDXL, {}, "resident", False),
+    (8.3, SDXL, {"fp8_storage": "Enable for SDXL"}, "resident", True),
+    (24, Sizes(), {"memory_use": "medvram"}, "parked", False),
+    (24, Sizes(), {"memory_use": "lowvram"}, "streamed", False),
+    (24, Sizes(), {"memory_use_sdxl": "medvram"}, "resident", False),
+    (24, SDXL, {"memory_use_sdxl": "medvram"}, "parked", False),
+    (4.2, SDXL, {"memory_use": "normal"}, "resident", True),
+    (24, SDXL, {"memory_saving": "VAE in tiles"}, "resident", True),
+    (24, SDXL, {"memory_saving": "weights streamed"}, "streamed", True),
 ]
 
 
 @pytest.mark.parametrize(("facts", "precision", "policy"), TABLE, ids=lambda v: getattr(v, "name", None))
 def test_the_policy_of_each_machine(facts, precision, policy):
-    assert choose(facts, Settings().with_options({"precision": precision})) == policy
+    assert vars(choose(facts, Settings().with_options({"precision": precision}))) == vars(policy)
+
+
+@pytest.mark.parametrize(("gb", "sizes", "options", "placement", "tiled"), PLACES)
+def test_where_the_weights_are(gb, sizes, options, placement, tiled):
+    shape = Shape(1024, 1024) if sizes.is_large else Shape()
+    policy = choose(card("a card", gb), Settings().with_options(options), sizes, shape)
+    assert (policy.placement, policy.vae_tile is not None) == (placement, tiled)
+    assert (policy.weights_budget is None) == (placement == "resident")
+    assert (policy.text_device == CPU) == (placement != "resident")
+    if policy.weights_budget is not None and not options:
+        assert predict(sizes, shape, policy).peak < gb * GB
+
+
+def test_a_card_without_half_precision_draws_in_float32():
+    policy = choose(card("GTX 1650, 4 GB", 4.2, fp16=False, bf16=False), Settings())
+    assert (policy.denoiser_dtype, policy.vae_dtype, policy.placement) == (F32, F32, "streamed")
+
+
+WISHES = [
+    ({"cross_attention_optimization": "V1"}, "attention", "V1"),
+    ({"cross_attention_optimization": "sdp - scaled dot product"}, "attention", "sdp"),
+    ({"automatic_attention": "xformers"}, "attention", "xformers"),
+    ({"automatic_attention": "xformers", "cross_attention_optimization": "Doggettx"}, "attention", "Doggettx"),
+    ({"sub_quad_q_chunk_size": 256, "sub_quad_kv_chunk_size": 64}, "chunks", (256, 64, 0)),
+    ({"sub_quad_chunk_threshold": 10}, "chunks", (1024, 0, 830_000_000)),
+    ({"upcast_attn": True}, "upcast", True),
+    ({"batch_cond_uncond": False}, "split_guidance", True),
+    ({"vae_precision": "bfloat16"}, "vae_dtype", BF16),
+    ({"vae_precision": "float16"}, "vae_retry", (F32,)),
+    ({"vae_precision": "float16", "auto_vae_precision_bfloat16": True}, "vae_retry", (BF16, F32)),
+    ({"vae_precision": "float16", "auto_vae_precision": False}, "vae_retry", ()),
+    ({"fp8_storage": "Enable"}, "storage", torch.float8_e4m3fn),
+    ({"fp8_storage": "Enable for SDXL"}, "storage", None),
+    ({"precision": "float32", "opt_channelslast": True}, "channels_last", True),
+    ({"disable_nan_check": True}, "check_numbers", False),
+    ({"memory_saving": "the processor"}, "device", CPU),
+]
+
+
+@pytest.mark.parametrize(("options", "name", "value"), WISHES, ids=str)
+def test_what_the_owner_wishes_on_an_8_gb_card(options, name, value):
+    assert getattr(choose(card("RTX 4060, 8 GB", 8.3), Settings().with_options(options)), name) == value
+
+
+def test_xformers_is_for_cuda_alone():
+    settings = Settings().with_options({"automatic_attention": "xformers"})
+    assert choose(PC, settings).attention == "onednn"
+
+
+def test_a_large_picture_is_decoded_in_tiles_where_it_must():
+    facts = card("8 GB", 8.3)
+    assert choose(facts, Settings(), Sizes(), Shape(512, 512)).vae_tile is None
+    tiled = choose(facts, Settings(), Sizes(), Shape(2560, 2560))
+    assert tiled.vae_tile == 512
+    whole = replace(tiled, vae_tile=None)
+    assert (
+        predict(Sizes(), Shape(2560, 2560), tiled).decoding < predict(Sizes(), Shape(2560, 2560), whole).decoding / 20
+    )
+
+
+def test_measured_jobs_correct_the_prediction():
+    history = History({})
+    assert history.corrected("card", 1000) == 1000
+    for _ in range(6):
+        history = history.seen("card", predicted=1000, measured=1400)
+    assert history.corrected("card", 2000) == 2800
+    assert history.corrected("another", 2000) == 2000
+    wrong_once = history.seen("card", predicted=1000, measured=2400)
+    assert 1400 < wrong_once.corrected("card", 1000) < 2400
 
 
 def test_a_smaller_model_leaves_room_for_more_pictures():

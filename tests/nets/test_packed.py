@@ -45,7 +45,9 @@ def test_packed_nets_answer_as_plain_ones(generator, wrap):
 
 
 @needs_onednn
-@pytest.mark.parametrize("make", [lambda: PackedLinear(24, 40), lambda: PackedConv2d(24, 40, 3)], ids=["linear", "conv"])
+@pytest.mark.parametrize(
+    "make", [lambda: PackedLinear(24, 40), lambda: PackedConv2d(24, 40, 3)], ids=["linear", "conv"]
+)
 def test_a_new_weight_counts_and_the_old_one_comes_back_exactly(generator, make):
     layer, fresh = make(), make()
     x = torch.randn(2, 24, 8, 24, generator=generator)

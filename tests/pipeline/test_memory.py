@@ -1,0 +1,107 @@
+"""Too little memory, overflowing numbers: the job goes on, and the picture says how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.nets.autoencoder import Autoencoder, decode_tiled
+from modules.pipeline.run import Engine
+from modules.prompt import infotext
+from modules.schema.errors import NotANumber, OutOfMemory
+from modules.schema.events import Event, ImageReady, Progress, Warned
+from modules.schema.folders import Folders
+from modules.schema.settings import Settings
+from tests.pipeline.conftest import Hand, Studio
+from tests.weights.tiny import PREFIXES, VAE, randomise, write_tiny_sd15
+
+Pixels = Callable[[Studio, ImageReady], bytes]
+
+
+class Short:
+    """Memory that runs out at chosen moments: the n-th events of a kind."""
+
+    def __init__(self, kind: type, *moments: int) -> None:
+        self.kind, self.moments, self.count = kind, moments, 0
+
+    def __call__(self, event: Event) -> bool:
+        self.count += isinstance(event, self.kind)
+        if isinstance(event, self.kind) and self.count in self.moments:
+            raise torch.OutOfMemoryError("there is no more")
+        return False
+
+
+def test_a_job_that_runs_out_of_memory_goes_on_where_it_was(studio: Studio, pixels: Pixels) -> None:
+    whole = [pixels(studio, picture) for picture in studio.draw(n_iter=3, seed=9)]
+    pictures = studio.draw(Hand(cancel_at=Short(ImageReady, 2)), n_iter=3, seed=9)
+    # The second was announced, and saved, when memory ran out; it is not drawn again.
+    assert [picture.record.index for picture in pictures] == [0, 1, 2]
+    assert [pixels(studio, picture) for picture in pictures] == whole
+    told = [infotext.read(picture.record.infotext).fields.get("Memory saving") for picture in pictures]
+    assert told == [None, None, "VAE in tiles"]
+    assert any(isinstance(e, Warned) and "going on with: VAE in tiles" in e.message for e in studio.events)
+
+
+def test_each_time_more_is_saved_until_nothing_is_left(studio: Studio) -> None:
+    (picture,) = studio.draw(Hand(cancel_at=Short(Progress, 3, 8)), steps=2)
+    assert infotext.read(picture.record.infotext).fields["Memory saving"] == "one prompt at a time"
+    with pytest.raises(OutOfMemory, match="draw smaller or fewer"):
+        studio.draw(Hand(cancel_at=Short(Progress, *range(100))))
+    studio.draw()  # and the next job is drawn
+
+
+def test_a_random_seed_stays_the_same_when_a_job_goes_on(studio: Studio) -> None:
+    pictures = studio.draw(Hand(cancel_at=Short(ImageReady, 1)), n_iter=3, seed=-1)
+    first = pictures[0].record.seed
+    assert [picture.record.seed for picture in pictures] == [first, first + 1, first + 2]
+
+
+def test_one_prompt_at_a_time_draws_the_same_picture_closely(studio: Studio, pixels: Pixels) -> None:
+    def array(**options: object) -> torch.Tensor:
+        (picture,) = studio.draw(settings=Settings().with_options(options), seed=4)
+        return torch.frombuffer(bytearray(pixels(studio, picture)), dtype=torch.uint8).int()
+
+    assert (array() - array(batch_cond_uncond=False)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 40), (37, 21)])
+def test_tiles_are_seamless(test_seed: int, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(test_seed)
+    vae: Any = randomise(Autoencoder(VAE), generator)
+    z = torch.randn(1, 4, *size, generator=generator)
+    with torch.inference_mode():
+        whole = vae.decode(z)
+        tiled = decode_tiled(vae, z, tile=16, overlap=8)
+        assert tiled.shape == whole.shape
+        if max(size) <= 16:
+            assert torch.equal(tiled, whole)
+        error = (tiled - whole).abs()
+        assert error.mean() < 0.3 * whole.std()  # 0.04 at the size of real tiles; attention sees one tile only
+        edges = (tiled - whole).diff(dim=3).abs().amax()
+        assert edges < 0.8 * whole.diff(dim=3).abs().amax()  # no edge that stands out
+
+
+@pytest.fixture
+def overflowing(tmp_path, test_seed) -> Studio:
+    """A model whose decoder goes beyond float16 and comes back."""
+    folders = Folders.under(tmp_path)
+    path = write_tiny_sd15(folders.checkpoint_dirs[0] / "hot.safetensors", test_seed)
+    tensors = load_file(path)
+    tensors[PREFIXES["vae"] + "decoder.conv_in.weight"] *= 1e4
+    save_file(tensors, path)
+    return Studio(Engine(folders), folders)
+
+
+def test_an_overflowing_picture_is_decoded_again_in_float32(overflowing: Studio, pixels: Pixels) -> None:
+    half = Settings().with_options({"vae_precision": "float16"})
+    (again,) = overflowing.draw(settings=half)
+    (wide,) = overflowing.draw()
+    one, other = (torch.frombuffer(bytearray(pixels(overflowing, p)), dtype=torch.uint8).int() for p in (again, wide))
+    assert (one - other).abs().max() <= 3  # the weights were rounded to float16 before
+    with pytest.raises(NotANumber, match="Precision of the VAE"):
+        overflowing.draw(settings=half.with_options({"auto_vae_precision": False}))
+    overflowing.draw(settings=half.with_options({"auto_vae_precision": False, "disable_nan_check": True}))
