@@ -21,6 +21,7 @@ def main() -> int:
     # The packages exist only now. What is built is built here, once, and handed on as arguments.
     from modules.frontends import serve
     from modules.frontends.api.gate import Origins
+    from modules.frontends.api.tunnel import open_tunnel
     from modules.schema.errors import EaselError
     from modules.schema.folders import Folders
     from modules.service.generation import MOST_WAITING, SHARED_MOST_WAITING, GenerationService
@@ -61,6 +62,7 @@ def main() -> int:
             flags=options.shown_flags(),
             certificate=options.certificate,
             keep_alive=flags["timeout_keep_alive"],
+            tunnel=open_tunnel if flags["share"] else None,
             when_ready=open_page if flags["autolaunch"] and not flags["nowebui"] else None,
         )
     finally:

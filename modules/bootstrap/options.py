@@ -55,8 +55,9 @@ class Options:
 
     `flags`: every A1111 dest with its value. `host`/`port`: where to answer; port None means 7860 (7861 with --nowebui)
     or the next free one, a given port means that one or an error. `users`, `api_users`: names with passwords, empty
-    means open. `origins`, `origins_pattern`: other sites that may call. `certificate`: its file and that of its key. `device`: number of the card to use, "cpu", or None for the best. `precision`: float32, float16,
-    bfloat16 or None for what fits. `notices`: sentences to show once.
+    means open. `origins`, `origins_pattern`: other sites that may call. `certificate`: its file and that of its key.
+    `device`: number of the card to use, "cpu", or None for the best. `precision`: float32, float16, bfloat16 or None
+    for what fits. `notices`: sentences to show once.
     """
 
     paths: Paths

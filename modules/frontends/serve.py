@@ -7,12 +7,14 @@ import socket
 import ssl
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import uvicorn
@@ -54,7 +56,7 @@ class Sharing:
 
     `hosts`: names it answers to; `any_address`: numeric addresses too. `origins`: other sites that may call it.
     `max_body` in bytes. `per_minute`: requests that change something, of each user. `shared`: others than the owner
-    reach it.
+    reach it. `learned`: names found out after the start (a tunnel's).
     """
 
     hosts: frozenset[str] = LOOPBACK
@@ -65,6 +67,7 @@ class Sharing:
     max_body: int = MAX_BODY
     per_minute: int | None = None
     shared: bool = False
+    learned: set[str] = field(default_factory=set)
 
 
 def build_app(
@@ -106,6 +109,7 @@ def build_app(
         Gate,
         hosts=sharing.hosts,
         any_address=sharing.any_address,
+        learned=sharing.learned,
         max_body=sharing.max_body,
         logins=sharing.logins,
         origins=sharing.origins,
@@ -212,6 +216,7 @@ def run(
     flags: Mapping[str, Any] | None = None,
     certificate: tuple[str, str] | None = None,
     keep_alive: int = 30,
+    tunnel: Callable[[int], str] | None = None,
     say: Callable[[str], None] = print,
     when_ready: Callable[[str], None] | None = None,
 ) -> int:
@@ -219,8 +224,8 @@ def run(
 
     Without `port` the first free one from `first_port` is taken, and said. A server that others reach asks for a login:
     one of `users`, else one of `api_users`, else one that is made and kept in the folder `state`. `host_names`: further
-    names it is called by. `certificate`: files of the certificate and of its key. `when_ready(url)` is called once the
-    page answers.
+    names it is called by. `certificate`: files of the certificate and its key. `tunnel(port)` opens a public address.
+    `when_ready(url)` is called once the page answers.
     """
     if listen and host == "127.0.0.1":
         host = "0.0.0.0"
@@ -244,7 +249,7 @@ def run(
         say(f"Port {first_port} is in use; {NAME} takes {taken}.")
     for sentence in service.warnings:
         say(sentence)
-    sharing = share(host, listen, subpath, users, api_users, host_names, origins, state, say)
+    sharing = share(host, listen or tunnel is not None, subpath, users, api_users, host_names, origins, state, say)
     if sharing.shared and secure is None:
         say("Passwords and pictures travel unencrypted; --tls-certfile and --tls-keyfile change that.")
 
@@ -268,10 +273,22 @@ def run(
     url = f"http{'s' if secure else ''}://{shown}:{taken}"
     url += f"/{subpath.strip('/')}/" if subpath.strip("/") else ""
 
+    def dig(tunnel: Callable[[int], str]) -> None:
+        try:
+            public = tunnel(taken)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            say(f"No public address could be had ({reason}); Easel goes on without one.")
+            return
+        sharing.learned.add((urlsplit(public).hostname or "").lower())
+        say(f"Public address: {public} (everybody with a login may use it; the tunnel's owner sees what passes)")
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             say(f"{NAME} is ready: {url} (page up in {process_age():.1f} s)")
+            if tunnel:
+                threading.Thread(target=dig, args=(tunnel,), name="tunnel", daemon=True).start()
             if when_ready:
                 when_ready(url)
 

@@ -184,3 +184,30 @@ def test_the_documentation_tells_of_the_login(service):
     assert told["security"] == [{"login": []}]
     with TestClient(serve.build_app(service, page=False), base_url="http://127.0.0.1") as client:
         assert "security" not in client.get("/openapi.json").json()
+
+
+def test_a_tunnels_name_is_answered_once_it_is_known_and_asks_for_a_login(tmp_path):
+    program = (
+        "import httpx, os, signal, threading, time\n"
+        "from pathlib import Path\n"
+        "from modules.frontends import serve\n"
+        "from tests.frontends.stand_in import StandIn\n"
+        "service, said, go = StandIn(), [], threading.Event()\n"
+        "def tunnel(port):\n"
+        "    go.wait(30)\n"
+        "    return 'https://Abc.gradio.example'\n"
+        "def ask(url):\n"
+        "    def code(auth=None):\n"
+        "        return httpx.get(url + '/health', headers={'Host': 'abc.gradio.example'}, auth=auth).status_code\n"
+        "    before = code()\n"
+        "    go.set()\n"
+        "    while not any('Public' in line for line in said): time.sleep(0.01)\n"
+        "    print(before, code(), code(('ann', 'x')))\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "def ready(url): threading.Thread(target=ask, args=(url,)).start()\n"
+        "more = {'tunnel': tunnel, 'users': [('ann', 'x')], 'page': False}\n"
+        "serve.run(service, port=0, when_ready=ready, say=said.append, **more)\n"
+        "service.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "421 401 200\n", done.stderr

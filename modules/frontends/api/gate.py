@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,8 @@ class Rate:
 
 
 class Gate:
-    """ASGI middleware. `hosts`: names that may stand in Host; `any_address`: numeric addresses too.
+    """ASGI middleware. `hosts`: names that may stand in Host; `any_address`: numeric addresses too; `learned`: names
+    that became known after the start.
 
     `logins`: who may come in; the name goes into the request's state as `user`. `uploads`: the folder of Gradio's
     upload cache.
@@ -116,6 +117,7 @@ class Gate:
         logins: Logins | None = None,
         *,
         any_address: bool = False,
+        learned: Set[str] = frozenset(),
         origins: Origins | None = None,
         rate: Rate | None = None,
         uploads: Path | None = None,
@@ -125,6 +127,7 @@ class Gate:
         self.max_body = max_body
         self.logins = logins or Logins()
         self.any_address = any_address
+        self.learned = learned
         self.origins = origins or Origins()
         self.rate = rate or Rate()
         self.uploads = uploads
@@ -198,7 +201,7 @@ class Gate:
         authority = _authority(host)
         if authority is None:
             return False
-        if authority[0] in self.hosts:
+        if authority[0] in self.hosts or authority[0] in self.learned:
             return True
         try:
             ipaddress.ip_address(authority[0])
