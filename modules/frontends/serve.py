@@ -309,6 +309,8 @@ def run(
         timeout_keep_alive=keep_alive,
         ssl_context_factory=(lambda _config, _make: secure) if secure else None,
         server_header=False,
+        # A caller through a tunnel or proxy could write there whatever hides it from the count of wrong passwords.
+        proxy_headers=False,
     )
     server = Server(config)
     try:

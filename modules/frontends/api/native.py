@@ -38,6 +38,7 @@ from modules.schema.version import NAME, VERSION
 
 HEARTBEAT = 15.0  # seconds of silence after which a comment line tells proxies and browsers that we are alive
 FOLLOWERS = 256  # event streams at once; each holds a thread while it waits
+WAITERS = 512  # requests that wait for their job at once, likewise; further ones wait to wait
 THUMBNAIL = 320  # pixels, longest side
 MAX_STEPS = int(facts(GenerationRequest, "steps").le or 150)
 
@@ -80,22 +81,25 @@ class Streams:
 
     def __init__(self) -> None:
         self.closed = False
-        self._threads = CapacityLimiter(FOLLOWERS)
+        self._followers, self._waiters = CapacityLimiter(FOLLOWERS), CapacityLimiter(WAITERS)
         self._waiting: set[CancelScope] = set()
 
     async def next(self, source: Iterator[tuple[int, Event]]) -> tuple[int, Event] | None:
         """The next event; None at the end, or when the streams are closed. The thread that waits is left behind."""
         try:
-            return await self.run(lambda: next(source, None))
+            return await self._run(lambda: next(source, None), self._followers)
         except WorkerLost:
             return None
 
     async def run(self, wait: Callable[[], T]) -> T:
         """What `wait` gives, which may take as long as a job. WorkerLost when the streams are closed meanwhile."""
+        return await self._run(wait, self._waiters)
+
+    async def _run(self, wait: Callable[[], T], threads: CapacityLimiter) -> T:
         with CancelScope() as scope:
             self._waiting.add(scope)
             try:
-                return await to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._threads)
+                return await to_thread.run_sync(wait, abandon_on_cancel=True, limiter=threads)
             finally:
                 self._waiting.discard(scope)
         raise WorkerLost("Easel is being closed; the job goes on at the next start.")
