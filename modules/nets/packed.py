@@ -2,8 +2,8 @@
 
 torch hands oneDNN plain weights and has them put in order at every call; where a picture is small and the weights are
 many (the lower half of a U-Net) that costs as much as the product. `PACKED` layers act like `PLAIN` ones until
-`pack()`, and then hold their weight in that order alone, in the number type asked for. Their `weight` is then a shape without
-content; a new one (an adapter's) is handed over with `put`.
+`pack()`, and then hold their weight in that order alone, in the number type asked for. Their `weight` is then a shape
+without content; a new one (an adapter's) is handed over with `put`.
 
 Linear layers gain besides: torch's own float32 product is MKL's, which takes half oneDNN's speed on AMD processors.
 The operators are those that torch's compiler emits for processors.

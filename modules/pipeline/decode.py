@@ -43,7 +43,7 @@ def _decoded(model: LoadedModel, latent: Tensor) -> Tensor:
         if not policy.check_numbers or torch.isfinite(pixels).all():
             if dtype != policy.vae_dtype:
                 model.learned["vae"] = dtype  # the next picture need not fail first
-            return pixels
+            return torch.nan_to_num(pixels)
     if not torch.isfinite(latent).all():
         raise NotANumber("The latents are not finite, so there is no picture; set Precision to float32.")
     raise NotANumber(

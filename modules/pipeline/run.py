@@ -29,12 +29,11 @@ from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency, is_memory
 from modules.weights.sizes import sizes_of
 
-
 MEASURED = ("sdp", "xformers", "Doggettx", "split")
 """Attentions among which a card's best is found."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Resumed:
     """The user's hand on a job of which some pictures are finished."""
 
@@ -63,7 +62,8 @@ class Engine:
         """Load the model a first job would most likely ask for, so that it need not wait."""
         checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
         checkpoint, _ = self.catalogue.dressed(checkpoint, settings.model)
-        with self.residency.lease(checkpoint, policy.choose(self.facts, settings, sizes_of(checkpoint, self.folders))) as model:
+        chosen = policy.choose(self.facts, settings, sizes_of(checkpoint, self.folders))
+        with self.residency.lease(checkpoint, chosen) as model:
             text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
             self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
 

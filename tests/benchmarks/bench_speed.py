@@ -1,0 +1,338 @@
+"""Easel beside diffusers: `python -m tests.benchmarks.bench_speed [--json FILE] [--family sd1|sdxl] [--dtype …] …`.
+
+Full-size files of random weights are generated once into a cache folder. Both programs then read the same file and do
+the same work: one denoiser call with guidance, a VAE decode, a prompt; in the same process, one after the other, round
+by round, and the best round counts, for wall time and for processor time (which other programs disturb less). Cold
+starts and memory are measured in processes of their own. The table goes to docs/benchmarks.md with `--write`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.memory import devices
+from modules.memory.policy import DTYPES, choose
+from modules.nets.autoencoder import AutoencoderConfig
+from modules.schema.folders import Folders
+from modules.schema.settings import Settings
+from modules.weights.catalogue import Catalogue
+from modules.weights.residency import LoadedModel, Residency
+from modules.weights.sizes import sizes_of
+from tests.weights.full_size import LAYOUTS
+from tests.weights.tiny import write_layout
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "easel-benchmarks"
+
+
+@dataclass(frozen=True)
+class Family:
+    """`latent`: side of the native picture's latents. `theirs`: arguments of diffusers' U-Net."""
+
+    layout: str
+    latent: int
+    theirs: dict[str, Any]
+
+
+FAMILIES = {
+    "sd1": Family("SD 1.x", 64, {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}),
+    "sdxl": Family(
+        "SDXL",
+        128,
+        {
+            "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "sample_size": 128,
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds or megabytes of both, and easel / peer."""
+
+    name: str
+    easel: float
+    peer: float
+
+    @property
+    def ratio(self) -> float:
+        return self.easel / self.peer if self.peer else float("nan")
+
+    def plain(self) -> dict[str, object]:
+        return {"name": self.name, "easel": self.easel, "peer": self.peer, "ratio": round(self.ratio, 3)}
+
+
+def folders_of(cache: Path) -> Folders:
+    return Folders.under(cache)
+
+
+def model_file(family: str, cache: Path) -> Path:
+    """The random file, made at the first asking (SD 1.x: 2.1 GB, SDXL: 6.9 GB; a minute or three)."""
+    path = folders_of(cache).checkpoint_dirs[0] / f"{family}.safetensors"
+    if not path.exists():
+        print(f"generating {path} …", flush=True)
+        making = path.with_suffix(".part")
+        write_layout(making, LAYOUTS[FAMILIES[family].layout], 1, vae=AutoencoderConfig())
+        making.rename(path)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ the two programs
+
+
+def easel(path: Path, cache: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+    """Loaded as a job would load it; its VAE in the same number type, as diffusers has it."""
+    folders = folders_of(cache)
+    catalogue = Catalogue(folders, folders.database)
+    facts = devices.detect(use_cpu=device == "cpu")
+    name = next(name for name, value in DTYPES.items() if value == dtype)
+    settings = Settings().with_options({"precision": name, "vae_precision": name})
+    checkpoint = catalogue.find(path.stem)
+    policy = choose(facts, settings, sizes_of(checkpoint))
+    residency = Residency(catalogue, facts)
+    with residency.lease(checkpoint, replace(policy, text_dtype=dtype)) as model:
+        return model
+
+
+def theirs(path: Path, family: str, part: str, dtype: torch.dtype, device: str) -> Any:
+    """A net of diffusers or transformers from the same file, as a user loads it."""
+    import diffusers as typed
+
+    diffusers: Any = typed  # its annotations say less than it takes
+    with tempfile.TemporaryDirectory() as folder:
+        if part == "unet":
+            with torch.device("meta"):
+                diffusers.UNet2DConditionModel(**FAMILIES[family].theirs).save_config(folder)
+            net = diffusers.UNet2DConditionModel.from_single_file(str(path), config=folder, torch_dtype=dtype)
+        else:
+            with torch.device("meta"):
+                diffusers.AutoencoderKL(
+                    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                    block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+                ).save_config(folder)  # fmt: skip
+            net = diffusers.AutoencoderKL.from_single_file(str(path), config=folder, torch_dtype=dtype)
+    return net.to(device).eval()
+
+
+def their_text(dtype: torch.dtype, device: str) -> Any:
+    """CLIP-L as transformers builds it (its weights do not matter for its speed)."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+    return CLIPTextModel(CLIPTextConfig(**sizes, num_attention_heads=12)).to(device, dtype).eval()  # type: ignore[arg-type]
+
+
+def inputs(family: str, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x [2, 4, h, w], timesteps, context and SDXL's vector for one guided call."""
+    side, sdxl = FAMILIES[family].latent, family == "sdxl"
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4, side, side, generator=generator).to(device, dtype)
+    context = torch.randn(2, 77, 2048 if sdxl else 768, generator=generator).to(device, dtype)
+    y = torch.randn(2, 2816, generator=generator).to(device, dtype) if sdxl else None
+    return x, torch.tensor([500.0, 500.0], device=device), context, y
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def interleaved(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[tuple[float, float], ...]:
+    """The best (wall, processor) seconds of each over the rounds, after one that warms up."""
+    best = [[float("inf")] * 2, [float("inf")] * 2]
+    for number in range(rounds + 1):
+        for which, work in enumerate((ours, other)):
+            wall, processor = time.perf_counter(), time.process_time()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            spent = time.perf_counter() - wall, time.process_time() - processor
+            if number:
+                best[which] = [min(pair) for pair in zip(best[which], spent)]
+    return tuple((wall, processor) for wall, processor in best)
+
+
+def rows_of(name: str, ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> Iterator[Row]:
+    (wall, processor), (their_wall, their_processor) = interleaved(ours, other, rounds)
+    yield Row(f"{name}, s", round(wall, 3), round(their_wall, 3))
+    if not torch.cuda.is_available():
+        yield Row(f"{name}, processor s", round(processor, 3), round(their_processor, 3))
+
+
+def compare(family: str, dtype: torch.dtype, cache: Path, rounds: int, device: str) -> Iterator[Row]:
+    """Denoiser, decoder and text encoder beside theirs, one pair in memory at a time."""
+    path, label = model_file(family, cache), f"{family} {str(dtype).removeprefix('torch.')}"
+    model = easel(path, cache, dtype, device)
+    with torch.inference_mode():
+        for name, work in (
+            ("denoiser, one guided call", _denoiser(model, path, family, dtype, device)),
+            ("VAE decode", _decoder(model, path, family, dtype, device)),
+            ("text encoder (CLIP-L)", _text(model, dtype, device)),
+        ):
+            yield from rows_of(f"{label} {name}", *work(), rounds)
+            gc.collect()
+
+
+Pair = Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]
+
+
+def _denoiser(model: LoadedModel, path: Path, family: str, dtype: torch.dtype, device: str) -> Pair:
+    def pair() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        unet = theirs(path, family, "unet", dtype, device)
+        x, t, context, y = inputs(family, dtype, device)
+        return lambda: model.unet(x, t, context, y), lambda: unet(x, t, context, **added(y)).sample
+
+    return pair
+
+
+def _decoder(model: LoadedModel, path: Path, family: str, dtype: torch.dtype, device: str) -> Pair:
+    def pair() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        vae, z = theirs(path, family, "vae", dtype, device), inputs(family, dtype, device)[0][:1]
+        return lambda: model.vae.decode(z), lambda: vae.decode(z).sample
+
+    return pair
+
+
+def _text(model: LoadedModel, dtype: torch.dtype, device: str) -> Pair:
+    def pair() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        text, ids = their_text(dtype, device), torch.arange(77, device=device)[None].repeat(2, 1)
+        tower = model.towers[0].net
+        return lambda: tower.hidden_states(tower.embed(ids)), lambda: text(ids)
+
+    return pair
+
+
+def added(y: Tensor | None) -> dict[str, Any]:
+    """What diffusers' SDXL wants beside the text."""
+    return {} if y is None else {"added_cond_kwargs": {"text_embeds": y[:, :1280], "time_ids": torch.zeros(2, 6).to(y)}}
+
+
+def cold(family: str, dtype: str, cache: Path, device: str) -> Iterator[Row]:
+    """From a fresh process to the end of the first guided call, and the most memory each needed for it."""
+    found = {}
+    for who in ("easel", "diffusers"):
+        command = [sys.executable, "-m", "tests.benchmarks.bench_speed", "--cold", who, "--family", family]
+        command += ["--dtype", dtype, "--cache", str(cache), "--device", device]
+        wall = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found[who] = (time.perf_counter() - wall, json.loads(done.stdout.splitlines()[-1]))
+    (wall, mine), (their_wall, other) = found["easel"], found["diffusers"]
+    label = f"{family} {dtype}"
+    yield Row(f"{label} cold process to first step, s", round(wall, 2), round(their_wall, 2))
+    yield Row(f"{label} the same, processor s", mine["processor"], other["processor"])
+    yield Row(f"{label} file to loaded denoiser, s", mine["load"], other["load"])
+    yield Row(f"{label} peak RSS, MB", mine["rss"], other["rss"])
+    yield Row(f"{label} peak RSS / file", mine["rss"], round(model_file(family, cache).stat().st_size / 1e6))
+
+
+def cold_run(who: str, family: str, dtype: torch.dtype, cache: Path, device: str) -> None:
+    """The child of `cold`: load, one call, tell."""
+    path = model_file(family, cache)
+    x, t, context, y = inputs(family, dtype, device)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        if who == "easel":
+            model = easel(path, cache, dtype, device)
+            load = time.perf_counter() - began
+            model.unet(x, t, context, y)
+        else:
+            unet = theirs(path, family, "unet", dtype, device)
+            kept = theirs(path, family, "vae", dtype, device), their_text(dtype, device)
+            load = time.perf_counter() - began
+            unet(x, t, context, **added(y))
+            del kept
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    facts = {"load": load, "processor": used.ru_utime + used.ru_stime, "rss": peak_rss() / 1e6}
+    print(json.dumps({name: round(value, 2) for name, value in facts.items()}))
+
+
+def peak_rss() -> float:
+    """Bytes. Linux's getrusage would tell the parent's peak where that was larger."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS tells bytes
+
+
+# ------------------------------------------------------------------------------------------------ telling
+
+
+def machine() -> str:
+    import diffusers
+
+    facts = devices.detect()
+    features = ", ".join(sorted(facts.features & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}))
+    return (
+        f"{facts.kind}: {facts.name}, {facts.memory / 1e9:.0f} GB, {torch.get_num_threads()} threads, {features}; "
+        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"diffusers {diffusers.__version__}"
+    )
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["| what | Easel | diffusers | ratio |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {r.name} | {r.easel:g} | {r.peer:g} | {r.ratio:.2f} |" for r in rows)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--family", nargs="+", choices=[*FAMILIES], default=["sd1"])
+    parser.add_argument("--dtype", nargs="+", choices=[*DTYPES], default=["bfloat16", "float32"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="of the processor; all where not given")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["speed", "cold"])
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the generated files")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md")
+    parser.add_argument("--cold", choices=["easel", "diffusers"], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    if asked.cold:
+        return cold_run(asked.cold, asked.family[0], DTYPES[asked.dtype[0]], asked.cache, asked.device)
+    rows: list[Row] = []
+
+    def told(found: Iterator[Row]) -> None:
+        for row in found:
+            rows.append(row)
+            print(f"{row.name:48} {row.easel:10g} {row.peer:10g}   {row.ratio:.3f}", flush=True)
+
+    for family in asked.family:
+        model_file(family, asked.cache)
+        for dtype in asked.dtype:
+            if asked.only != "cold":
+                told(compare(family, DTYPES[dtype], asked.cache, asked.rounds, asked.device))
+            if asked.only != "speed":
+                told(cold(family, dtype, asked.cache, asked.device))
+    if asked.json:
+        asked.json.write_text(json.dumps([row.plain() for row in rows], indent=1))
+    if asked.write:
+        head, _, tail = DOCUMENT.read_text("utf-8").partition("<!-- measured -->")
+        rest = tail.partition("<!-- end -->")[2]
+        DOCUMENT.write_text(f"{head}<!-- measured -->\n{machine()}\n\n{table(rows)}\n<!-- end -->{rest}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Everything that needs a card, in one call: `python -m tests.benchmarks.gpu_all --out FOLDER [--quick]`.
+
+Runs the tests marked `gpu`, then measures what only a card can tell, and writes figures.json and the logs to FOLDER.
+Each part is a process of its own with a time limit, so that one that fails or hangs leaves the others their turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT = 150
+"""Seconds for one part."""
+
+
+def parts(quick: bool) -> dict[str, list[str]]:
+    """Name -> arguments of python."""
+    families = ["sd1"] if quick else ["sd1", "sdxl"]
+    figures = {f"{what} {family}": ["-m", __spec__.name, "--part", what, "--family", family]
+               for family in families for what in ("speed", "memory", "prediction")}  # fmt: skip
+    beside = ["-m", "tests.benchmarks.bench_speed", "--dtype", "float16", "--rounds", "5", "--family"]
+    return {
+        "tests": ["-m", "pytest", "-q", "-m", "gpu", "tests"],
+        **figures,
+        **{f"beside diffusers {family}": [*beside, family] for family in families},
+    }
+
+
+def loaded(family: str, **changes: Any) -> tuple[Any, Any, Any]:
+    """A full-size model as a job loads it, with its sizes and the policy. `changes`: of the policy."""
+    from modules.memory import devices
+    from modules.memory.policy import choose
+    from modules.schema.settings import Settings
+    from modules.weights.catalogue import Catalogue
+    from modules.weights.residency import Residency
+    from modules.weights.sizes import sizes_of
+    from tests.benchmarks import bench_speed as bench
+
+    bench.model_file(family, bench.CACHE)
+    folders = bench.folders_of(bench.CACHE)
+    catalogue = Catalogue(folders, folders.database)
+    checkpoint = catalogue.find(family)
+    facts = devices.detect()
+    sizes = sizes_of(checkpoint)
+    settings = Settings().with_options(changes.pop("options", {}))
+    policy = replace(choose(facts, settings, sizes), **changes)
+    with Residency(catalogue, facts).lease(checkpoint, policy) as model:
+        return model, sizes, policy
+
+
+def seconds_per_call(call: Callable[[], Any], calls: int = 20) -> float:
+    import torch
+
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / calls
+
+
+def speed(family: str) -> dict[str, float]:
+    """Guided calls per second: as it is, by each attention, as a CUDA graph, compiled."""
+    import torch
+
+    from tests.benchmarks.bench_speed import inputs
+
+    found: dict[str, float] = {}
+    for attention in ("sdp", "xformers", "Doggettx", "split", "sub-quadratic"):
+        try:
+            model, _, policy = loaded(family, attention=attention)
+            given = inputs(family, policy.denoiser_dtype, "cuda")
+            with torch.inference_mode():
+                found[attention] = 1 / seconds_per_call(partial(model.unet, *given))
+                if attention == "sdp":
+                    found["sdp, CUDA graph"] = 1 / seconds_per_call(graphed(model.unet, given))
+                    compiled = partial(torch.compile(model.unet, dynamic=False), *given)
+                    found["sdp, compiled"] = 1 / seconds_per_call(compiled)
+        except Exception as error:  # one way that does not work here is a finding, too
+            print(f"{attention}: {type(error).__name__}: {str(error)[:200]}")
+    return {f"{name}, calls/s": round(value, 2) for name, value in found.items()}
+
+
+def graphed(net: Any, given: tuple[Any, ...]) -> Callable[[], Any]:
+    """One call recorded and played again: the card is told once, not layer by layer.
+
+    Inputs are those very tensors, written to before each call; weights are read where they lie, so that a LoRA copied
+    into them is heard without recording anew.
+    """
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            net(*given)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        net(*given)
+    return graph.replay
+
+
+def memory(family: str) -> dict[str, float]:
+    """Peak memory and time of a guided call with all weights on the card, parked, and streamed; answers compared."""
+    import torch
+
+    from tests.benchmarks.bench_speed import inputs
+
+    found: dict[str, float] = {}
+    answers = []
+    for use in ("normal", "medvram", "lowvram"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        model, _, policy = loaded(family, options={"memory_use": use})
+        given = inputs(family, policy.denoiser_dtype, "cuda")
+        with torch.inference_mode():
+            found[f"{use}, ms"] = 1000 * seconds_per_call(partial(model.unet, *given), 10)
+            answers.append(model.unet(*given).float())
+            model.vae.decode(given[0][:1].to(policy.vae_dtype))
+        found[f"{use}, peak MB"] = torch.cuda.max_memory_allocated() / 1e6
+        del model
+    found["largest difference of answers"] = max((a - answers[0]).abs().max().item() for a in answers)
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def prediction(family: str) -> dict[str, float]:
+    """Predicted peak of a guided call and a decode, as a share of what was measured."""
+    import torch
+
+    from modules.memory.budget import Shape
+    from modules.memory.policy import predict
+    from tests.benchmarks.bench_speed import FAMILIES, inputs
+
+    model, sizes, policy = loaded(family)
+    x, t, context, y = inputs(family, policy.denoiser_dtype, "cuda")
+    side = FAMILIES[family].latent * 8
+    need = predict(sizes, Shape(side, side), policy)
+    resting = torch.cuda.memory_allocated()
+    measured: dict[str, float] = {"weights": resting}
+    with torch.inference_mode():
+        for name, call in {
+            "denoising": lambda: model.unet(x, t, context, y),
+            "decoding": lambda: model.vae.decode(x[:1].to(policy.vae_dtype)),
+        }.items():
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            measured[name] = torch.cuda.max_memory_allocated() - resting
+    shares = {f"{name}, predicted/measured": getattr(need, name) / max(1, value) for name, value in measured.items()}
+    return {name: float(round(value, 3)) for name, value in shares.items()} | {
+        f"{name}, MB": round(value / 1e6, 1) for name, value in measured.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("gpu-figures"))
+    parser.add_argument("--quick", action="store_true", help="SD 1.x alone")
+    parser.add_argument("--part", choices=["speed", "memory", "prediction"], help=argparse.SUPPRESS)
+    parser.add_argument("--family", default="sd1", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        print(json.dumps({"speed": speed, "memory": memory, "prediction": prediction}[asked.part](asked.family)))
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {}
+    for name, arguments in parts(asked.quick).items():
+        log = asked.out / f"{name.replace(' ', '-')}.log"
+        extra = ["--json", str(asked.out / f"{name.replace(' ', '-')}.json")] if name.startswith("beside") else []
+        began = time.perf_counter()
+        with log.open("w") as out:
+            command = [sys.executable, *arguments, *extra]
+            try:
+                code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, timeout=LIMIT).returncode
+            except subprocess.TimeoutExpired:
+                code = -1
+        lines = log.read_text("utf-8", "replace").splitlines()
+        figures[name] = {"exit code": code, "seconds": round(time.perf_counter() - began, 1)}
+        if lines and lines[-1].startswith("{"):
+            figures[name] |= json.loads(lines[-1])
+        elif lines:
+            figures[name]["last line"] = lines[-1]
+        print(name, json.dumps(figures[name]), flush=True)
+        (asked.out / "figures.json").write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
