@@ -57,6 +57,7 @@ ODD: tuple[Any, ...] = (
     "x" * 200_000, "\ud800", "\udfff emoji", "\0", "é" * 1000, "(" * 5000, "[" * 5000, "<lora:" * 500, "%s%n",
     "../../etc/passwd",
     "data:image/png;base64,", "data:text/html,<script>", "http://127.0.0.1:1/", "file:///etc/passwd", "====", PNG[:40],
+    json.loads("[" * 60 + "]" * 60), json.loads("[" * 300 + "]" * 300), json.loads('{"a":' * 200 + "1" + "}" * 200),
     PNG, base64.b64encode(b"GIF89a" + b"\xff" * 50).decode(), ["a"] * 3000, [PNG] * 3, {"args": [1] * 1000},
 )  # fmt: skip
 

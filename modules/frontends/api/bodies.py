@@ -10,12 +10,25 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from modules.frontends.requests import make_request
+from modules.frontends.requests import make_request, well_formed
 from modules.prompt import infotext
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
 from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
 from modules.schema.settings import SECTION_OF, Settings
+
+DEEPEST = 64
+
+
+def cleaned(value: Any, depth: int = 0) -> Any:
+    """Plain data whose texts can be written to any file; ValueError where it is nested without end."""
+    if isinstance(value, str):
+        return value if value.isascii() else well_formed(value)
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(each, depth + 1) for key, each in value.items()}
+    return [cleaned(each, depth + 1) for each in value] if isinstance(value, list) else value
 
 
 class Lenient(BaseModel):
@@ -26,7 +39,7 @@ class Lenient(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+        return cleaned({k: v for k, v in values.items() if v is not None}) if isinstance(values, dict) else values
 
 
 class Common(Lenient):

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
 
 from modules.schema.errors import (
@@ -112,6 +113,12 @@ def install(app: FastAPI) -> None:
         field = place[0] if place else None
         message = f"The request cannot be read: {f'{field}: ' if field else ''}{found[0]['msg']}."
         return JSONResponse(body_of("RequestValidationError", "bad_request", message, field, found), 422)
+
+    @app.exception_handler(UnicodeEncodeError)
+    @app.exception_handler(PydanticSerializationError)
+    async def unwritable(_: Request, error: Exception) -> JSONResponse:
+        message = "The request holds characters that cannot be written down; send plain text."
+        return JSONResponse(body_of("BadRequest", "bad_request", message, None), 422)
 
     @app.exception_handler(HTTPException)
     async def by_status(_: Request, error: HTTPException) -> JSONResponse:

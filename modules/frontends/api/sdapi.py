@@ -18,7 +18,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field, create_model
 
 from modules.frontends.api import answers as a
-from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, request_of
+from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
 from modules.frontends.api.errors import JobFailed, Refused
 from modules.frontends.api.extras import ExtraBatch, ExtraSingle, enlarge
 from modules.frontends.api.native import Mine, Streams, user_of
@@ -242,7 +242,10 @@ def make_router(
     @router.post("/options")
     def set_options(values: Annotated[dict[str, Any], Body()], mine: Mine) -> None:
         """Changes settings; all of them or, where one is refused, none."""
-        keep_settings(mine, values)
+        try:
+            keep_settings(mine, cleaned(values))
+        except ValueError as error:
+            raise BadRequest(f"The settings cannot be read: {error}.") from None
 
     def keep_settings(mine: FrontDesk, values: Mapping[str, Any]) -> None:
         now = mine.settings
