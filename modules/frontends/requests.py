@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
-from modules.schema.request import GenerationRequest
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
 
+PARTS: dict[str, type[BaseModel]] = {"hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask}
 LONGEST_PROMPT = 100_000  # characters; more is a pasted file, not a prompt
 
 
@@ -26,15 +27,32 @@ def make_request(values: Mapping[str, Any]) -> GenerationRequest:
     try:
         return GenerationRequest.model_validate(cleaned)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        raise BadRequest(_sentence(name, first["type"], cleaned.get(name)), field=name or None) from None
+        path = _path(error.errors()[0]["loc"])
+        raise BadRequest(_sentence(path, cleaned), field=".".join(path) or None) from None
 
 
-def _sentence(name: str, kind: str, value: Any) -> str:
-    if name not in GenerationRequest.model_fields:
-        return f"There is no field called {name!r}; remove it." if name else "Send one JSON object of request fields."
-    known = facts(GenerationRequest, name)
+def _path(location: Sequence[int | str]) -> list[str]:
+    """Names of fields down to the one that is wrong ("hires", "hr_scale"); the last may be unknown."""
+    model: type[BaseModel] | None = GenerationRequest
+    path: list[str] = []
+    for part in map(str, location):
+        if model is None:
+            break  # places in a list, keys of a dictionary, members of a union
+        path.append(part)
+        model = PARTS.get(part) if part in model.model_fields else None
+    return path
+
+
+def _sentence(path: Sequence[str], values: Mapping[str, Any]) -> str:
+    if not path:
+        return "Send one JSON object of request fields."
+    model = PARTS[path[-2]] if len(path) > 1 else GenerationRequest
+    if path[-1] not in model.model_fields:
+        return f"There is no field called {path[-1]!r}; remove it."
+    value: Any = values
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    known = facts(model, path[-1])
     if value is None or value == "":
         return f"{known.label} is empty; give {_allowed(known)}."
     return f"{known.label} cannot be {_shown(value)}; give {_allowed(known)}."

@@ -135,9 +135,11 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int) -> Pat
         import gradio
 
     from modules.frontends.ui.app import build_blocks, head, static_files
+    from modules.frontends.ui.routes import make_router
     from modules.frontends.ui.theme import make_theme
 
     files = static_files()
+    app.include_router(make_router())
 
     @app.get("/easel/{name}", include_in_schema=False)
     def static(name: str) -> Response:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +22,7 @@ import uvicorn
 from modules.frontends import serve
 from tests.frontends.stand_in import StandIn
 
+ROOT = Path(__file__).parent.parent.parent
 CHROMIUM_FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -94,3 +101,61 @@ def watch() -> Iterator[Watch]:
     yield found
     assert found.troubles == []
     assert found.foreign == []
+
+
+@dataclass
+class Program:
+    """Easel as a user starts it, on a folder of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    data: Path
+    lines: list[str]
+
+    def pictures(self, task: str = "txt2img") -> list[Path]:
+        return sorted(self.data.glob(f"outputs/{task}-images/????-??-??/*.png"))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    if not list((ROOT / "models" / "Stable-diffusion").glob("*.safetensors")):
+        pytest.skip("no checkpoint in models/Stable-diffusion")
+    data = tmp_path_factory.mktemp("data")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "webui.py", "--skip-prepare-environment", "--skip-torch-cuda-test"]
+    command += ["--data-dir", str(data), "--models-dir", str(ROOT / "models"), "--port", str(port)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
+    reader.start()
+    deadline = time.monotonic() + 120
+    while not any("is ready" in line for line in lines):
+        assert process.poll() is None, "".join(lines)
+        assert time.monotonic() < deadline, "".join(lines)
+        time.sleep(0.05)
+    yield Program(process, f"http://127.0.0.1:{port}/", data, lines)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) in (0, 130), "".join(lines)
+    assert "Traceback" not in "".join(lines)
+
+
+@pytest.fixture
+def real_context(chromium: Any) -> Iterator[Any]:
+    """A browser profile for a page that really draws."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(180_000)
+    yield context
+    context.close()
+
+
+def open_program(context: Any, program: Program, watch: Watch) -> Any:
+    """The page of a program, once it shows what it has."""
+    page = watch.on(context.new_page())
+    page.goto(program.url)
+    page.wait_for_selector(".easel-example")
+    return page

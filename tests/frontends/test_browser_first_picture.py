@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -23,68 +12,11 @@ from PIL import Image
 
 from modules.imaging.metadata import read_infotext
 from modules.prompt import infotext
-from tests.frontends.conftest import Watch
+from tests.frontends.conftest import open_program as open_page
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).parent.parent.parent
 PROMPT = "a red house on green hills, night, moon"
 IDLE = "body:not(.easel-running)"
-
-
-@dataclass
-class Program:
-    """Easel as a user starts it, on a folder of its own."""
-
-    process: subprocess.Popen[str]
-    url: str
-    data: Path
-    lines: list[str]
-
-    def pictures(self) -> list[Path]:
-        return sorted(self.data.glob("outputs/txt2img-images/????-??-??/*.png"))
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    if not list((ROOT / "models" / "Stable-diffusion").glob("*.safetensors")):
-        pytest.skip("no checkpoint in models/Stable-diffusion")
-    data = tmp_path_factory.mktemp("data")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "webui.py", "--skip-prepare-environment", "--skip-torch-cuda-test"]
-    command += ["--data-dir", str(data), "--models-dir", str(ROOT / "models"), "--port", str(port)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    lines: list[str] = []
-    assert process.stdout is not None
-    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
-    reader.start()
-    deadline = time.monotonic() + 120
-    while not any("is ready" in line for line in lines):
-        assert process.poll() is None, "".join(lines)
-        assert time.monotonic() < deadline, "".join(lines)
-        time.sleep(0.05)
-    yield Program(process, f"http://127.0.0.1:{port}/", data, lines)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) in (0, 130), "".join(lines)
-    assert "Traceback" not in "".join(lines)
-
-
-@pytest.fixture
-def context(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(180_000)
-    yield context
-    context.close()
-
-
-def open_page(context: Any, program: Program, watch: Watch) -> Any:
-    page = watch.on(context.new_page())
-    page.goto(program.url)
-    page.wait_for_selector(".easel-example")
-    return page
 
 
 def test_it_says_where_it_is_and_stays_small(program):
@@ -94,8 +26,8 @@ def test_it_says_where_it_is_and_stays_small(program):
     assert psutil.Process(program.process.pid).memory_info().rss < 250 * 2**20
 
 
-def test_prompt_to_picture_to_file(program, context, watch):
-    page = open_page(context, program, watch)
+def test_prompt_to_picture_to_file(program, real_context, watch):
+    page = open_page(real_context, program, watch)
     page.fill("#txt2img_prompt textarea", PROMPT)
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img[src*='/pictures/']")
@@ -121,15 +53,15 @@ def test_prompt_to_picture_to_file(program, context, watch):
     assert f"saved in outputs/txt2img-images/{path.parent.name}" in page.inner_text("#html_log_txt2img")
 
 
-def test_closing_the_tab_stops_nothing(program, context, watch):
+def test_closing_the_tab_stops_nothing(program, real_context, watch):
     before = len(program.pictures())
-    page = open_page(context, program, watch)
+    page = open_page(real_context, program, watch)
     page.fill("#txt2img_prompt textarea", PROMPT)
     page.fill("#txt2img_batch_count input[type=number]", "3")
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
     page.close()
-    again = open_page(context, program, watch)
+    again = open_page(real_context, program, watch)
     again.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
     again.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live) >> nth=2")
     again.wait_for_selector(IDLE)

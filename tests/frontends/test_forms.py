@@ -12,11 +12,12 @@ from modules.frontends.ui import forms
 from modules.frontends.ui.examples import EXAMPLES, examples_html
 from modules.schema.errors import BadRequest
 from modules.schema.prompts import StyleList, StyleView
-from modules.schema.request import MAX_SEED, GenerationRequest
+from modules.schema.request import MAX_SEED, GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.settings import Settings
 from tests.frontends.stand_in import CHECKPOINTS
 
 POSTCARDS, DREAM = CHECKPOINTS
-UNTOUCHED = {name: forms.known(name).default for name in forms.FIELDS} | {"seed": "-1"}
+UNTOUCHED = forms.untouched("txt2img")
 
 TWO_FILES = StyleList(styles=(StyleView(name="photo", file="styles.csv"), StyleView(name="ink", file="more.csv")))
 
@@ -37,17 +38,123 @@ def test_an_untouched_form_asks_for_the_defaults():
 
 
 def test_every_field_reaches_the_request():
-    values = {
+    values = UNTOUCHED | {
         "prompt": "a cat", "negative_prompt": "dog", "sampler": "Euler a", "scheduler": "Karras", "steps": 7.0,
         "width": 640.0, "height": 384, "n_iter": 2, "batch_size": 3, "cfg_scale": 4.5, "seed": str(MAX_SEED),
-        "styles": ["photo", forms.style_choices(TWO_FILES)[0], "ink"], "filmstrip": 5.0,
+        "styles": ["photo", forms.style_choices(TWO_FILES)[0], "ink"], "filmstrip": 5.0, "cfg_rescale": 0.7,
+        "seed_extra": True, "subseed": "9", "subseed_strength": 0.25, "seed_resize_from_w": 512,
+        "hires": True, "hires.hr_scale": 1.5, "hires.hr_upscaler": "Lanczos", "hires.hr_prompt": "sharp",
+        "refiner": True, "refiner.refiner_checkpoint": "postcards", "refiner.refiner_switch_at": 0.5,
+        "override_settings": ["Clip skip: 2", "Nothing: 3"],
     }  # fmt: skip
     request = forms.request_from_form(values, "dream")
+    hires = Hires(
+        hr_scale=1.5, hr_upscaler="Lanczos", hr_prompt="sharp", hr_checkpoint_name="Use same checkpoint",
+        hr_sampler_name="Use same sampler", hr_scheduler="Use same scheduler",
+    )  # fmt: skip
     assert request == GenerationRequest(
         prompt="a cat", negative_prompt="dog", sampler="Euler a", scheduler="Karras", steps=7, width=640, height=384,
-        n_iter=2, batch_size=3, cfg_scale=4.5, seed=MAX_SEED, checkpoint="dream",
-        styles=("photo", "ink"), filmstrip=5,
+        n_iter=2, batch_size=3, cfg_scale=4.5, seed=MAX_SEED, checkpoint="dream", cfg_rescale=0.7,
+        styles=("photo", "ink"), filmstrip=5, subseed=9, subseed_strength=0.25, seed_resize_from_w=512, hires=hires,
+        refiner=Refiner(refiner_checkpoint="postcards", refiner_switch_at=0.5),
+        override_settings={"CLIP_stop_at_last_layers": "2"},
     )  # fmt: skip
+
+
+def test_what_is_switched_off_does_not_reach_the_request():
+    values = UNTOUCHED | {
+        "subseed": "9",
+        "subseed_strength": 0.25,
+        "hires.hr_scale": 3,
+        "refiner.refiner_switch_at": 0.1,
+    }
+    assert forms.request_from_form(values, None) == GenerationRequest()
+
+
+def told(mode: str, mask: str | None = "b" * 64) -> str:
+    return json.dumps({"mode": mode, "image": "a" * 64, "mask": mask, "width": 500, "height": 300})
+
+
+def test_img2img_takes_its_pictures_by_name():
+    values = forms.untouched("img2img") | {
+        "source.denoising_strength": 0.4, "source.resize_mode": 1, "source.mask.mask_blur_x": 9,
+        "source.mask.inpaint_full_res": 1, "source.mask.inpainting_fill": 2, "source.mask.inpainting_mask_invert": 1,
+    }  # fmt: skip
+    request = forms.request_from_form(values, None, "img2img", told("img2img"))
+    assert request.source == Source(images=("a" * 64,), denoising_strength=0.4, resize_mode=1)
+    request = forms.request_from_form(values, None, "img2img", told("inpaint"))
+    assert request.source is not None
+    assert request.source.mask == Mask(
+        image="b" * 64, mask_blur_x=9, mask_blur_y=9, inpaint_full_res=True, inpainting_fill=2,
+        inpainting_mask_invert=True,
+    )  # fmt: skip
+    assert (request.width, request.height) == (512, 512)
+    scaled = forms.request_from_form(values | {"resize_by": 1, "scale": 0.5}, None, "img2img", told("img2img"))
+    assert (scaled.width, scaled.height) == (248, 144)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "sentence"),
+    [
+        (None, "There is no picture to start from yet"), ("", "There is no picture"), ("[1]", "There is no picture"),
+        (told("inpaint", None), "Nothing is masked yet"), (json.dumps({"image": "../x"}), "Source pictures cannot be"),
+    ],
+)  # fmt: skip
+def test_img2img_without_its_pictures_is_refused_in_words(pictures, sentence):
+    with pytest.raises(BadRequest, match=sentence):
+        forms.request_from_form(forms.untouched("img2img"), None, "img2img", pictures)
+
+
+INFOTEXT = """a (red) house, night
+Negative prompt: fog
+Steps: 12, Sampler: DPM++ 2M SDE Karras, CFG scale: 6.5, Seed: 77, Size: 640x384, \
+Model hash: 0123456789, Model: postcards, Denoising strength: 0.5, Clip skip: 2, Variation seed: 5, \
+Variation seed strength: 0.3, Hires upscale: 1.5, Hires steps: 4, \
+Hires upscaler: Latent (nearest), Refiner: dream [0000000000], Refiner switch at: 0.7, Version: v1.10.1"""
+
+
+def test_an_infotext_fills_the_form():
+    values = forms.values_from_infotext(INFOTEXT, "txt2img", Settings(), CHECKPOINTS, "dream")
+    expected = {
+        "prompt": "a (red) house, night", "negative_prompt": "fog", "steps": 12, "sampler": "DPM++ 2M SDE",
+        "scheduler": "Karras", "cfg_scale": 6.5, "seed": "77", "width": 640, "height": 384, "hires": True,
+        "hires.denoising_strength": 0.5, "hires.hr_scale": 1.5, "hires.hr_second_pass_steps": 4, "refiner": True,
+        "hires.hr_upscaler": "Latent (nearest)", "refiner.refiner_checkpoint": "dream", "seed_extra": True,
+        "refiner.refiner_switch_at": 0.7, "subseed": "5", "subseed_strength": 0.3,
+        "override_settings": ["Model: postcards", "Clip skip: 2"],
+    }  # fmt: skip
+    assert {path: values[path] for path in expected} == expected
+    assert not {"n_iter", "batch_size", "filmstrip"} & set(values)
+    request = forms.request_from_form(UNTOUCHED | values, "dream")
+    assert request.checkpoint == "postcards"
+
+
+def test_an_infotext_of_inpainting_fills_the_other_form():
+    text = "Steps: 3, Seed: 1, Size: 64x64, Denoising strength: 0.3, Masked content: latent noise, "
+    text += "Inpaint area: Only masked, Mask mode: Inpaint not masked, Mask blur: 7"
+    values = forms.values_from_infotext(text, "img2img", Settings())
+    expected = {
+        "source.denoising_strength": 0.3, "source.mask.inpainting_fill": 2, "source.mask.inpaint_full_res": 1,
+        "source.mask.inpainting_mask_invert": 1, "source.mask.mask_blur_x": 7,
+    }  # fmt: skip
+    assert {path: values[path] for path in expected} == expected
+
+
+def test_a_plain_prompt_and_a_strange_infotext_change_only_what_they_tell(test_seed):
+    assert forms.values_from_infotext("a (red) house", "txt2img", Settings())["prompt"] == "a (red) house"
+    assert set(forms.values_from_infotext("a", "txt2img", Settings())) == {"prompt", "negative_prompt"}
+    assert forms.values_from_infotext("", "txt2img", Settings()) == {}
+    strange = "x\nSteps: 1e99, Sampler: gone, Seed: abc, Size: 9x9, CFG scale: nan, Hires upscale: 77, Clip skip: many"
+    values = forms.values_from_infotext(strange, "txt2img", Settings())
+    assert not {"steps", "sampler", "seed", "width", "cfg_scale", "hires.hr_scale"} & set(values)
+    assert "Clip skip: many" not in values["override_settings"]
+    rng = random.Random(test_seed)
+    for _ in range(100):
+        spoiled = list(INFOTEXT)
+        for _ in range(4):
+            spoiled[rng.randrange(len(spoiled))] = chr(rng.randrange(32, 127))
+        values = forms.values_from_infotext("".join(spoiled), "txt2img", Settings(), CHECKPOINTS)
+        forms.request_from_form(UNTOUCHED | values, None)  # never refused
 
 
 @pytest.mark.parametrize(
@@ -98,7 +205,7 @@ def test_a_page_opens_with_the_checkpoints_defaults():
     chosen, values = forms.opening_values({}, CHECKPOINTS, "postcards.safetensors [0123456789]")
     assert chosen == POSTCARDS
     assert (values["width"], values["cfg_scale"], values["seed"]) == (128, 5.0, "-1")
-    assert list(values) == list(forms.FIELDS)
+    assert list(values) == list(forms.TXT2IMG)
 
 
 def test_a_page_opens_without_any_checkpoint():

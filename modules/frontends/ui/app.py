@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import forms, txt2img
+from modules.frontends.ui import forms, img2img, png_info, txt2img
+from modules.frontends.ui.examples import examples_html
+from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening
 from modules.schema.fields import facts
 from modules.schema.settings import Model
 from modules.schema.version import NAME, VERSION
@@ -33,6 +35,7 @@ def head(files: dict[str, bytes]) -> str:
         f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
         f'<script src="{address("easel.js")}" defer></script>'
         f'<script src="{address("prompts.js")}" defer></script>'
+        f'<script src="{address("pictures.js")}" defer></script>'
         '<meta name="color-scheme" content="light dark">'
     )
 
@@ -58,24 +61,44 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             refresh = gr.Button("🔄", elem_id="refresh_sd_model_checkpoint", elem_classes="easel-icon", min_width=36)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("txt2img", id="txt2img", elem_id="tab_txt2img"):
-                tab = txt2img.build(service, checkpoint)
+                first = txt2img.build(service, checkpoint)
+            with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
+                second = img2img.build(service, checkpoint)
+            with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
+                png_info.build()
+        panels = (first, second)
 
-        draft = gr.Textbox(elem_id="txt2img_draft", visible="hidden")
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        def shown(*drafts: str | None) -> tuple[Any, ...]:
+            """All that a page shows when it opens: lists of files, and what stood in its forms."""
+            opened = [opening(service, panel.tab, draft) for panel, draft in zip(panels, drafts)]
+            name = opened[0][0]
+            listed = gr.update(choices=forms.checkpoint_choices(service.checkpoints()), value=name)
+            values = [value for _, updates in opened for value in (*updates, name or "")]
+            return (listed, examples_html(name), *values)
+
+        drafts = [gr.Textbox(elem_id=f"{panel.tab}_draft", visible="hidden") for panel in panels]
         blocks.load(
-            lambda kept: txt2img.opening(service, kept),
-            draft,
-            [checkpoint, *tab.fields.values(), tab.examples, tab.followed],
-            js="() => localStorage.getItem('easel.txt2img.draft') || '{}'",
-            **quiet,
+            shown,
+            drafts,
+            [checkpoint, first.examples, *(part for panel in panels for part in (*panel.ordered(), panel.followed))],
+            js="() => ['txt2img', 'img2img'].map((tab) => localStorage.getItem(`easel.${tab}.draft`) || '{}')",
+            **AT_ONCE,
         )
-        following = [tab.fields[name] for name in forms.FOLLOWING]
+        following = [[panel.fields[name] for name in forms.FOLLOWING] for panel in panels]
+
+        def chose(chosen: str | None, *values: Any) -> tuple[Any, ...]:
+            """Another checkpoint was chosen: what each panel follows, and the examples."""
+            each = len(values) // len(panels)
+            groups = [values[k : k + each] for k in range(0, len(values), each)]
+            changed = [on_checkpoint(service, chosen, followed, rest) for followed, *rest in groups]
+            return (examples_html(chosen), *(value for values in changed for value in values))
+
         checkpoint.input(
-            lambda chosen, followed, *values: txt2img.on_checkpoint(service, chosen, followed, values),
-            [checkpoint, tab.followed, *following],
-            [*following, tab.examples, tab.followed],
+            chose,
+            [checkpoint, *(part for panel, own in zip(panels, following) for part in (panel.followed, *own))],
+            [first.examples, *(part for panel, own in zip(panels, following) for part in (*own, panel.followed))],
             preprocess=False,
-            **quiet,
+            **AT_ONCE,
         )
 
         def listed(chosen: str | None) -> Any:
@@ -83,5 +106,5 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             found = forms.find_checkpoint(views, chosen) or next((v for v in views if not v.problem), None)
             return gr.update(choices=forms.checkpoint_choices(views), value=found.name if found else None)
 
-        refresh.click(listed, checkpoint, checkpoint, preprocess=False, **quiet)
+        refresh.click(listed, checkpoint, checkpoint, preprocess=False, **AT_ONCE)
     return blocks

@@ -1,6 +1,7 @@
-"""The form: components from the facts on each field, values from the form to a request, and what a fresh page shows.
+"""The forms: components from the facts on each field, values from a form to a request and from an infotext to a form.
 
-Labels, ranges, steps and defaults are written once, on the field (`schema.request`).
+A value's name is its path in the request ("hires.hr_scale"). Labels, ranges, steps, defaults and infotext keys are
+written once, on the field (`schema.request`); a new parameter is a line in a form here and its place in the tab.
 """
 
 from __future__ import annotations
@@ -11,80 +12,252 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from pydantic import BaseModel
 
+from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request
-from modules.sampling.table import SAMPLER_NAMES, SCHEDULE_LABELS
-from modules.schema.errors import BadRequest
-from modules.schema.fields import Facts, facts
+from modules.imaging.upscale import UPSCALERS
+from modules.prompt import infotext
+from modules.prompt.styles import Style
+from modules.sampling.table import SAMPLER_NAMES, SCHEDULE_LABELS, normalise
+from modules.schema.errors import BadRequest, EaselError
+from modules.schema.fields import Facts, all_facts, facts
 from modules.schema.prompts import StyleList
 from modules.schema.record import CheckpointView
-from modules.schema.request import GenerationRequest
+from modules.schema.request import (
+    SAME_CHECKPOINT,
+    SAME_SAMPLER,
+    SAME_SCHEDULER,
+    GenerationRequest,
+    Hires,
+    Mask,
+    Refiner,
+    Source,
+)
+from modules.schema.settings import Settings
 
-# Fields of the txt2img form, in the order in which values travel, with the element id's ending.
-FIELDS: dict[str, str] = {
-    "prompt": "prompt",
-    "negative_prompt": "neg_prompt",
-    "sampler": "sampling",
-    "scheduler": "scheduler",
-    "steps": "steps",
-    "width": "width",
-    "height": "height",
-    "n_iter": "batch_count",
-    "batch_size": "batch_size",
-    "cfg_scale": "cfg_scale",
-    "seed": "seed",
-    "styles": "styles",
-    "filmstrip": "filmstrip",
+# ------------------------------------------------------------------------------------------------------ what a form has
+
+# Path in the request → id of its element; T stands for the tab. A section's own name is the switch that turns it on.
+COMMON: dict[str, str] = {
+    "prompt": "T_prompt",
+    "negative_prompt": "T_neg_prompt",
+    "styles": "T_styles",
+    "sampler": "T_sampling",
+    "scheduler": "T_scheduler",
+    "steps": "T_steps",
+    "width": "T_width",
+    "height": "T_height",
+    "n_iter": "T_batch_count",
+    "batch_size": "T_batch_size",
+    "cfg_scale": "T_cfg_scale",
+    "cfg_rescale": "T_cfg_rescale",
+    "seed": "T_seed",
+    "seed_extra": "T_subseed_show",
+    "subseed": "T_subseed",
+    "subseed_strength": "T_subseed_strength",
+    "seed_resize_from_w": "T_seed_resize_from_w",
+    "seed_resize_from_h": "T_seed_resize_from_h",
+    "refiner": "T_enable-checkbox",
+    "refiner.refiner_checkpoint": "T_checkpoint",
+    "refiner.refiner_switch_at": "T_switch_at",
+    "filmstrip": "T_filmstrip",
+    "override_settings": "T_override_settings",
 }
+TXT2IMG = COMMON | {
+    "hires": "T_hr-checkbox",
+    "hires.hr_upscaler": "T_hr_upscaler",
+    "hires.hr_second_pass_steps": "T_hires_steps",
+    "hires.denoising_strength": "T_denoising_strength",
+    "hires.hr_scale": "T_hr_scale",
+    "hires.hr_resize_x": "T_hr_resize_x",
+    "hires.hr_resize_y": "T_hr_resize_y",
+    "hires.hr_checkpoint_name": "hr_checkpoint",
+    "hires.hr_sampler_name": "hr_sampler",
+    "hires.hr_scheduler": "hr_scheduler",
+    "hires.hr_prompt": "hires_prompt",
+    "hires.hr_negative_prompt": "hires_neg_prompt",
+}
+IMG2IMG = COMMON | {
+    "source.resize_mode": "resize_mode",
+    "source.denoising_strength": "T_denoising_strength",
+    "source.mask.mask_blur_x": "T_mask_blur",
+    "source.mask.inpainting_mask_invert": "T_mask_mode",
+    "source.mask.inpainting_fill": "T_inpainting_fill",
+    "source.mask.inpaint_full_res": "T_inpaint_full_res",
+    "source.mask.inpaint_full_res_padding": "T_inpaint_full_res_padding",
+    "resize_by": "T_resize_by",
+    "scale": "T_scale",
+}
+FORMS: dict[str, dict[str, str]] = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
+
+MODELS: dict[str, type[BaseModel]] = {
+    "": GenerationRequest, "hires": Hires, "refiner": Refiner, "source": Source, "source.mask": Mask,
+}  # fmt: skip
+SWITCHED = ("hires", "refiner")
+# What only the form has: switches of the page, and sizes by factor.
+OF_THE_PAGE: dict[str, Facts] = {
+    "seed_extra": Facts("seed_extra", False, "Extra"),
+    "resize_by": Facts("resize_by", 0, "Size"),
+    "scale": Facts("scale", 1.0, "Scale", ge=0.05, le=4, step=0.05),
+}
+SEED_EXTRAS = ("subseed", "subseed_strength", "seed_resize_from_w", "seed_resize_from_h")
+SEEDS = ("seed", "subseed")
+# Modes of the img2img tab that draw a part of the picture only.
+INPAINTING = ("inpaint", "inpaint_sketch", "upload")
 DIVIDER = 40  # characters of a line that parts the styles of two files
 # What a checkpoint brings its own defaults for.
 FOLLOWING = ("width", "height", "cfg_scale")
-CHOICES: dict[str, tuple[str, ...]] = {"sampler": SAMPLER_NAMES, "scheduler": SCHEDULE_LABELS}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "sampler": SAMPLER_NAMES,
+    "scheduler": SCHEDULE_LABELS,
+    "hires.hr_upscaler": (*LATENT_UPSCALE_MODES, *UPSCALERS),
+    "hires.hr_sampler_name": (SAME_SAMPLER, *SAMPLER_NAMES),
+    "hires.hr_scheduler": (SAME_SCHEDULER, *SCHEDULE_LABELS),
+}
+# Names of numbered choices, in their order; infotexts write them so.
+NUMBERED: dict[str, tuple[str, ...]] = {
+    "source.resize_mode": ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"),
+    "source.mask.inpainting_mask_invert": ("Inpaint masked", "Inpaint not masked"),
+    "source.mask.inpainting_fill": ("fill", "original", "latent noise", "latent nothing"),
+    "source.mask.inpaint_full_res": ("Whole picture", "Only masked"),
+    "resize_by": ("Resize to", "Resize by"),
+}
+LABELS = {
+    "source.mask.mask_blur_x": "Mask blur", "source.mask.inpainting_mask_invert": "Mask mode",
+    "source.mask.inpaint_full_res": "Inpaint area", "refiner.refiner_checkpoint": "Checkpoint",
+    "hires.hr_checkpoint_name": "Checkpoint",
+}  # fmt: skip
+# Defaults that the form spells out.
+SHOWN_DEFAULTS: dict[str, Any] = {
+    "hires.hr_checkpoint_name": SAME_CHECKPOINT, "hires.hr_sampler_name": SAME_SAMPLER,
+    "hires.hr_scheduler": SAME_SCHEDULER, "hires": False, "refiner": False, "override_settings": [], "styles": [],
+    "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None,
+}  # fmt: skip
+# Infotext keys of fields that are not written under one key of their own.
+KEYS = {
+    "seed_resize_from_w": "Seed resize from-1", "seed_resize_from_h": "Seed resize from-2",
+    "source.mask.mask_blur_x": "Mask blur",
+}  # fmt: skip
+# A switch is on where an infotext has one of these.
+SWITCH_KEYS = {
+    "hires": ("Hires upscale", "Hires upscaler"), "refiner": ("Refiner",),
+    "seed_extra": ("Variation seed", "Seed resize from-1"),
+}  # fmt: skip
 
 
-def known(name: str) -> Facts:
-    return facts(GenerationRequest, name)
+def known(path: str) -> Facts:
+    """The facts of the field at a path."""
+    if path in OF_THE_PAGE:
+        return OF_THE_PAGE[path]
+    section, _, name = path.rpartition(".")
+    return facts(MODELS[section], name)
 
 
-def slider(name: str, tab: str) -> gr.Slider:
+def element(tab: str, path: str) -> str:
+    """The id of a field's element."""
+    return FORMS[tab][path].replace("T_", f"{tab}_", 1) if FORMS[tab][path].startswith("T_") else FORMS[tab][path]
+
+
+def label_of(path: str) -> str:
+    return LABELS.get(path) or known(path).label
+
+
+def default_of(path: str) -> Any:
+    """What an untouched form has there."""
+    if path in SHOWN_DEFAULTS:
+        return SHOWN_DEFAULTS[path]
+    default = known(path).default
+    return int(default) if path in NUMBERED else default
+
+
+def untouched(tab: str) -> dict[str, Any]:
+    """The values of a form nobody has touched."""
+    return {path: default_of(path) for path in FORMS[tab]}
+
+
+# ---------------------------------------------------------------------------------------------------------- components
+
+
+def slider(path: str, tab: str) -> gr.Slider:
     """A slider over a field."""
-    fact = known(name)
+    fact = known(path)
     return gr.Slider(
         minimum=fact.ge or 0,
         maximum=fact.soft_le or fact.le or 100,
         step=fact.step,
-        value=fact.default,
-        label=fact.label,
-        elem_id=f"{tab}_{FIELDS[name]}",
+        value=default_of(path),
+        label=label_of(path),
+        elem_id=element(tab, path),
         elem_classes="easel-slider",
         buttons=[],
         min_width=120,
     )
 
 
-def dropdown(name: str, tab: str) -> gr.Dropdown:
-    fact = known(name)
+def dropdown(path: str, tab: str, choices: Sequence[str] | None = None, **more: Any) -> gr.Dropdown:
+    """A list of a field's choices, or of those given."""
     return gr.Dropdown(
-        choices=list(CHOICES[name]),
-        value=fact.default,
-        label=fact.label,
-        elem_id=f"{tab}_{FIELDS[name]}",
+        choices=list(choices if choices is not None else CHOICES[path]),
+        value=default_of(path),
+        label=label_of(path),
+        elem_id=element(tab, path),
         num_choices_shown=None,
+        min_width=120,
+        **more,
+    )
+
+
+def radio(path: str, tab: str) -> gr.Radio:
+    """A field whose choices are numbers with names."""
+    return gr.Radio(
+        choices=[(name, k) for k, name in enumerate(NUMBERED[path])],
+        value=default_of(path),
+        label=label_of(path),
+        elem_id=element(tab, path),
+        elem_classes="easel-radio",
         min_width=120,
     )
 
 
-def prompt_box(name: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
+def checkbox(path: str, tab: str, label: str | None = None) -> gr.Checkbox:
+    return gr.Checkbox(
+        value=default_of(path),
+        label=label or label_of(path),
+        elem_id=element(tab, path),
+        elem_classes="easel-check",
+        min_width=60,
+    )
+
+
+def prompt_box(path: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
     return gr.Textbox(
-        value=known(name).default,
-        label=known(name).label,
+        value=known(path).default,
+        label=label_of(path),
         show_label=False,
         lines=lines,
         max_lines=12,
         placeholder=placeholder,
-        elem_id=f"{tab}_{FIELDS[name]}",
+        elem_id=element(tab, path),
         elem_classes="prompt",
     )
+
+
+def seed_box(path: str, tab: str) -> gr.Textbox:
+    """A text, so that all 64 bits of a seed arrive."""
+    return gr.Textbox(
+        value=default_of(path),
+        label=label_of(path),
+        lines=1,
+        max_lines=1,
+        elem_id=element(tab, path),
+        elem_classes="easel-seed-box",
+        html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
+        min_width=120,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- styles
 
 
 def style_choices(styles: StyleList) -> list[str]:
@@ -106,31 +279,215 @@ def chosen_styles(names: Any) -> Any:
     return tuple(name for name in names if not (isinstance(name, str) and len(name) >= DIVIDER and name[:3] == "---"))
 
 
-def request_from_form(values: Mapping[str, Any], checkpoint: str | None) -> GenerationRequest:
-    """What the form asks for; numbers end where their sliders end.
+# ----------------------------------------------------------------------------------------------------- form to request
 
-    The seed is a text, so that all 64 bits of it arrive; empty means -1.
+
+def request_from_form(
+    values: Mapping[str, Any], checkpoint: str | None, tab: str = "txt2img", pictures: str | None = None
+) -> GenerationRequest:
+    """What a form asks for; numbers end where their sliders end. BadRequest's `field` is a path of the form.
+
+    `pictures` of img2img: JSON of what the page uploaded, {"mode", "image", "mask", "width", "height"}: names of
+    pictures, and the size of the first.
     """
-    chosen = {name: values[name] for name in FIELDS} | {"styles": chosen_styles(values["styles"])}
-    for name in ("steps", "width", "height", "n_iter", "batch_size", "cfg_scale", "filmstrip"):
-        if isinstance(chosen[name], float) and chosen[name].is_integer():
-            chosen[name] = int(chosen[name])
-        end = known(name).soft_le
-        if end is not None and isinstance(chosen[name], int | float) and chosen[name] > end:
-            first = known(name).ge or 0
+    chosen = {path: _checked(path, values[path]) for path in FORMS[tab]}
+    chosen["styles"] = chosen_styles(chosen["styles"])
+    if not chosen.pop("seed_extra"):
+        for path in SEED_EXTRAS:
+            del chosen[path]
+    settings, model = overrides(chosen.pop("override_settings"))
+    nested: dict[str, Any] = {"checkpoint": model or checkpoint or None, "override_settings": settings}
+    if tab == "img2img":
+        _put_pictures(chosen, pictures)
+    for section in SWITCHED:
+        if not chosen.pop(section, None):
+            chosen = {path: value for path, value in chosen.items() if not path.startswith(f"{section}.")}
+    for path, value in chosen.items():
+        *sections, name = path.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return make_request(nested)
+
+
+def _checked(path: str, value: Any) -> Any:
+    """A value as the request wants it; BadRequest where the form's own limits are passed."""
+    fact = known(path)
+    if path in SEEDS:
+        text = str(value).strip() if value is not None else ""
+        try:
+            return int(text) if text else -1
+        except ValueError:
             raise BadRequest(
-                f"{known(name).label} cannot be {chosen[name]:g} here; give a number from {first:g} to {end:g}.",
-                field=name,
-            )
-    seed = str(chosen["seed"]).strip() if chosen["seed"] is not None else ""
-    try:
-        chosen["seed"] = int(seed) if seed else -1
-    except ValueError:
+                f"{fact.label} cannot be {text[:40]!r}; give a whole number, or -1 to draw a new one.", field=path
+            ) from None
+    if path == "refiner.refiner_checkpoint":
+        return value or ""
+    if path in CHOICES or path in NUMBERED or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    end = fact.soft_le
+    if end is not None and isinstance(value, int | float) and value > end:
         raise BadRequest(
-            f"{known('seed').label} cannot be {seed[:40]!r}; give a whole number, or -1 to draw a new one.",
-            field="seed",
-        ) from None
-    return make_request({**chosen, "checkpoint": checkpoint or None})
+            f"{label_of(path)} cannot be {value:g} here; give a number from {fact.ge or 0:g} to {end:g}.", field=path
+        )
+    return value
+
+
+def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
+    """Names of the pictures to draw from, the size that follows from them, and both blurs of a mask."""
+    try:
+        sent = json.loads(pictures or "{}")
+    except ValueError:
+        sent = {}
+    sent = sent if isinstance(sent, dict) else {}
+    if not sent.get("image"):
+        raise BadRequest("There is no picture to start from yet; drop one into the frame.", field="pictures")
+    inpainting = sent.get("mode") in INPAINTING
+    if inpainting and not sent.get("mask"):
+        raise BadRequest("Nothing is masked yet; paint over what is to be drawn anew.", field="pictures")
+    chosen["source.images"] = [sent["image"]]
+    if inpainting:
+        chosen["source.mask.image"] = sent["mask"]
+        # A painted mask has hard edges by itself; an uploaded one may mean its greys.
+        chosen["source.mask.mask_blur_y"] = chosen["source.mask.mask_blur_x"]
+    else:
+        for path in [path for path in chosen if path.startswith("source.mask.")]:
+            del chosen[path]
+    by, scale = chosen.pop("resize_by"), chosen.pop("scale")
+    if by and isinstance(scale, int | float):
+        for side in ("width", "height"):
+            if isinstance(sent.get(side), int):
+                # As A1111: cut to a multiple of 8.
+                chosen[side] = max(64, int(sent[side] * scale) // 8 * 8)
+
+
+# ------------------------------------------------------------------------------------------------- settings by infotext
+
+SETTING_OF_LABEL: dict[str, str] = {
+    fact.infotext: key
+    for section, field in Settings.model_fields.items()
+    for key, fact in all_facts(field.annotation).items()  # type: ignore[arg-type]
+    if fact.infotext
+}
+MODEL_LABEL = known("checkpoint").infotext or "Model"
+
+
+def overrides(entries: Any) -> tuple[dict[str, Any], str | None]:
+    """Settings (by key) and checkpoint that the entries "Label: value" of "Override settings" stand for."""
+    found: dict[str, Any] = {}
+    model = None
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        label, _, value = str(entry).partition(": ")
+        if label == MODEL_LABEL:
+            model = value
+        elif label in SETTING_OF_LABEL:
+            found[SETTING_OF_LABEL[label]] = value
+    return found, model
+
+
+def override_entries(
+    told: Mapping[str, Any], settings: Settings, views: Sequence[CheckpointView], checkpoint: str | None
+) -> list[str]:
+    """What of an infotext differs from the settings and the checkpoint chosen, as entries "Label: value"."""
+    entries = []
+    view = find_checkpoint(views, str(told.get("Model", ""))) or _by_hash(views, str(told.get("Model hash", "")))
+    if view is not None and view.name != checkpoint:
+        entries.append(f"{MODEL_LABEL}: {view.name}")
+    for label, key in SETTING_OF_LABEL.items():
+        if label not in told:
+            continue
+        try:
+            changed = settings.with_options({key: told[label]})
+        except BadRequest:
+            continue
+        if changed.option(key) != settings.option(key):
+            entries.append(f"{label}: {told[label]}")
+    return entries
+
+
+def _by_hash(views: Sequence[CheckpointView], text: str) -> CheckpointView | None:
+    return next((view for view in views if text and view.sha256 and view.sha256.startswith(text)), None)
+
+
+# ---------------------------------------------------------------------------------------------------- infotext to form
+
+
+def values_from_infotext(
+    text: str,
+    tab: str,
+    settings: Settings,
+    views: Sequence[CheckpointView] = (),
+    checkpoint: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> dict[str, Any]:
+    """What a form gets from an infotext, by path. What the infotext does not tell, or tells in a way that makes no
+    sense here, is not in it: that stays as it is."""
+    told = infotext.parse(text, styles=styles)
+    fields = dict(told.fields)
+    if "Sampler" in fields:
+        try:
+            sampler, schedule = normalise(str(fields["Sampler"]), str(fields["Schedule type"]))
+            fields |= {"Sampler": sampler.name, "Schedule type": schedule.label}
+        except EaselError:
+            del fields["Sampler"], fields["Schedule type"]
+    values: dict[str, Any] = {"prompt": told.prompt, "negative_prompt": told.negative_prompt}
+    if not infotext.read(text).fields:
+        return values if told.prompt or told.negative_prompt else {}
+    for path in FORMS[tab]:
+        if path in SWITCH_KEYS:
+            values[path] = any(key in fields for key in SWITCH_KEYS[path])
+        elif path == "override_settings":
+            values[path] = override_entries(fields, settings, views, checkpoint)
+        elif path == "styles":
+            values[path] = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
+        elif (key := KEYS.get(path) or known(path).infotext) and key in fields:
+            value = _read(path, fields[key], views)
+            if path != "batch_size" and _fits(tab, path, value):
+                values[path] = value
+    if "resize_by" in FORMS[tab] and "width" in values:
+        values["resize_by"] = 0
+    return values
+
+
+def _read(path: str, value: Any, views: Sequence[CheckpointView]) -> Any:
+    """A value of an infotext as the form has it; None where it makes no sense."""
+    text = str(value)
+    if path in NUMBERED:
+        return NUMBERED[path].index(text) if text in NUMBERED[path] else None
+    if path in CHOICES:
+        return text if text in CHOICES[path] else None
+    if path in ("refiner.refiner_checkpoint", "hires.hr_checkpoint_name"):
+        view = find_checkpoint(views, text)
+        return view.name if view else default_of(path)
+    default = known(path).default
+    if path not in SEEDS and isinstance(default, int | float):
+        try:
+            number = float(text)
+            return int(number) if number.is_integer() else number
+        except (ValueError, OverflowError):
+            return None
+    return text
+
+
+def _fits(tab: str, path: str, value: Any) -> bool:
+    """Whether the form takes a value there."""
+    if value == default_of(path):
+        return True
+    if value is None or (path in CHOICES and value not in CHOICES[path]):
+        return False
+    switches = {switch: True for switch in (*SWITCHED, "seed_extra") if switch in FORMS[tab]}
+    picture = json.dumps({"mode": INPAINTING[0], "image": "0" * 64, "mask": "0" * 64})
+    try:
+        request_from_form(untouched(tab) | switches | {path: value}, None, tab, picture)
+    except BadRequest:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------------------------- checkpoints and openings
 
 
 def find_checkpoint(views: Sequence[CheckpointView], name: str | None) -> CheckpointView | None:
@@ -138,7 +495,9 @@ def find_checkpoint(views: Sequence[CheckpointView], name: str | None) -> Checkp
     wanted = (name or "").strip()
     stem = wanted.split(" [")[0]
     for view in views:
-        if wanted and (wanted in (view.name, view.title, view.path) or stem in (view.path, view.title.split(" [")[0])):
+        if wanted and (
+            wanted in (view.name, view.title, view.path) or stem in (view.name, view.path, view.title.split(" [")[0])
+        ):
             return view
     return None
 
@@ -166,7 +525,7 @@ def follow_checkpoint(
     return {name: new[name] if values.get(name) in (old[name], None) else values[name] for name in FOLLOWING}
 
 
-def read_draft(text: str | None) -> dict[str, Any]:
+def read_draft(text: str | None, tab: str = "txt2img") -> dict[str, Any]:
     """The values that the browser kept from the last visit; anything that makes no sense is left out."""
     try:
         kept = json.loads(text or "{}")
@@ -175,25 +534,14 @@ def read_draft(text: str | None) -> dict[str, Any]:
     if not isinstance(kept, dict):
         return {}
     draft = {name: kept[name] for name in ("checkpoint", "followed") if isinstance(kept.get(name), str)}
-    for name in FIELDS:
-        if name not in kept:
-            continue
-        try:
-            request_from_form({n: known(n).default for n in FIELDS} | {name: kept[name]}, None)
-        except BadRequest:
-            continue
-        if name not in CHOICES or kept[name] in CHOICES[name]:
-            draft[name] = kept[name]
-    return draft
+    return draft | {path: kept[path] for path in FORMS[tab] if path in kept and _fits(tab, path, kept[path])}
 
 
 def opening_values(
-    draft: Mapping[str, Any], views: Sequence[CheckpointView], setting: str | None
+    draft: Mapping[str, Any], views: Sequence[CheckpointView], setting: str | None, tab: str = "txt2img"
 ) -> tuple[CheckpointView | None, dict[str, Any]]:
     """The checkpoint and field values a page opens with: the draft's, or the defaults of the checkpoint chosen."""
     chosen = find_checkpoint(views, setting) or next((view for view in views if not view.problem), None)
-    values: dict[str, Any] = {name: known(name).default for name in FIELDS} | {"seed": str(known("seed").default)}
-    values |= {"styles": list(values["styles"])}
-    values |= {name: value for name, value in draft.items() if name in FIELDS}
+    values = untouched(tab) | {path: value for path, value in draft.items() if path in FORMS[tab]}
     followed = find_checkpoint(views, draft.get("followed"))
     return chosen, values | follow_checkpoint(values, followed, chosen)

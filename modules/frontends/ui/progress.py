@@ -35,18 +35,29 @@ TOOLS = """
   <button type="button" class="easel-tool" data-do="enlarge" title="Fill the window with this picture">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 8V3h5 M12 3h5v5 M17 12v5h-5 M8 17H3v-5"/></svg>
     Enlarge</button>
+  <button type="button" class="easel-tool" id="{tab}_send_to_img2img" data-do="send" data-to="img2img"
+    title="Draw over this picture in img2img, with its settings">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 4h14v12H3z M3 13l4-4 4 4 2-2 4 4"/></svg>To img2img</button>
+  <button type="button" class="easel-tool" id="{tab}_send_to_inpaint" data-do="send" data-to="inpaint"
+    title="Draw a part of this picture anew, with its settings">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 16l1-4 8-8 3 3-8 8z M11 6l3 3"/></svg>To inpaint</button>
+  {others}
 </div>
 """
+TO_TXT2IMG = """<button type="button" class="easel-tool" id="{tab}_send_to_txt2img" data-do="send" data-to="txt2img"
+    title="Draw with the settings of this picture in txt2img">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 5h12 M10 5v11 M7 16h6"/></svg>To txt2img</button>"""
 
 
 def results_panel(tab: str) -> Mapping[str, gr.HTML]:
     """The blocks of the panel, ids as A1111's."""
+    others = "" if tab == "txt2img" else TO_TXT2IMG.format(tab=tab)
     with gr.Column(elem_id=f"{tab}_results", elem_classes="easel-results"):
         with gr.Column(elem_id=f"{tab}_results_panel"):
             gallery = gr.HTML(
                 GALLERY.format(tab=tab), elem_id=f"{tab}_gallery_container", js_on_load=None, apply_default_css=False
             )
-            tools = gr.HTML(TOOLS.format(tab=tab), js_on_load=None, apply_default_css=False)
+            tools = gr.HTML(TOOLS.format(tab=tab, others=others), js_on_load=None, apply_default_css=False)
             info = gr.HTML("", elem_id=f"html_info_{tab}", js_on_load=None, apply_default_css=False)
             log = gr.HTML("", elem_id=f"html_log_{tab}", js_on_load=None, apply_default_css=False)
     return {"gallery": gallery, "tools": tools, "info": info, "log": log}

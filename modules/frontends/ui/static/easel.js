@@ -1,18 +1,17 @@
 // The page's script. Gradio holds the form; jobs are followed here, by id, whatever happens to the page.
 //
-//   submitted(answer)   Generate's answer: an id to follow, or what is wrong
-//   Follower            one event stream at a time: the oldest unfinished job of this browser
-//   Gallery             pictures of the session, the picture so far, the one selected
+//   makePanel(TAB)      a tab that draws: its session of jobs, its event stream, its gallery
+//     follow            one event stream at a time: the oldest unfinished job of this tab
+//     gallery           pictures of the session, the picture so far, the one selected
+//   viewer              the whole window for one picture
+//   easel               what Gradio's events and the other scripts call
 //
 // Addresses are relative to the page, so that a sub-path behind a proxy works.
 "use strict";
 (() => {
-    const TAB = "txt2img";
+    const TABS = ["txt2img", "img2img"];
     const TITLE = document.title || "Easel";
-    const FIELDS = ["prompt", "negative_prompt", "sampler", "scheduler", "steps", "width", "height", "n_iter",
-        "batch_size", "cfg_scale", "seed", "styles", "filmstrip", "followed", "checkpoint"];
     const FINAL = new Set(["done", "failed", "cancelled"]);
-    const SESSION = `easel.${TAB}.session`, DRAFT = `easel.${TAB}.draft`;
     const ROOT = new URL("./", document.baseURI);
 
     // ---- small tools ----
@@ -77,360 +76,17 @@
         setTimeout(() => box.remove(), shown);
     }
 
-    // ---- the session: jobs that this browser submitted since it was last idle ----
-
-    const session = {
-        jobs: [],      // {id, view} in order of submission
-        active: null,  // id being followed
-        add(id) {
-            if (this.jobs.every((job) => job.over)) {
-                this.jobs = [];
-                gallery.clear();
-            }
-            if (!this.jobs.some((job) => job.id === id)) this.jobs.push({ id, over: false });
-            this.keep();
-        },
-        job(id) { return this.jobs.find((job) => job.id === id); },
-        waiting() { return this.jobs.filter((job) => !job.over && job.id !== this.active); },
-        keep() { store(SESSION, this.jobs.slice(-50).map((job) => job.id)); },
-    };
-
-    /** Follow the oldest job that is not over; nothing where there is none. */
-    function pump() {
-        if (session.active) return showQueue();
-        const next = session.jobs.find((job) => !job.over);
-        if (next) follow(next.id); else idle();
-        showQueue();
-    }
-
-    let stream = null;
-
-    async function follow(id) {
-        session.active = id;
-        gallery.begin();
-        running(true);
-        say("Starting…", null);
-        while (session.active === id) {
-            try {
-                const view = await ask(`jobs/${encodeURIComponent(id)}`);
-                if (session.active !== id) return;
-                gallery.shape(view.request);
-                view.images.forEach((record) => gallery.add(record));
-                warn(id, view.warnings);
-                if (FINAL.has(view.state)) return over(id, view);
-                if (view.state === "queued") waitingLine(view);
-                if (view.state === "running") progress(view);
-                await streamOf(id);
-                if (session.active === id) await pause(500);  // the stream broke: look at the job and come back
-            } catch (error) {
-                if (error.status === 404) return over(id, null);
-                say("The connection to Easel is lost; trying again…", null);
-                await pause(1500);
-            }
-        }
-    }
-
-    /** Events of a job until its end, or until the stream is closed for good. */
-    function streamOf(id) {
-        return new Promise((resolve) => {
-            const source = new EventSource(address(`events/${encodeURIComponent(id)}`));
-            let queued = null;
-            const close = () => {
-                clearInterval(queued);
-                source.close();
-                if (stream === source) stream = null;
-                resolve();
-            };
-            stream?.close();
-            stream = source;
-            source.onmessage = (message) => {
-                const event = JSON.parse(message.data);
-                if (session.active !== id || event.kind === "end") return close();
-                if (event.kind === "queued") {
-                    queued ??= setInterval(() => ask(`jobs/${id}`).then(waitingLine, () => {}), 2000);
-                } else {
-                    clearInterval(queued);
-                }
-                if (event.kind === "progress") progress(event);
-                else if (event.kind === "started") say("Loading the model…", null);
-                else if (event.kind === "preview") gallery.preview(address(event.url));
-                else if (event.kind === "image") gallery.add(event.record);
-                else if (event.kind === "warned") warn(id, [event.message]);
-                else if (FINAL.has(event.kind)) {
-                    close();
-                    ask(`jobs/${id}`).then((view) => over(id, view), () => over(id, null));
-                }
-            };
-            source.onerror = () => {
-                if (source.readyState === EventSource.CLOSED) close();
-                else say("The connection to Easel is lost; trying again…", null);
-            };
-        });
-    }
-
-    /** Warnings of a job, each once, whether they came as events or with the job. */
-    function warn(id, messages) {
-        const job = session.job(id);
-        for (const message of messages) {
-            if (job?.warned?.has(message)) continue;
-            if (job) (job.warned ??= new Set()).add(message);
-            toast(message, "warning");
-        }
-    }
-
-    /** A job came to its end (`view`), or is not known any more (null). */
-    function over(id, view) {
-        if (session.active !== id) return;
-        const job = session.job(id);
-        if (job) job.over = true;
-        session.active = null;
-        view?.images.forEach((record) => gallery.add(record));
-        gallery.end();
-        if (view) closing(view);
-        pump();
-    }
-
-    function closing(view) {
-        const seconds = view.finished && view.started ? view.finished - view.started : 0;
-        const count = view.images.length;
-        const pictures = `${count} ${count === 1 ? "picture" : "pictures"}`;
-        const unsaved = view.images.filter((record) => record.problem);
-        const saved = view.images.find((record) => record.path);
-        let line = "";
-        if (view.state === "done") line = `${pictures} in ${seconds.toFixed(1)} s`;
-        if (view.state === "cancelled") line = count ? `Interrupted; ${pictures} kept` : "Interrupted";
-        if (saved) line += ` · saved in ${saved.path.replace(/[\\/][^\\/]*$/, "")}`;
-        if (view.state === "failed") line = view.error || "The job failed.";
-        log(line, view.state === "failed" ? "error" : "");
-        if (view.state === "failed") toast(line, "error");
-        for (const message of new Set(unsaved.map((record) => record.problem))) toast(message, "error");
-    }
-
-    // ---- progress ----
-
-    function progress(at) {
-        const steps = at.steps || 0, fraction = steps ? Math.min(1, at.step / steps) : 0;
-        const percent = Math.floor(fraction * 100);
-        const eta = at.eta == null ? "" : ` ETA: ${duration(at.eta)}`;
-        if (!at.step) return say(`${at.text || "Starting"}…`, null);
-        const words = [at.text || "Sampling"];
-        if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
-        if (at.eta != null) words.push(`${duration(at.eta)} left`);
-        say(words.join(" · "), fraction);
-        document.title = `[${percent}%${eta}] ${TITLE}`;
-    }
-
-    function waitingLine(view) {
-        if (view.state !== "queued" || session.active !== view.id) return;
-        say(view.position > 1 ? `Waiting, place ${view.position} in the queue` : "Waiting for the worker…", null);
-        document.title = `[In queue] ${TITLE}`;
-    }
-
-    /** The line over the picture and the bar; `fraction` null is "something is going on". */
-    function say(text, fraction) {
-        const status = $(".easel-status"), bar = $(".easel-bar");
-        if (!status) return;
-        status.hidden = !text;
-        $(".easel-status-text").textContent = text || "";
-        bar.classList.toggle("on", Boolean(text));
-        bar.classList.toggle("unknown", fraction == null);
-        bar.firstElementChild.style.width = fraction == null ? "" : `${fraction * 100}%`;
-        if (fraction == null) bar.removeAttribute("aria-valuenow");
-        else bar.setAttribute("aria-valuenow", String(Math.floor(fraction * 100)));
-    }
-
-    function running(on) {
-        document.body.classList.toggle("easel-running", on);
-        for (const id of [`${TAB}_interrupt`, `${TAB}_skip`]) if (byId(id)) byId(id).disabled = !on;
-        if (byId(`${TAB}_interrupt`)) byId(`${TAB}_interrupt`).textContent = "Interrupt";
-    }
-
-    function idle() {
-        running(false);
-        say("", 0);
-        document.title = TITLE;
-    }
-
-    function showQueue() {
-        const place = byId(`${TAB}_queue`), count = session.waiting().length;
-        if (!place) return;
-        place.replaceChildren();
-        if (!count) return;
-        const clear = make("button", { type: "button", class: "easel-link" }, "Clear");
-        clear.onclick = () => {
-            for (const job of session.waiting()) {
-                job.over = true;
-                ask(`jobs/${job.id}/cancel`, "POST").catch((error) => toast(error.message, "error"));
-            }
-            showQueue();
-        };
-        place.append(make("div", { class: "easel-queue", role: "status" }, `${count} in queue · `, clear));
-    }
-
-    function log(text, kind = "") {
-        const place = byId(`html_log_${TAB}`);
-        if (place) place.replaceChildren(make("div", { class: `easel-log ${kind}` }, text));
-    }
-
-    // ---- the gallery ----
-
-    const gallery = {
-        records: [],
-        selected: -1,    // index of the picture shown; the live preview where `live`
-        live: false,     // a job is running and the stage shows its preview
-        pinned: false,   // the user chose a picture while a job runs
-        previewUrl: null,
-        size: [1, 1],
-        several: false,  // the running job draws more than one picture: its row is there from the start
-
-        root() { return byId(`${TAB}_gallery`); },
-        current() { return this.records[this.selected]; },
-
-        clear() {
-            this.records = [];
-            this.selected = -1;
-            this.previewUrl = null;
-            this.pinned = false;
-            info(null);
-            log("");
-            this.draw();
-        },
-        begin() {
-            this.live = true;
-            this.pinned = false;
-            this.previewUrl = null;
-            this.draw();
-        },
-        end() {
-            this.live = false;
-            this.previewUrl = null;
-            if (!this.pinned) this.selected = this.records.length - 1;
-            this.draw();
-        },
-        shape(request) {
-            this.size = [request.width, request.height];
-            this.several = request.n_iter * request.batch_size > 1;
-            this.draw();
-        },
-        add(record) {
-            if (this.records.some((known) => known.id === record.id)) return;
-            this.records.push(record);
-            if (!this.pinned) this.selected = this.records.length - 1;
-            this.previewUrl = null;
-            this.draw();
-        },
-        preview(url) {
-            if (!this.live) return;
-            // Shown once it is loaded, so that the stage never flickers; a later one wins.
-            const image = new Image();
-            image.onload = () => {
-                if (!this.live || this.wanted !== image) return;
-                this.previewUrl = url;
-                this.draw();
-            };
-            this.wanted = image;
-            image.src = url;
-        },
-        select(index) {
-            if (!this.records.length) return;
-            this.selected = (index + this.records.length) % this.records.length;
-            this.pinned = true;
-            this.draw();
-        },
-        showsPreview() { return this.live && !this.pinned && this.previewUrl; },
-
-        draw() {
-            const root = this.root();
-            if (!root) return;
-            const record = this.current();
-            const frame = $(".easel-frame", root), empty = $(".easel-empty", root);
-            const showing = this.showsPreview() || record || this.live;
-            root.dataset.state = this.live ? "running" : record ? "pictures" : "empty";
-            frame.hidden = !showing;
-            empty.hidden = Boolean(showing);
-            if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, "The picture so far", this.size, "preview");
-            else if (record) {
-                const size = [record.width, record.height];
-                this.drawFrame(frame, pictureOf(record), alt(record), size, "picture");
-            } else if (this.live) this.drawFrame(frame, null, "", this.size, "blank");
-            this.drawThumbs(root);
-            const tools = byId(`image_buttons_${TAB}`);
-            if (tools) tools.hidden = !record;
-            if (record) {
-                const save = byId(`save_${TAB}`);
-                save.href = `${pictureOf(record)}?download=true`;
-            }
-            info(record);
-            viewer.draw();
-        },
-        drawFrame(frame, url, text, [width, height], kind) {
-            frame.dataset.kind = kind;
-            frame.style.setProperty("--w", width);
-            frame.style.setProperty("--h", height);
-            let image = $("img", frame);
-            if (!url) return frame.replaceChildren();
-            if (!image) {
-                image = make("img", { class: "easel-picture", tabindex: "0", role: "button", decoding: "async" });
-                image.onclick = () => viewer.open();
-                frame.replaceChildren(image);
-            }
-            if (image.getAttribute("src") !== url) image.src = url;
-            image.alt = text;
-            image.setAttribute("aria-label", kind === "picture" ? `${text}. Enlarge` : text);
-        },
-        drawThumbs(root) {
-            const row = $(".easel-thumbs", root);
-            const tiles = this.records.length + (this.live ? 1 : 0);
-            row.hidden = tiles < 2 && !(this.live && this.several);
-            const old = new Map([...row.children].map((tile) => [tile.dataset.id, tile]));
-            this.records.forEach((record, index) => {
-                let tile = old.get(record.id);
-                if (!tile) {
-                    const image = make("img", { loading: "lazy", decoding: "async", alt: "" });
-                    image.src = `${pictureOf(record)}/thumbnail`;
-                    tile = make("button", { type: "button", class: "thumbnail-item" }, image);
-                    tile.dataset.id = record.id;
-                    row.append(tile);
-                }
-                tile.onclick = () => this.select(index);
-                const chosen = index === this.selected && !this.showsPreview();
-                tile.classList.toggle("selected", chosen);
-                tile.setAttribute("aria-pressed", String(chosen));
-                tile.setAttribute("aria-label", `Picture ${index + 1} of ${this.records.length}, seed ${seedOf(record)}`);
-                old.delete(record.id);
-            });
-            old.forEach((tile) => tile.remove());
-            if (this.live) {
-                const tile = make("button", { type: "button", class: "thumbnail-item live", "aria-label": "The picture being drawn" });
-                tile.dataset.id = "live";
-                tile.classList.toggle("selected", Boolean(this.showsPreview()));
-                tile.onclick = () => { this.pinned = false; this.draw(); };
-                row.append(tile);
-            }
-            if (!this.pinned) row.scrollLeft = row.scrollWidth;
-        },
-    };
-
-    const seedOf = (record) => /(?:^|, )Seed: (\d+)/m.exec(record.infotext)?.[1] ?? String(record.seed);
+    const seedOf = (record, key = "Seed") =>
+        new RegExp(`(?:^|, )${key}: (\\d+)`, "m").exec(record.infotext)?.[1] ?? (key === "Seed" ? String(record.seed) : null);
     const alt = (record) => record.infotext.split("\n")[0].slice(0, 200) || `Picture with seed ${seedOf(record)}`;
 
-    /** The infotext of a picture: prompt, negative prompt, and the parameters as pairs. Text only, never HTML. */
-    function info(record) {
-        const place = byId(`html_info_${TAB}`);
-        if (!place || place.dataset.shown === (record?.id ?? "")) return;
-        place.dataset.shown = record?.id ?? "";
-        place.replaceChildren();
-        if (!record) return;
-        const lines = record.infotext.split("\n");
+    /** An infotext to read: prompt, negative prompt, and the parameters as pairs. Text only, never HTML. */
+    function infoBox(infotext) {
+        const lines = infotext.split("\n");
         const last = lines.length > 1 && /^Steps: /.test(lines[lines.length - 1]) ? lines.pop() : "";
         const at = lines.findIndex((line) => line.startsWith("Negative prompt: "));
         const prompt = (at < 0 ? lines : lines.slice(0, at)).join("\n");
         const box = make("div", { class: "easel-info" });
-        if (record.filmstrip) {
-            const strip = make("img", { class: "easel-filmstrip", loading: "lazy", alt: "The picture after some of its steps" });
-            strip.src = `${pictureOf(record)}/filmstrip`;
-            box.append(strip);
-        }
         if (prompt) box.append(make("p", { class: "positive" }, prompt));
         if (at >= 0) {
             const negative = lines.slice(at).join("\n").slice("Negative prompt: ".length);
@@ -441,13 +97,415 @@
             pairs.append(make("div", {}, make("dt", {}, key), make("dd", {}, value)));
         }
         box.append(pairs);
-        place.append(box);
+        return box;
     }
+
+    /** A tab that draws. Its blocks may come into the page only when the tab is first opened. */
+    function makePanel(TAB) {
+        const SESSION = `easel.${TAB}.session`;
+
+        // ---- the session: jobs that this browser submitted since it was last idle ----
+
+        const session = {
+            jobs: [],      // {id, view} in order of submission
+            active: null,  // id being followed
+            add(id) {
+                if (this.jobs.every((job) => job.over)) {
+                    this.jobs = [];
+                    gallery.clear();
+                }
+                if (!this.jobs.some((job) => job.id === id)) this.jobs.push({ id, over: false });
+                this.keep();
+            },
+            job(id) { return this.jobs.find((job) => job.id === id); },
+            waiting() { return this.jobs.filter((job) => !job.over && job.id !== this.active); },
+            keep() { store(SESSION, this.jobs.slice(-50).map((job) => job.id)); },
+        };
+
+        /** Follow the oldest job that is not over; nothing where there is none. */
+        function pump() {
+            if (session.active) return showQueue();
+            const next = session.jobs.find((job) => !job.over);
+            if (next) follow(next.id); else idle();
+            showQueue();
+        }
+
+        let stream = null, active = false;
+
+        async function follow(id) {
+            session.active = id;
+            gallery.begin();
+            running(true);
+            say("Starting…", null);
+            while (session.active === id) {
+                try {
+                    const view = await ask(`jobs/${encodeURIComponent(id)}`);
+                    if (session.active !== id) return;
+                    gallery.shape(view.request);
+                    view.images.forEach((record) => gallery.add(record));
+                    warn(id, view.warnings);
+                    if (FINAL.has(view.state)) return over(id, view);
+                    if (view.state === "queued") waitingLine(view);
+                    if (view.state === "running") progress(view);
+                    await streamOf(id);
+                    if (session.active === id) await pause(500);  // the stream broke: look at the job and come back
+                } catch (error) {
+                    if (error.status === 404) return over(id, null);
+                    say("The connection to Easel is lost; trying again…", null);
+                    await pause(1500);
+                }
+            }
+        }
+
+        /** Events of a job until its end, or until the stream is closed for good. */
+        function streamOf(id) {
+            return new Promise((resolve) => {
+                const source = new EventSource(address(`events/${encodeURIComponent(id)}`));
+                let queued = null;
+                const close = () => {
+                    clearInterval(queued);
+                    source.close();
+                    if (stream === source) stream = null;
+                    resolve();
+                };
+                stream?.close();
+                stream = source;
+                source.onmessage = (message) => {
+                    const event = JSON.parse(message.data);
+                    if (session.active !== id || event.kind === "end") return close();
+                    if (event.kind === "queued") {
+                        queued ??= setInterval(() => ask(`jobs/${id}`).then(waitingLine, () => {}), 2000);
+                    } else {
+                        clearInterval(queued);
+                    }
+                    if (event.kind === "progress") progress(event);
+                    else if (event.kind === "started") say("Loading the model…", null);
+                    else if (event.kind === "preview") gallery.preview(address(event.url));
+                    else if (event.kind === "image") gallery.add(event.record);
+                    else if (event.kind === "warned") warn(id, [event.message]);
+                    else if (FINAL.has(event.kind)) {
+                        close();
+                        ask(`jobs/${id}`).then((view) => over(id, view), () => over(id, null));
+                    }
+                };
+                source.onerror = () => {
+                    if (source.readyState === EventSource.CLOSED) close();
+                    else say("The connection to Easel is lost; trying again…", null);
+                };
+            });
+        }
+
+        /** Warnings of a job, each once, whether they came as events or with the job. */
+        function warn(id, messages) {
+            const job = session.job(id);
+            for (const message of messages) {
+                if (job?.warned?.has(message)) continue;
+                if (job) (job.warned ??= new Set()).add(message);
+                toast(message, "warning");
+            }
+        }
+
+        /** A job came to its end (`view`), or is not known any more (null). */
+        function over(id, view) {
+            if (session.active !== id) return;
+            const job = session.job(id);
+            if (job) job.over = true;
+            session.active = null;
+            view?.images.forEach((record) => gallery.add(record));
+            gallery.end();
+            if (view) closing(view);
+            pump();
+        }
+
+        function closing(view) {
+            const seconds = view.finished && view.started ? view.finished - view.started : 0;
+            const count = view.images.length;
+            const pictures = `${count} ${count === 1 ? "picture" : "pictures"}`;
+            const unsaved = view.images.filter((record) => record.problem);
+            const saved = view.images.find((record) => record.path);
+            let line = "";
+            if (view.state === "done") line = `${pictures} in ${seconds.toFixed(1)} s`;
+            if (view.state === "cancelled") line = count ? `Interrupted; ${pictures} kept` : "Interrupted";
+            if (saved) line += ` · saved in ${saved.path.replace(/[\\/][^\\/]*$/, "")}`;
+            if (view.state === "failed") line = view.error || "The job failed.";
+            log(line, view.state === "failed" ? "error" : "");
+            if (view.state === "failed") toast(line, "error");
+            for (const message of new Set(unsaved.map((record) => record.problem))) toast(message, "error");
+        }
+
+        // ---- progress ----
+
+        function progress(at) {
+            const steps = at.steps || 0, fraction = steps ? Math.min(1, at.step / steps) : 0;
+            const percent = Math.floor(fraction * 100);
+            const eta = at.eta == null ? "" : ` ETA: ${duration(at.eta)}`;
+            if (!at.step) return say(`${at.text || "Starting"}…`, null);
+            const words = [at.text || "Sampling"];
+            if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
+            if (at.eta != null) words.push(`${duration(at.eta)} left`);
+            say(words.join(" · "), fraction);
+            document.title = `[${percent}%${eta}] ${TITLE}`;
+        }
+
+        function waitingLine(view) {
+            if (view.state !== "queued" || session.active !== view.id) return;
+            say(view.position > 1 ? `Waiting, place ${view.position} in the queue` : "Waiting for the worker…", null);
+            document.title = `[In queue] ${TITLE}`;
+        }
+
+        /** The line over the picture and the bar; `fraction` null is "something is going on". */
+        function say(text, fraction) {
+            const root = gallery.root();
+            if (!root) return;
+            const status = $(".easel-status", root), bar = $(".easel-bar", root);
+            status.hidden = !text;
+            $(".easel-status-text", root).textContent = text || "";
+            bar.classList.toggle("on", Boolean(text));
+            bar.classList.toggle("unknown", fraction == null);
+            bar.firstElementChild.style.width = fraction == null ? "" : `${fraction * 100}%`;
+            if (fraction == null) bar.removeAttribute("aria-valuenow");
+            else bar.setAttribute("aria-valuenow", String(Math.floor(fraction * 100)));
+        }
+
+        function running(on) {
+            active = on;
+            document.body.classList.toggle("easel-running", Object.values(panels).some((panel) => panel.active()));
+            for (const id of [`${TAB}_interrupt`, `${TAB}_skip`]) if (byId(id)) byId(id).disabled = !on;
+            if (byId(`${TAB}_interrupt`)) byId(`${TAB}_interrupt`).textContent = "Interrupt";
+        }
+
+        function idle() {
+            running(false);
+            say("", 0);
+            if (!document.body.classList.contains("easel-running")) document.title = TITLE;
+        }
+
+        function showQueue() {
+            const place = byId(`${TAB}_queue`), count = session.waiting().length;
+            if (!place) return;
+            place.replaceChildren();
+            if (!count) return;
+            const clear = make("button", { type: "button", class: "easel-link" }, "Clear");
+            clear.onclick = () => {
+                for (const job of session.waiting()) {
+                    job.over = true;
+                    ask(`jobs/${job.id}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+                }
+                showQueue();
+            };
+            place.append(make("div", { class: "easel-queue", role: "status" }, `${count} in queue · `, clear));
+        }
+
+        function log(text, kind = "") {
+            const place = byId(`html_log_${TAB}`);
+            if (place) place.replaceChildren(make("div", { class: `easel-log ${kind}` }, text));
+        }
+
+        // ---- the gallery ----
+
+        const gallery = {
+            records: [],
+            selected: -1,    // index of the picture shown; the live preview where `live`
+            live: false,     // a job is running and the stage shows its preview
+            pinned: false,   // the user chose a picture while a job runs
+            previewUrl: null,
+            size: [1, 1],
+            several: false,  // the running job draws more than one picture: its row is there from the start
+
+            root() { return byId(`${TAB}_gallery`); },
+            current() { return this.records[this.selected]; },
+
+            clear() {
+                this.records = [];
+                this.selected = -1;
+                this.previewUrl = null;
+                this.pinned = false;
+                info(null);
+                log("");
+                this.draw();
+            },
+            begin() {
+                this.live = true;
+                this.pinned = false;
+                this.previewUrl = null;
+                this.draw();
+            },
+            end() {
+                this.live = false;
+                this.previewUrl = null;
+                if (!this.pinned) this.selected = this.records.length - 1;
+                this.draw();
+            },
+            shape(request) {
+                this.size = [request.width, request.height];
+                this.several = request.n_iter * request.batch_size > 1;
+                this.draw();
+            },
+            add(record) {
+                if (this.records.some((known) => known.id === record.id)) return;
+                this.records.push(record);
+                if (!this.pinned) this.selected = this.records.length - 1;
+                this.previewUrl = null;
+                this.draw();
+            },
+            preview(url) {
+                if (!this.live) return;
+                // Shown once it is loaded, so that the stage never flickers; a later one wins.
+                const image = new Image();
+                image.onload = () => {
+                    if (!this.live || this.wanted !== image) return;
+                    this.previewUrl = url;
+                    this.draw();
+                };
+                this.wanted = image;
+                image.src = url;
+            },
+            select(index) {
+                if (!this.records.length) return;
+                this.selected = (index + this.records.length) % this.records.length;
+                this.pinned = true;
+                this.draw();
+            },
+            showsPreview() { return this.live && !this.pinned && this.previewUrl; },
+
+            draw() {
+                const root = this.root();
+                if (!root) return;
+                const record = this.current();
+                const frame = $(".easel-frame", root), empty = $(".easel-empty", root);
+                const showing = this.showsPreview() || record || this.live;
+                root.dataset.state = this.live ? "running" : record ? "pictures" : "empty";
+                frame.hidden = !showing;
+                empty.hidden = Boolean(showing);
+                if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, "The picture so far", this.size, "preview");
+                else if (record) {
+                    const size = [record.width, record.height];
+                    this.drawFrame(frame, pictureOf(record), alt(record), size, "picture");
+                } else if (this.live) this.drawFrame(frame, null, "", this.size, "blank");
+                this.drawThumbs(root);
+                const tools = byId(`image_buttons_${TAB}`);
+                if (tools) tools.hidden = !record;
+                if (record) {
+                    const save = byId(`save_${TAB}`);
+                    save.href = `${pictureOf(record)}?download=true`;
+                }
+                info(record);
+                viewer.draw();
+            },
+            drawFrame(frame, url, text, [width, height], kind) {
+                frame.dataset.kind = kind;
+                frame.style.setProperty("--w", width);
+                frame.style.setProperty("--h", height);
+                let image = $("img", frame);
+                if (!url) return frame.replaceChildren();
+                if (!image) {
+                    image = make("img", { class: "easel-picture", tabindex: "0", role: "button", decoding: "async" });
+                    image.onclick = () => viewer.open(this);
+                    frame.replaceChildren(image);
+                }
+                if (image.getAttribute("src") !== url) image.src = url;
+                image.alt = text;
+                image.setAttribute("aria-label", kind === "picture" ? `${text}. Enlarge` : text);
+            },
+            drawThumbs(root) {
+                const row = $(".easel-thumbs", root);
+                const tiles = this.records.length + (this.live ? 1 : 0);
+                row.hidden = tiles < 2 && !(this.live && this.several);
+                const old = new Map([...row.children].map((tile) => [tile.dataset.id, tile]));
+                this.records.forEach((record, index) => {
+                    let tile = old.get(record.id);
+                    if (!tile) {
+                        const image = make("img", { loading: "lazy", decoding: "async", alt: "" });
+                        image.src = `${pictureOf(record)}/thumbnail`;
+                        tile = make("button", { type: "button", class: "thumbnail-item" }, image);
+                        tile.dataset.id = record.id;
+                        row.append(tile);
+                    }
+                    tile.onclick = () => this.select(index);
+                    const chosen = index === this.selected && !this.showsPreview();
+                    tile.classList.toggle("selected", chosen);
+                    tile.setAttribute("aria-pressed", String(chosen));
+                    tile.setAttribute("aria-label", `Picture ${index + 1} of ${this.records.length}, seed ${seedOf(record)}`);
+                    old.delete(record.id);
+                });
+                old.forEach((tile) => tile.remove());
+                if (this.live) {
+                    const tile = make("button", { type: "button", class: "thumbnail-item live", "aria-label": "The picture being drawn" });
+                    tile.dataset.id = "live";
+                    tile.classList.toggle("selected", Boolean(this.showsPreview()));
+                    tile.onclick = () => { this.pinned = false; this.draw(); };
+                    row.append(tile);
+                }
+                if (!this.pinned) row.scrollLeft = row.scrollWidth;
+            },
+        };
+
+        /** What the picture shown was drawn with. */
+        function info(record) {
+            const place = byId(`html_info_${TAB}`);
+            if (!place || place.dataset.shown === (record?.id ?? "")) return;
+            place.dataset.shown = record?.id ?? "";
+            place.replaceChildren();
+            if (!record) return;
+            const box = infoBox(record.infotext);
+            if (record.filmstrip) {
+                const strip = make("img", { class: "easel-filmstrip", loading: "lazy", alt: "The picture after some of its steps" });
+                strip.src = `${pictureOf(record)}/filmstrip`;
+                box.prepend(strip);
+            }
+            place.append(box);
+        }
+
+        return {
+            session, gallery, log,
+            active: () => active,
+            submitted(id) {
+                session.add(id);
+                pump();
+            },
+            interrupt() {
+                if (!session.active) return;
+                byId(`${TAB}_interrupt`).textContent = "Interrupting…";
+                ask(`jobs/${session.active}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+            },
+            skip() {
+                if (!session.active) return;
+                ask(`jobs/${session.active}/skip`, "POST").catch((error) => toast(error.message, "error"));
+            },
+            /** The tab's blocks came into the page. */
+            mounted() {
+                label(TAB);
+                running(Boolean(session.active));
+                gallery.draw();
+                showQueue();
+            },
+            kept() {
+                const ids = stored(SESSION, []);
+                return Array.isArray(ids) ? ids.filter((id) => typeof id === "string") : [];
+            },
+            /** Jobs of an earlier visit, oldest first. */
+            comeBack(views) {
+                for (const view of views) {
+                    if (session.job(view.id)) continue;
+                    session.jobs.push({ id: view.id, over: FINAL.has(view.state) });
+                    if (FINAL.has(view.state)) view.images.forEach((record) => gallery.add(record));
+                }
+                session.keep();
+                const last = views[views.length - 1];
+                if (last && FINAL.has(last.state)) closing({ ...last, error: null, state: last.state === "failed" ? "" : last.state });
+                pump();
+            },
+        };
+    }
+
+    const panels = Object.fromEntries(TABS.map((tab) => [tab, makePanel(tab)]));
+    const shownTab = () => TABS.find((tab) => byId(`${tab}_generate`)?.offsetParent) ?? null;
 
     // ---- the whole window for one picture ----
 
     const viewer = {
         dialog: null,
+        gallery: null,
         build() {
             const button = (name, label, text, act) => {
                 const made = make("button", { type: "button", class: name, "aria-label": label, title: label }, text);
@@ -458,8 +516,8 @@
             this.save = make("a", { class: "save", download: "", "aria-label": "Save (S)", title: "Save (S)" }, "⤓");
             this.dialog = make("dialog", { id: "lightboxModal", class: "easel-viewer", "aria-label": "Picture" },
                 this.image,
-                button("previous", "Previous picture (←)", "‹", () => gallery.select(gallery.selected - 1)),
-                button("next", "Next picture (→)", "›", () => gallery.select(gallery.selected + 1)),
+                button("previous", "Previous picture (←)", "‹", () => this.turn(-1)),
+                button("next", "Next picture (→)", "›", () => this.turn(1)),
                 make("div", { class: "bar" }, this.save,
                     button("zoom", "Own size or whole window (Z)", "⤡", () => this.zoom()),
                     button("close", "Close (Esc)", "×", () => this.dialog.close())));
@@ -471,25 +529,27 @@
         },
         get isOpen() { return Boolean(this.dialog?.open); },
         zoom() { this.dialog.classList.toggle("actual"); },
-        open() {
-            if (!gallery.current()) return;
+        turn(by) { this.gallery.select(this.gallery.selected + by); },
+        open(gallery) {
+            if (!gallery?.current()) return;
+            this.gallery = gallery;
             if (!this.dialog) this.build();
             if (!this.isOpen) this.dialog.showModal();
             this.draw();
         },
         draw() {
-            const record = gallery.current();
             if (!this.isOpen) return;
+            const record = this.gallery.current();
             if (!record) return this.dialog.close();
             this.image.src = pictureOf(record);
             this.image.alt = alt(record);
             this.save.href = `${pictureOf(record)}?download=true`;
-            this.dialog.classList.toggle("single", gallery.records.length < 2);
+            this.dialog.classList.toggle("single", this.gallery.records.length < 2);
         },
         key(event) {
             const acts = {
-                ArrowLeft: () => gallery.select(gallery.selected - 1),
-                ArrowRight: () => gallery.select(gallery.selected + 1),
+                ArrowLeft: () => this.turn(-1),
+                ArrowRight: () => this.turn(1),
                 s: () => this.save.click(),
                 z: () => this.zoom(),
             };
@@ -525,62 +585,104 @@
         }
     }
 
+    /** Open a tab of the page and wait until its blocks are there. */
+    async function openTab(name, wanted) {
+        byId(`tab_${name}-button`)?.click();
+        for (let k = 0; k < 200 && !byId(wanted); k++) await pause(25);
+        await pause(60);  // and until Gradio listens to them
+    }
+
+    /** Let a tab's form take what an infotext tells. */
+    let incoming = "";
+    async function take(tab, infotext) {
+        await openTab(tab, `${tab}_take`);
+        incoming = infotext;
+        byId(`${tab}_take`).click();
+    }
+
+    /** A picture, its infotext and size go to a tab: "txt2img", "img2img", or a mode of img2img. */
+    async function send(to, { blob, infotext, width, height }) {
+        if (to === "txt2img") return take("txt2img", infotext);
+        await openTab("img2img", "mode_img2img");
+        await easel.source?.put(blob, to);
+        // As large as the picture is, which with hires fix is more than it says.
+        if (infotext) await take("img2img", infotext.replace(/((?:^|, )Size: )\d+x\d+/m, `$1${width}x${height}`));
+    }
+
+    async function sendRecord(to, record) {
+        try {
+            const answer = await fetch(pictureOf(record));
+            if (!answer.ok) throw new Error("This picture is not there any more.");
+            await send(to, { ...record, blob: await answer.blob() });
+        } catch (error) {
+            toast(error.message, "error");
+        }
+    }
+
     const easel = {
-        submitted(answer) {
+        source: null,  // the picture of img2img (pictures.js)
+        submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
-            if (error) {
+            if (!error) return panels[tab].submitted(id);
+            toast(error.message, "error");
+            panels[tab].log(error.message, "error");
+            markField(error.field);
+        },
+        interrupt(tab) { panels[tab].interrupt(); },
+        skip(tab) { panels[tab].skip(); },
+        /** What goes with a form: names of uploaded pictures as JSON. */
+        async collect(tab) {
+            if (tab !== "img2img" || !this.source) return "";
+            try {
+                return JSON.stringify(await this.source.upload());
+            } catch (error) {
                 toast(error.message, "error");
-                log(error.message, "error");
-                markField(error.field);
-                return;
+                return "";
             }
-            session.add(id);
-            pump();
         },
-        interrupt() {
-            if (!session.active) return;
-            byId(`${TAB}_interrupt`).textContent = "Interrupting…";
-            ask(`jobs/${session.active}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+        incoming: () => incoming,
+        seedOfSelected(tab, field, seed) {
+            const record = panels[tab].gallery.current();
+            if (!record) toast("There is no picture yet whose seed could be used again.");
+            if (!record) return seed;
+            return (field === "subseed" ? seedOf(record, "Variation seed") : seedOf(record)) ?? seed;
         },
-        skip() {
-            if (!session.active) return;
-            ask(`jobs/${session.active}/skip`, "POST").catch((error) => toast(error.message, "error"));
+        sizeOfSource(size) {
+            const found = this.source?.size();
+            if (!found) toast("There is no picture yet whose size could be taken.");
+            return found ?? size;
         },
-        seedOfSelected(seed) {
-            const record = gallery.current();
-            if (record) return seedOf(record);
-            toast("There is no picture yet whose seed could be used again.");
-            return seed;
+        keep(tab, names, values) {
+            const form = Object.fromEntries(names.map((name, k) => [name, values[k]]));
+            store(`easel.${tab}.draft`, form);
+            document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        keep(values) {
-            const form = Object.fromEntries(FIELDS.map((name, k) => [name, values[k]]));
-            store(DRAFT, form);
-            document.dispatchEvent(new CustomEvent("easel:form", { detail: form }));
-        },
-        tools: { $, byId, make, ask, toast, write, pause },
+        tools: { $, byId, make, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
 
     document.addEventListener("keydown", (event) => {
         if (viewer.isOpen) return viewer.key(event);
-        if ($("dialog[open]")) return;
+        const tab = shownTab();
+        if (!tab || $("dialog[open]")) return;
+        const gallery = panels[tab].gallery;
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
             event.preventDefault();
-            byId(`${TAB}_generate`)?.click();
+            byId(`${tab}_generate`)?.click();
         } else if (event.key === "Enter" && event.altKey) {
             event.preventDefault();
-            easel.skip();
-        } else if (event.key === "Escape" && session.active && !$("ul.options, [role=listbox]:not([hidden])")) {
+            easel.skip(tab);
+        } else if (event.key === "Escape" && panels[tab].session.active && !$("ul.options, [role=listbox]:not([hidden])")) {
             event.preventDefault();
-            easel.interrupt();
-        } else if ($(".easel-gallery")?.contains(document.activeElement)) {
+            easel.interrupt(tab);
+        } else if (gallery.root()?.contains(document.activeElement)) {
             if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
                 event.preventDefault();
                 gallery.select(gallery.selected + (event.key === "ArrowLeft" ? -1 : 1));
             } else if ((event.key === "Enter" || event.key === " ") && event.target.matches("img.easel-picture")) {
                 event.preventDefault();
-                viewer.open();
+                viewer.open(gallery);
             }
         }
     }, true);
@@ -588,13 +690,16 @@
     document.addEventListener("click", (event) => {
         const example = event.target.closest?.(".easel-example");
         if (example) {
-            const box = $(`#${TAB}_prompt textarea`);
+            const box = $("#txt2img_prompt textarea");
             write(box, example.textContent);
             box.focus();
         }
         const tool = event.target.closest?.("[data-do]");
-        if (tool?.dataset.do === "copy" && gallery.current()) copy(gallery.current().infotext);
-        if (tool?.dataset.do === "enlarge") viewer.open();
+        const gallery = panels[shownTab()]?.gallery, record = gallery?.current();
+        if (!tool || !record) return;
+        if (tool.dataset.do === "copy") copy(record.infotext);
+        if (tool.dataset.do === "enlarge") viewer.open(gallery);
+        if (tool.dataset.do === "send") sendRecord(tool.dataset.to, record);
     });
 
     // A slider takes a typed number beyond its ends as its end, without a word: say it.
@@ -608,11 +713,16 @@
     }, true);
 
     /** Names for what Gradio leaves without one, and hints that need no place. */
-    function label() {
+    function label(tab) {
         const names = {
-            [`#${TAB}_prompt textarea`]: "Prompt", [`#${TAB}_neg_prompt textarea`]: "Negative prompt",
-            [`#${TAB}_res_switch_btn`]: "Swap width and height", [`#${TAB}_random_seed`]: "Draw a new seed each time",
-            [`#${TAB}_reuse_seed`]: "Use the seed of the picture shown", "#refresh_sd_model_checkpoint": "Look for new files",
+            [`#${tab}_prompt textarea`]: "Prompt", [`#${tab}_neg_prompt textarea`]: "Negative prompt",
+            [`#${tab}_res_switch_btn`]: "Swap width and height", [`#${tab}_random_seed`]: "Draw a new seed each time",
+            [`#${tab}_reuse_seed`]: "Use the seed of the picture shown", "#refresh_sd_model_checkpoint": "Look for new files",
+            [`#${tab}_random_subseed`]: "Draw a new variation seed each time",
+            [`#${tab}_reuse_subseed`]: "Use the variation seed of the picture shown",
+            [`#${tab === "txt2img" ? "paste" : `${tab}_paste`}`]:
+                "Read the settings of a picture from the prompt box; the last picture's if it is empty",
+            "#img2img_detect_image_size_btn": "Take the size of the source picture",
         };
         for (const [selector, name] of Object.entries(names)) {
             const element = $(selector);
@@ -620,49 +730,42 @@
             element.setAttribute("aria-label", name);
             if (element.tagName === "BUTTON") element.title = name;
         }
-        byId(`${TAB}_generate`)?.setAttribute("title", "Ctrl+Enter");
-        byId(`${TAB}_interrupt`)?.setAttribute("title", "Stop this job (Esc)");
-        byId(`${TAB}_skip`)?.setAttribute("title", "Go on with the next picture (Alt+Enter)");
-        $(`#${TAB}_seed input, #${TAB}_seed textarea`)?.setAttribute("inputmode", "numeric");
+        byId(`${tab}_generate`)?.setAttribute("title", "Ctrl+Enter");
+        byId(`${tab}_interrupt`)?.setAttribute("title", "Stop this job (Esc)");
+        byId(`${tab}_skip`)?.setAttribute("title", "Go on with the next picture (Alt+Enter)");
+        $(`#${tab}_seed input, #${tab}_seed textarea`)?.setAttribute("inputmode", "numeric");
     }
 
-    /** What this browser was doing: its last session; where it had none, whatever is running now. */
+    /** What this browser was doing: its last sessions; where it had none, whatever is running now. */
     async function comeBack() {
-        const kept = stored(SESSION, []);
-        const ids = Array.isArray(kept) ? kept.filter((id) => typeof id === "string") : [];
-        const views = (await Promise.all(ids.map((id) => ask(`jobs/${encodeURIComponent(id)}`).catch(() => null))))
-            .filter(Boolean);
-        if (!views.some((view) => !FINAL.has(view.state))) {
+        const kept = {};
+        for (const tab of TABS) {
+            const views = panels[tab].kept().map((id) => ask(`jobs/${encodeURIComponent(id)}`).catch(() => null));
+            kept[tab] = (await Promise.all(views)).filter(Boolean);
+        }
+        if (!Object.values(kept).flat().some((view) => !FINAL.has(view.state))) {
             const all = await ask("jobs?limit=50").catch(() => []);
-            const running = all.filter((view) => !FINAL.has(view.state));
-            if (running.length) views.splice(0, views.length, ...running.reverse());
+            for (const tab of TABS) {
+                const running = all.filter((view) => !FINAL.has(view.state) && (tab === "img2img") === Boolean(view.request.source));
+                if (running.length) kept[tab] = running.reverse();
+            }
         }
-        for (const view of views) {
-            if (session.job(view.id)) continue;
-            session.jobs.push({ id: view.id, over: FINAL.has(view.state) });
-            if (FINAL.has(view.state)) view.images.forEach((record) => gallery.add(record));
-        }
-        session.keep();
-        const last = views[views.length - 1];
-        if (last && FINAL.has(last.state)) closing({ ...last, error: null, state: last.state === "failed" ? "" : last.state });
-        pump();
+        for (const tab of TABS) panels[tab].comeBack(kept[tab]);
     }
 
-    function start() {
-        label();
-        running(false);
-        comeBack();
+    // Gradio builds the page after this script may have run, and a tab's blocks when it is first opened.
+    const unseen = new Set(TABS);
+    function look() {
+        for (const tab of unseen) {
+            if (!byId(`${tab}_gallery`) || !byId(`${tab}_generate`)) continue;
+            unseen.delete(tab);
+            panels[tab].mounted();
+            document.dispatchEvent(new CustomEvent("easel:mounted", { detail: tab }));
+            if (tab === TABS[0]) comeBack();
+        }
+        if (!unseen.size) watch.disconnect();
     }
-
-    // Gradio builds the page after this script may have run: begin when the gallery stands.
-    const ready = () => byId(`${TAB}_gallery`) && byId(`${TAB}_generate`);
-    if (ready()) start();
-    else {
-        const watch = new MutationObserver(() => {
-            if (!ready()) return;
-            watch.disconnect();
-            start();
-        });
-        watch.observe(document.documentElement, { childList: true, subtree: true });
-    }
+    const watch = new MutationObserver(look);
+    watch.observe(document.documentElement, { childList: true, subtree: true });
+    look();
 })();

@@ -7,78 +7,8 @@
 "use strict";
 (() => {
     const { $, byId, make, ask, toast, write, pause } = window.easel.tools;
-    const TAB = "txt2img";
+    const TABS = window.easel.tools.TABS;
     const COUNT_AFTER = 250, PROBLEMS_AFTER = 900;  // milliseconds without a key
-    const PROMPTS = {
-        prompt: { box: `#${TAB}_prompt textarea`, counter: `${TAB}_token_counter` },
-        negative_prompt: { box: `#${TAB}_neg_prompt textarea`, counter: `${TAB}_negative_token_counter` },
-    };
-
-    // ---- counters ----
-
-    const counters = {
-        asked: null,   // what the newest question was about
-        waiting: null,
-        told: {},      // by prompt, problems as shown
-
-        form(values) {
-            const { prompt, negative_prompt, styles, steps, checkpoint } = values;
-            const question = { prompt: prompt ?? "", negative_prompt: negative_prompt ?? "", styles: styles ?? [],
-                steps: Math.min(150, Math.max(1, Math.round(steps) || 20)), checkpoint: checkpoint || null };
-            const key = JSON.stringify(question);
-            if (key === this.asked) return;
-            this.asked = key;
-            clearTimeout(this.waiting);
-            this.waiting = setTimeout(() => this.ask(question, key), COUNT_AFTER);
-        },
-        async ask(question, key) {
-            let answer;
-            try {
-                answer = await ask("prompt/check", "POST", question);
-            } catch (error) {
-                if (this.asked === key) this.asked = null;  // asked again with the next change
-                return;
-            }
-            if (this.asked !== key) return;
-            for (const name of Object.keys(PROMPTS)) {
-                this.count(name, question[name], answer[name], answer.counted);
-                if (answer[name].problems.length <= (this.told[name]?.length ?? 0)) this.tell(name, question[name], answer[name]);
-            }
-            // An open bracket is no mistake while it is being written.
-            await pause(PROBLEMS_AFTER);
-            if (this.asked !== key) return;
-            for (const name of Object.keys(PROMPTS)) this.tell(name, question[name], answer[name]);
-        },
-        count(name, text, { tokens, limit, boundaries }, counted) {
-            const place = byId(PROMPTS[name].counter);
-            if (!place) return;
-            place.hidden = !counted;
-            const starts = boundaries.map((at) => `“${text.slice(utf16(text, at)).trim().split(/\s+/)[0].slice(0, 30)}”`);
-            const chunks = starts.map((word, k) => `chunk ${k + 2} begins at ${word}`).slice(0, 8).join(", ");
-            const shown = make("span", { title: `${tokens} of ${limit} tokens${chunks ? `; ${chunks}` : ""}` },
-                `${tokens}/${limit}`);
-            place.replaceChildren(shown);
-        },
-        tell(name, text, { problems }) {
-            this.told[name] = problems;
-            byId(PROMPTS[name].counter)?.classList.toggle("odd", problems.length > 0);
-            const place = byId(`${PROMPTS[name].counter}_notes`);
-            if (!place) return;
-            const notes = problems.slice(0, 3).map(({ start, end, message }) => {
-                const [from, to] = [utf16(text, start), utf16(text, end)];
-                const line = make("button", { type: "button", class: "easel-note" },
-                    make("mark", {}, shortened(text.slice(from, to))), ` ${message}`);
-                line.onclick = () => {
-                    const box = $(PROMPTS[name].box);
-                    box.focus();
-                    box.setSelectionRange(from, to);
-                };
-                return line;
-            });
-            if (problems.length > 3) notes.push(make("span", { class: "easel-note" }, `and ${problems.length - 3} more`));
-            place.replaceChildren(...notes);
-        },
-    };
 
     /** Where a character of Python's count stands in a string of JavaScript's. */
     function utf16(text, position) {
@@ -92,121 +22,222 @@
 
     const shortened = (text) => text.length > 40 ? `${text.slice(0, 24)}…${text.slice(-12)}` : text;
 
-    document.addEventListener("easel:form", (event) => counters.form(event.detail));
+    /** The prompts of one tab; what others call of it comes back. */
+    function promptsOf(TAB) {
+        const PROMPTS = {
+            prompt: { box: `#${TAB}_prompt textarea`, counter: `${TAB}_token_counter` },
+            negative_prompt: { box: `#${TAB}_neg_prompt textarea`, counter: `${TAB}_negative_token_counter` },
+        };
 
-    // ---- styles ----
+        // ---- counters ----
 
-    const stylesDialog = {
-        dialog: null,
-        styles: [],
+        const counters = {
+            asked: null,   // what the newest question was about
+            waiting: null,
+            told: {},      // by prompt, problems as shown
 
-        build() {
-            const button = (id, text, hint, act, kind = "") => {
-                const made = make("button", { type: "button", id, class: kind, title: hint }, text);
-                made.onclick = act;
-                return made;
-            };
-            this.name = make("input", { id: `${TAB}_styles_edit_select`, list: `${TAB}_styles_known`, maxlength: "200",
-                placeholder: "Choose a style, or write a new name", autocomplete: "off" });
-            this.known = make("datalist", { id: `${TAB}_styles_known` });
-            this.prompt = make("textarea", { id: `${TAB}_edit_style_prompt`, rows: "3" });
-            this.negative = make("textarea", { id: `${TAB}_edit_style_neg_prompt`, rows: "2" });
-            this.note = make("p", { class: "easel-dialog-note", role: "status" });
-            this.remove = button(`${TAB}_edit_style_delete`, "Delete", "Delete this style", () => this.delete());
-            this.keep = button(`${TAB}_edit_style_save`, "Save", "Save this style", () => this.save(), "primary");
-            const field = (name, box) => make("label", {}, make("span", {}, name), box);
-            this.dialog = make("dialog", { id: `${TAB}_styles_dialog`, class: "easel-dialog", "aria-label": "Styles" },
-                make("h2", {}, "Styles"),
-                field("Name", this.name), this.known,
-                field("Prompt", this.prompt), field("Negative prompt", this.negative),
-                make("p", { class: "easel-dialog-hint" }, "{prompt} marks where your own text goes; without it the style is put behind it."),
-                this.note,
-                make("div", { class: "easel-dialog-row" }, this.remove,
-                    button(`${TAB}_style_copy`, "Copy prompts", "Copy the prompts of the page into this style", () => this.copy()),
-                    button(`refresh_${TAB}_styles`, "Reload", "Read the styles files again", () => this.load()),
-                    make("span"),
-                    button(`${TAB}_edit_style_close`, "Close", "Close (Esc)", () => this.dialog.close()), this.keep));
-            this.name.addEventListener("input", () => this.show());
-            this.dialog.addEventListener("click", (event) => {
-                if (event.target === this.dialog) this.dialog.close();
-            });
-            document.body.append(this.dialog);
-        },
-        async open() {
-            if (!this.dialog) this.build();
-            this.dialog.showModal();
-            await this.load();
-            const chosen = $(`#${TAB}_styles .token, #${TAB}_styles [data-testid="token"]`)?.textContent.trim();
-            if (chosen && !this.name.value) {
-                this.name.value = chosen;
-                this.show();
-            }
-        },
-        current() { return this.styles.find((style) => style.name === this.name.value); },
-        async load(listed = null) {
-            try {
-                listed ??= await ask("styles");
-            } catch (error) {
-                return this.say(error.message);
-            }
-            this.styles = listed.styles;
-            this.known.replaceChildren(...this.styles.map((style) => make("option", { value: style.name })));
-            this.say(listed.warnings.join(" "));
-            this.buttons();
-            byId(`${TAB}_styles_reload`)?.click();
-        },
-        show() {
-            const style = this.current();
-            if (style) {
-                this.prompt.value = style.prompt;
-                this.negative.value = style.negative_prompt;
-            }
-            this.buttons();
-        },
-        buttons() {
-            this.remove.disabled = !this.current();
-            this.keep.disabled = !this.name.value.trim();
-        },
-        copy() {
-            this.prompt.value = $(PROMPTS.prompt.box).value;
-            this.negative.value = $(PROMPTS.negative_prompt.box).value;
-        },
-        async save() {
-            const style = { name: this.name.value, prompt: this.prompt.value, negative_prompt: this.negative.value };
-            await this.change("styles", style, "Saved.");
-        },
-        async delete() {
-            const name = this.name.value;
-            if (!confirm(`Delete the style “${name}”?`)) return;
-            if (await this.change("styles/delete", { name }, "Deleted.")) {
-                this.name.value = "";
+            form(values) {
+                const { prompt, negative_prompt, styles, steps, checkpoint } = values;
+                const question = { prompt: prompt ?? "", negative_prompt: negative_prompt ?? "", styles: styles ?? [],
+                    steps: Math.min(150, Math.max(1, Math.round(steps) || 20)), checkpoint: checkpoint || null };
+                const key = JSON.stringify(question);
+                if (key === this.asked) return;
+                this.asked = key;
+                clearTimeout(this.waiting);
+                this.waiting = setTimeout(() => this.ask(question, key), COUNT_AFTER);
+            },
+            async ask(question, key) {
+                let answer;
+                try {
+                    answer = await ask("prompt/check", "POST", question);
+                } catch (error) {
+                    if (this.asked === key) this.asked = null;  // asked again with the next change
+                    return;
+                }
+                if (this.asked !== key) return;
+                for (const name of Object.keys(PROMPTS)) {
+                    this.count(name, question[name], answer[name], answer.counted);
+                    if (answer[name].problems.length <= (this.told[name]?.length ?? 0)) this.tell(name, question[name], answer[name]);
+                }
+                // An open bracket is no mistake while it is being written.
+                await pause(PROBLEMS_AFTER);
+                if (this.asked !== key) return;
+                for (const name of Object.keys(PROMPTS)) this.tell(name, question[name], answer[name]);
+            },
+            count(name, text, { tokens, limit, boundaries }, counted) {
+                const place = byId(PROMPTS[name].counter);
+                if (!place) return;
+                place.hidden = !counted;
+                const starts = boundaries.map((at) => `“${text.slice(utf16(text, at)).trim().split(/\s+/)[0].slice(0, 30)}”`);
+                const chunks = starts.map((word, k) => `chunk ${k + 2} begins at ${word}`).slice(0, 8).join(", ");
+                const shown = make("span", { title: `${tokens} of ${limit} tokens${chunks ? `; ${chunks}` : ""}` },
+                    `${tokens}/${limit}`);
+                place.replaceChildren(shown);
+            },
+            tell(name, text, { problems }) {
+                this.told[name] = problems;
+                byId(PROMPTS[name].counter)?.classList.toggle("odd", problems.length > 0);
+                const place = byId(`${PROMPTS[name].counter}_notes`);
+                if (!place) return;
+                const notes = problems.slice(0, 3).map(({ start, end, message }) => {
+                    const [from, to] = [utf16(text, start), utf16(text, end)];
+                    const line = make("button", { type: "button", class: "easel-note" },
+                        make("mark", {}, shortened(text.slice(from, to))), ` ${message}`);
+                    line.onclick = () => {
+                        const box = $(PROMPTS[name].box);
+                        box.focus();
+                        box.setSelectionRange(from, to);
+                    };
+                    return line;
+                });
+                if (problems.length > 3) notes.push(make("span", { class: "easel-note" }, `and ${problems.length - 3} more`));
+                place.replaceChildren(...notes);
+            },
+        };
+
+        document.addEventListener("easel:form", (event) => { if (event.detail.tab === TAB) counters.form(event.detail); });
+
+        // ---- styles ----
+
+        const stylesDialog = {
+            dialog: null,
+            styles: [],
+
+            build() {
+                const button = (id, text, hint, act, kind = "") => {
+                    const made = make("button", { type: "button", id, class: kind, title: hint }, text);
+                    made.onclick = act;
+                    return made;
+                };
+                this.name = make("input", { id: `${TAB}_styles_edit_select`, list: `${TAB}_styles_known`, maxlength: "200",
+                    placeholder: "Choose a style, or write a new name", autocomplete: "off" });
+                this.known = make("datalist", { id: `${TAB}_styles_known` });
+                this.prompt = make("textarea", { id: `${TAB}_edit_style_prompt`, rows: "3" });
+                this.negative = make("textarea", { id: `${TAB}_edit_style_neg_prompt`, rows: "2" });
+                this.note = make("p", { class: "easel-dialog-note", role: "status" });
+                this.remove = button(`${TAB}_edit_style_delete`, "Delete", "Delete this style", () => this.delete());
+                this.keep = button(`${TAB}_edit_style_save`, "Save", "Save this style", () => this.save(), "primary");
+                const field = (name, box) => make("label", {}, make("span", {}, name), box);
+                this.dialog = make("dialog", { id: `${TAB}_styles_dialog`, class: "easel-dialog", "aria-label": "Styles" },
+                    make("h2", {}, "Styles"),
+                    field("Name", this.name), this.known,
+                    field("Prompt", this.prompt), field("Negative prompt", this.negative),
+                    make("p", { class: "easel-dialog-hint" }, "{prompt} marks where your own text goes; without it the style is put behind it."),
+                    this.note,
+                    make("div", { class: "easel-dialog-row" }, this.remove,
+                        button(`${TAB}_style_copy`, "Copy prompts", "Copy the prompts of the page into this style", () => this.copy()),
+                        button(`refresh_${TAB}_styles`, "Reload", "Read the styles files again", () => this.load()),
+                        make("span"),
+                        button(`${TAB}_edit_style_close`, "Close", "Close (Esc)", () => this.dialog.close()), this.keep));
+                this.name.addEventListener("input", () => this.show());
+                this.dialog.addEventListener("click", (event) => {
+                    if (event.target === this.dialog) this.dialog.close();
+                });
+                document.body.append(this.dialog);
+            },
+            async open() {
+                if (!this.dialog) this.build();
+                this.dialog.showModal();
+                await this.load();
+                const chosen = $(`#${TAB}_styles .token, #${TAB}_styles [data-testid="token"]`)?.textContent.trim();
+                if (chosen && !this.name.value) {
+                    this.name.value = chosen;
+                    this.show();
+                }
+            },
+            current() { return this.styles.find((style) => style.name === this.name.value); },
+            async load(listed = null) {
+                try {
+                    listed ??= await ask("styles");
+                } catch (error) {
+                    return this.say(error.message);
+                }
+                this.styles = listed.styles;
+                this.known.replaceChildren(...this.styles.map((style) => make("option", { value: style.name })));
+                this.say(listed.warnings.join(" "));
                 this.buttons();
-            }
-        },
-        async change(path, body, done) {
-            try {
-                await this.load(await ask(path, "POST", body));
-                this.say(done);
-                return true;
-            } catch (error) {
-                this.say(error.message, "error");
-                return false;
-            }
-        },
-        say(text, kind = "") {
-            this.note.textContent = text;
-            this.note.className = `easel-dialog-note ${kind}`;
-        },
-    };
-    window.easel.editStyles = () => stylesDialog.open();
+                byId(`${TAB}_styles_reload`)?.click();
+            },
+            show() {
+                const style = this.current();
+                if (style) {
+                    this.prompt.value = style.prompt;
+                    this.negative.value = style.negative_prompt;
+                }
+                this.buttons();
+            },
+            buttons() {
+                this.remove.disabled = !this.current();
+                this.keep.disabled = !this.name.value.trim();
+            },
+            copy() {
+                this.prompt.value = $(PROMPTS.prompt.box).value;
+                this.negative.value = $(PROMPTS.negative_prompt.box).value;
+            },
+            async save() {
+                const style = { name: this.name.value, prompt: this.prompt.value, negative_prompt: this.negative.value };
+                await this.change("styles", style, "Saved.");
+            },
+            async delete() {
+                const name = this.name.value;
+                if (!confirm(`Delete the style “${name}”?`)) return;
+                if (await this.change("styles/delete", { name }, "Deleted.")) {
+                    this.name.value = "";
+                    this.buttons();
+                }
+            },
+            async change(path, body, done) {
+                try {
+                    await this.load(await ask(path, "POST", body));
+                    this.say(done);
+                    return true;
+                } catch (error) {
+                    this.say(error.message, "error");
+                    return false;
+                }
+            },
+            say(text, kind = "") {
+                this.note.textContent = text;
+                this.note.className = `easel-dialog-note ${kind}`;
+            },
+        };
+        const clearPrompts = () => {
+            const boxes = Object.values(PROMPTS).map(({ box }) => $(box)), texts = boxes.map((box) => box.value);
+            if (!texts.some(Boolean)) return;
+            boxes.forEach((box) => write(box, ""));
+            boxes[0].focus();
+            toast("Prompts cleared.", "note", { Undo: () => boxes.forEach((box, k) => write(box, texts[k])) });
+        };
 
-    window.easel.clearPrompts = () => {
-        const boxes = Object.values(PROMPTS).map(({ box }) => $(box)), texts = boxes.map((box) => box.value);
-        if (!texts.some(Boolean)) return;
-        boxes.forEach((box) => write(box, ""));
-        boxes[0].focus();
-        toast("Prompts cleared.", "note", { Undo: () => boxes.forEach((box, k) => write(box, texts[k])) });
-    };
+        /** Names for what Gradio leaves without one, once the page stands. */
+        async function label() {
+            const wanted = [`#${TAB}_style_apply`, `#${TAB}_clear_prompt`, `#${TAB}_styles input`,
+                ...Object.values(PROMPTS).flatMap(({ box, counter }) => [box, `#${counter}`])];
+            while (!wanted.every((selector) => $(selector))) await pause(50);
+            const names = {
+                [`${TAB}_style_apply`]: "Put the chosen styles into the prompts", [`${TAB}_styles_edit_button`]: "Edit styles",
+                [`${TAB}_clear_prompt`]: "Clear both prompts",
+            };
+            for (const [id, name] of Object.entries(names)) {
+                byId(id).setAttribute("aria-label", name);
+                byId(id).title = name;
+            }
+            const input = $(`#${TAB}_styles input`);
+            input.setAttribute("aria-label", "Styles");
+            input.setAttribute("placeholder", "Styles");
+            for (const [name, { box, counter }] of Object.entries(PROMPTS)) {
+                $(box).setAttribute("aria-describedby", `${counter} ${counter}_notes`);
+                counters.count(name, "", { tokens: 0, limit: 75, boundaries: [] }, true);
+            }
+        }
+        document.addEventListener("easel:mounted", (event) => { if (event.detail === TAB) label(); });
+        if (byId(`${TAB}_generate`)) label();
+        return { editStyles: () => stylesDialog.open(), clearPrompts };
+    }
+
+    const prompts = Object.fromEntries(TABS.map((tab) => [tab, promptsOf(tab)]));
+    window.easel.editStyles = (tab) => prompts[tab].editStyles();
+    window.easel.clearPrompts = (tab) => prompts[tab].clearPrompts();
 
     // ---- keys ----
 
@@ -319,26 +350,4 @@
         }
     });
 
-    /** Names for what Gradio leaves without one, once the page stands. */
-    async function label() {
-        const wanted = [`#${TAB}_style_apply`, `#${TAB}_clear_prompt`, `#${TAB}_styles input`,
-            ...Object.values(PROMPTS).flatMap(({ box, counter }) => [box, `#${counter}`])];
-        while (!wanted.every((selector) => $(selector))) await pause(50);
-        const names = {
-            [`${TAB}_style_apply`]: "Put the chosen styles into the prompts", [`${TAB}_styles_edit_button`]: "Edit styles",
-            [`${TAB}_clear_prompt`]: "Clear both prompts",
-        };
-        for (const [id, name] of Object.entries(names)) {
-            byId(id).setAttribute("aria-label", name);
-            byId(id).title = name;
-        }
-        const input = $(`#${TAB}_styles input`);
-        input.setAttribute("aria-label", "Styles");
-        input.setAttribute("placeholder", "Styles");
-        for (const [name, { box, counter }] of Object.entries(PROMPTS)) {
-            $(box).setAttribute("aria-describedby", `${counter} ${counter}_notes`);
-            counters.count(name, "", { tokens: 0, limit: 75, boundaries: [] }, true);
-        }
-    }
-    label();
 })();

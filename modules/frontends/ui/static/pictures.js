@@ -1,0 +1,413 @@
+// Pictures that come into the page: the one img2img starts from, with what is painted on it, and those PNG Info reads.
+//
+//   source       the picture of img2img, its paint and its mask; uploaded when Generate is pressed
+//   strokes      what was painted, in order; undo takes the last one away, so nothing is ever copied
+//   information  PNG Info
+//
+// One picture serves all modes: what is chosen, painted or masked stays when the mode, or the tab, changes.
+"use strict";
+(() => {
+    const { $, byId, make, ask, address, toast, infoBox, send, take, shownTab } = window.easel.tools;
+    const MODES = [
+        ["img2img", "img2img", "The whole picture is drawn over"],
+        ["sketch", "Sketch", "Paint colours into the picture first"],
+        ["inpaint", "Inpaint", "Only what is masked is drawn anew"],
+        ["inpaint_sketch", "Inpaint sketch", "Only what is painted over is drawn anew, from its colours"],
+        ["upload", "Inpaint upload", "The mask is a picture of its own: white is drawn anew"],
+    ];
+    const HINT = "Drop a picture here, paste one, or click to choose.";
+    const isPicture = (file) => file?.type?.startsWith("image/");
+    const pictureIn = (transfer) => [...(transfer?.files ?? [])].find(isPicture);
+
+    async function decode(blob) {
+        try {
+            return await createImageBitmap(blob);
+        } catch {
+            throw new Error("This file is no picture that the browser can show.");
+        }
+    }
+
+    async function store(blob) {
+        const answer = await fetch(address("inputs"), {
+            method: "POST", body: blob, headers: { "content-type": "application/octet-stream" },
+        });
+        const data = await answer.json().catch(() => ({}));
+        if (!answer.ok) throw new Error(data.message || `The server answered ${answer.status}.`);
+        return data.id;
+    }
+
+    const pngOf = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+
+    /** Something that takes a picture by click, key, or drop. */
+    function dropZone(zone, picked, mayOpen = () => true) {
+        const file = make("input", { type: "file", accept: "image/*", hidden: "", tabindex: "-1", "aria-hidden": "true" });
+        zone.after(file);
+        file.onchange = () => {
+            if (file.files[0]) picked(file.files[0]);
+            file.value = "";
+        };
+        zone.addEventListener("click", () => { if (mayOpen()) file.click(); });
+        zone.addEventListener("keydown", (event) => {
+            if ((event.key !== "Enter" && event.key !== " ") || event.ctrlKey || event.altKey || !mayOpen()) return;
+            event.preventDefault();
+            file.click();
+        });
+        zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+        zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+        zone.addEventListener("drop", (event) => {
+            event.preventDefault();
+            event.stopPropagation();
+            zone.classList.remove("over");
+            const dropped = pictureIn(event.dataTransfer);
+            if (dropped) picked(dropped);
+        });
+        return file;
+    }
+
+    // ---- img2img ----
+
+    const source = {
+        mode: "img2img",
+        blob: null,       // the picture as it came
+        image: null,      // decoded
+        maskImage: null,  // of "upload"
+        strokes: { paint: [], mask: [] },
+        undone: { paint: [], mask: [] },
+        erasing: false,
+        width: 40,        // of the brush, in pixels of the page
+        colour: "#d9583b",
+        root: null,
+
+        layer() { return { sketch: "paint", inpaint_sketch: "paint", inpaint: "mask" }[this.mode] ?? null; },
+        size() { return this.image ? [this.image.width, this.image.height] : null; },
+
+        build(root) {
+            this.root = root;
+            const button = (act, label, text) => {
+                const made = make("button", { type: "button", "data-act": act, class: "easel-brush", title: label, "aria-label": label }, text);
+                made.onclick = () => this.act(act);
+                return made;
+            };
+            this.tabs = MODES.map(([mode, name, hint]) => {
+                const tab = make("button", { type: "button", role: "tab", id: `img2img_${mode}_tab`, "data-mode": mode, title: hint }, name);
+                tab.onclick = () => this.choose(mode);
+                return tab;
+            });
+            const row = make("div", { class: "easel-modes", role: "tablist", "aria-label": "What to draw over" }, ...this.tabs);
+            row.addEventListener("keydown", (event) => {
+                const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key], at = MODES.findIndex(([mode]) => mode === this.mode);
+                if (!by) return;
+                event.preventDefault();
+                event.stopPropagation();
+                this.choose(MODES[(at + by + MODES.length) % MODES.length][0]);
+                this.tabs.find((tab) => tab.dataset.mode === this.mode).focus();
+            });
+            this.canvases = {
+                base: make("canvas", { class: "base" }), paint: make("canvas", { class: "paint" }), mask: make("canvas", { class: "mask" }),
+            };
+            this.cursor = make("i", { class: "easel-cursor" });
+            this.frame = make("div", { class: "easel-layers", hidden: "" }, ...Object.values(this.canvases), this.cursor);
+            this.hint = make("p", {}, HINT);
+            this.zone = make("div", { id: "img2img_image", class: "easel-drop", tabindex: "0", role: "button",
+                "aria-label": "Source picture: choose a file" }, this.hint, this.frame);
+            this.brush = make("input", { type: "range", min: "2", max: "200", value: String(this.width), "aria-label": "Brush size", title: "Brush size ( [ and ] )" });
+            this.brush.oninput = () => { this.width = Number(this.brush.value); };
+            this.pen = make("input", { type: "color", value: this.colour, "aria-label": "Brush colour", title: "Brush colour" });
+            this.pen.oninput = () => { this.colour = this.pen.value; };
+            this.tools = make("div", { class: "easel-brushes", role: "toolbar", "aria-label": "Painting" },
+                button("brush", "Brush (B)", "Brush"), button("eraser", "Eraser (E)", "Eraser"), this.pen, this.brush,
+                button("undo", "Undo (Ctrl+Z)", "Undo"), button("redo", "Redo (Ctrl+Y)", "Redo"), button("clear", "Take away everything painted", "Clear"));
+            this.other = make("div", { class: "easel-brushes" }, button("replace", "Choose another picture", "Other picture"),
+                button("remove", "Take the picture away", "Remove"));
+            this.maskZone = make("div", { id: "img_inpaint_mask", class: "easel-drop small", tabindex: "0", role: "button",
+                "aria-label": "Mask: choose a file" }, make("p", {}, "The mask: drop it here, or click to choose."));
+            root.replaceChildren(row, this.zone, this.tools, this.other, this.maskZone);
+            this.file = dropZone(this.zone, (file) => this.put(file), () => !this.image);
+            dropZone(this.maskZone, (file) => this.putMask(file));
+            this.listen();
+            this.choose(this.mode);
+            if (this.image) this.show();
+        },
+        listen() {
+            let stroke = null;
+            const at = (event) => {
+                const box = this.frame.getBoundingClientRect();
+                return [(event.clientX - box.left) / box.width * this.image.width, (event.clientY - box.top) / box.height * this.image.height];
+            };
+            this.frame.addEventListener("pointerdown", (event) => {
+                const layer = this.layer();
+                if (!layer || event.button !== 0) return;
+                event.preventDefault();
+                this.zone.focus({ preventScroll: true });
+                this.frame.setPointerCapture(event.pointerId);
+                const scale = this.image.width / this.frame.getBoundingClientRect().width;
+                stroke = { erase: this.erasing || event.altKey, width: this.width * scale, colour: layer === "mask" ? "#fff" : this.colour, points: [at(event)] };
+                this.strokes[layer].push(stroke);
+                this.undone[layer] = [];
+                this.draw(layer, stroke);
+            });
+            this.frame.addEventListener("pointermove", (event) => {
+                const box = this.frame.getBoundingClientRect();
+                this.cursor.style.cssText = `left:${event.clientX - box.left}px;top:${event.clientY - box.top}px;width:${this.width}px;height:${this.width}px`;
+                if (!stroke) return;
+                stroke.points.push(...(event.getCoalescedEvents?.() ?? [event]).map(at), at(event));
+                this.draw(this.layer(), stroke);
+            });
+            const end = () => { stroke = null; this.buttons(); };
+            this.frame.addEventListener("pointerup", end);
+            this.frame.addEventListener("pointercancel", end);
+            this.zone.addEventListener("keydown", (event) => {
+                const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+                const act = control ? { z: event.shiftKey ? "redo" : "undo", y: "redo" }[key] : { b: "brush", e: "eraser", "[": "thinner", "]": "thicker" }[key];
+                if (!act || !this.layer()) return;
+                event.preventDefault();
+                this.act(act);
+            });
+        },
+        choose(mode) {
+            this.mode = mode;
+            if (!this.root) return;
+            const workspace = this.root.closest(".easel-workspace");
+            if (workspace) workspace.dataset.mode = mode;
+            for (const tab of this.tabs) {
+                tab.setAttribute("aria-selected", String(tab.dataset.mode === mode));
+                tab.tabIndex = tab.dataset.mode === mode ? 0 : -1;
+            }
+            this.maskZone.hidden = mode !== "upload";
+            this.pen.hidden = this.layer() !== "paint";
+            this.canvases.mask.hidden = mode !== "inpaint";
+            this.canvases.paint.hidden = this.layer() !== "paint";
+            this.buttons();
+        },
+        act(name) {
+            const layer = this.layer();
+            const strokes = this.strokes[layer], undone = this.undone[layer];
+            if (name === "brush" || name === "eraser") this.erasing = name === "eraser";
+            else if (name === "undo" && strokes.length) undone.push(strokes.pop());
+            else if (name === "redo" && undone.length) strokes.push(undone.pop());
+            else if (name === "clear") strokes.push({ clear: true });
+            else if (name === "thinner" || name === "thicker") {
+                this.width = Math.min(200, Math.max(2, Math.round(this.width * (name === "thicker" ? 1.2 : 1 / 1.2))));
+                this.brush.value = String(this.width);
+            } else if (name === "replace") this.file.click();
+            else if (name === "remove") this.remove();
+            if (["undo", "redo", "clear"].includes(name)) this.redraw(layer);
+            this.buttons();
+        },
+        buttons() {
+            const layer = this.layer(), there = Boolean(this.image);
+            this.tools.hidden = !there || !layer;
+            this.other.hidden = !there;
+            this.frame.classList.toggle("paintable", Boolean(layer));
+            for (const button of this.tools.querySelectorAll("[data-act]")) {
+                const act = button.dataset.act;
+                if (act === "undo" || act === "clear") button.disabled = !this.strokes[layer]?.length;
+                if (act === "redo") button.disabled = !this.undone[layer]?.length;
+                if (act === "brush" || act === "eraser") button.setAttribute("aria-pressed", String(this.erasing === (act === "eraser")));
+            }
+        },
+        /** Another picture to start from. What was masked stays where the new one has the same size. */
+        async put(blob, mode = null) {
+            try {
+                const image = await decode(blob);
+                const same = this.image && this.image.width === image.width && this.image.height === image.height;
+                if (!same) this.strokes.mask = [];
+                this.strokes.paint = [];
+                this.undone = { paint: [], mask: [] };
+                [this.blob, this.image] = [blob, image];
+            } catch (error) {
+                return toast(error.message, "error");
+            }
+            if (mode) this.choose(mode);
+            this.show();
+        },
+        remove() {
+            [this.blob, this.image] = [null, null];
+            this.strokes = { paint: [], mask: [] };
+            this.undone = { paint: [], mask: [] };
+            this.show();
+        },
+        async putMask(blob) {
+            try {
+                await decode(blob);
+            } catch (error) {
+                return toast(error.message, "error");
+            }
+            this.maskImage = blob;
+            const image = make("img", { alt: "The mask" });
+            image.src = URL.createObjectURL(blob);
+            this.maskZone.replaceChildren(image);
+        },
+        show() {
+            if (!this.root) return;
+            this.frame.hidden = !this.image;
+            this.hint.hidden = Boolean(this.image);
+            if (this.image) {
+                const [width, height] = this.size();
+                this.frame.style.setProperty("--w", width);
+                this.frame.style.setProperty("--h", height);
+                for (const canvas of Object.values(this.canvases)) [canvas.width, canvas.height] = [width, height];
+                this.canvases.base.getContext("2d").drawImage(this.image, 0, 0);
+                this.redraw("paint");
+                this.redraw("mask");
+            }
+            this.zone.setAttribute("aria-label", this.image ? `Source picture, ${this.size().join(" by ")} pixels` : "Source picture: choose a file");
+            this.buttons();
+            scaled();
+        },
+        redraw(layer) {
+            const canvas = this.canvases?.[layer];
+            if (!canvas) return;
+            canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+            for (const stroke of this.strokes[layer]) this.draw(layer, stroke, true);
+        },
+        draw(layer, { clear, erase, width, colour, points }) {
+            const canvas = this.canvases[layer], pen = canvas.getContext("2d");
+            if (clear) return pen.clearRect(0, 0, canvas.width, canvas.height);
+            pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
+            pen.strokeStyle = colour;
+            pen.lineWidth = width;
+            pen.lineCap = pen.lineJoin = "round";
+            pen.beginPath();
+            pen.moveTo(...points[0]);
+            for (const point of points) pen.lineTo(...point);
+            pen.stroke();
+        },
+        /** Black and white: white where a layer is painted; null where it is not. */
+        maskOf(layer) {
+            const canvas = make("canvas", {});
+            [canvas.width, canvas.height] = this.size();
+            const pen = canvas.getContext("2d");
+            pen.drawImage(this.canvases[layer], 0, 0);
+            pen.globalCompositeOperation = "source-in";
+            pen.fillStyle = "#fff";
+            pen.fillRect(0, 0, canvas.width, canvas.height);
+            if (!pen.getImageData(0, 0, canvas.width, canvas.height).data.some((value, k) => k % 4 === 3 && value > 127)) return null;
+            pen.globalCompositeOperation = "destination-over";
+            pen.fillStyle = "#000";
+            pen.fillRect(0, 0, canvas.width, canvas.height);
+            return canvas;
+        },
+        painted() {
+            const canvas = make("canvas", {});
+            [canvas.width, canvas.height] = this.size();
+            for (const layer of ["base", "paint"]) canvas.getContext("2d").drawImage(this.canvases[layer], 0, 0);
+            return canvas;
+        },
+        /** Everything the server needs, stored there: {mode, image, mask, width, height}. */
+        async upload() {
+            if (!this.image) return {};
+            const { mode } = this, [width, height] = this.size(), layer = this.layer();
+            const picture = layer === "paint" && this.strokes.paint.length ? await pngOf(this.painted()) : this.blob;
+            let mask = mode === "upload" ? this.maskImage : null;
+            if (mode === "inpaint" || mode === "inpaint_sketch") {
+                const canvas = this.maskOf(layer);
+                mask = canvas && await pngOf(canvas);
+            }
+            const [image, masked] = await Promise.all([store(picture), mask && store(mask)]);
+            return { mode, image, mask: masked, width, height };
+        },
+    };
+    window.easel.source = source;
+
+    // ---- sizes, in words ----
+
+    const forms = {};
+    const eight = (value) => Math.floor(value / 8) * 8;
+
+    /** "from 512x512 to 1024x1024" for hires fix, and for a source that is scaled. */
+    function scaled() {
+        const first = forms.txt2img, place = byId("txtimg_hr_finalres");
+        if (first && place) {
+            const [width, height] = [Number(first.width), Number(first.height)];
+            let [x, y] = [Number(first["hires.hr_resize_x"]), Number(first["hires.hr_resize_y"])];
+            if (!x && !y) [x, y] = [Math.floor(width * first["hires.hr_scale"]), Math.floor(height * first["hires.hr_scale"])];
+            else if (!x) x = Math.floor(y * width / height);
+            else if (!y) y = Math.floor(x * height / width);
+            place.textContent = `from ${width}×${height} to ${x}×${y}`;
+        }
+        const second = forms.img2img, preview = byId("img2img_scale_resolution_preview"), size = source.size();
+        if (!second || !preview) return;
+        preview.textContent = size ? `from ${size[0]}×${size[1]} to ${size.map((side) => Math.max(64, eight(side * second.scale))).join("×")}`
+            : "of the source picture";
+    }
+    document.addEventListener("easel:form", (event) => {
+        forms[event.detail.tab] = event.detail;
+        scaled();
+    });
+
+    // ---- PNG Info ----
+
+    const information = {
+        told: null,
+        build(zone) {
+            this.zone = zone;
+            dropZone(zone, (file) => this.read(file));
+            document.addEventListener("click", (event) => {
+                const tool = event.target.closest?.("#pnginfo_buttons [data-do]");
+                if (!tool || !this.told) return;
+                if (tool.dataset.do === "copy") window.easel.tools.copy(this.told.infotext);
+                else send(tool.dataset.to, this.told).catch((error) => toast(error.message, "error"));
+            });
+        },
+        async read(blob) {
+            const told = await readPicture(blob);
+            if (!told) return;
+            this.told = { ...told, blob };
+            const image = make("img", { alt: "The picture read" });
+            image.src = URL.createObjectURL(blob);
+            this.zone.replaceChildren(image);
+            byId("pnginfo_buttons").hidden = false;
+            const place = byId("html_info_pnginfo");
+            const size = make("p", { class: "easel-told-size" }, `${told.width}×${told.height} pixels`);
+            const others = Object.entries(told.texts).map(([name, text]) =>
+                make("details", {}, make("summary", {}, name), make("p", {}, text)));
+            place.replaceChildren(size, told.infotext ? infoBox(told.infotext) : make("p", {}, "This picture says nothing about how it was drawn."), ...others);
+        },
+    };
+
+    async function readPicture(blob) {
+        try {
+            const answer = await fetch(address("easel/read"), {
+                method: "POST", body: blob, headers: { "content-type": "application/octet-stream" },
+            });
+            const data = await answer.json();
+            if (!answer.ok) throw new Error(data.message);
+            return data;
+        } catch (error) {
+            toast(error.message, "error");
+            return null;
+        }
+    }
+
+    // A picture dropped on a prompt tells its settings to the form.
+    document.addEventListener("dragover", (event) => {
+        if (event.target.closest?.(".prompt") && event.dataTransfer?.types?.includes("Files")) event.preventDefault();
+    });
+    document.addEventListener("drop", async (event) => {
+        const blob = event.target.closest?.(".prompt") && pictureIn(event.dataTransfer);
+        if (!blob) return;
+        event.preventDefault();
+        const told = await readPicture(blob);
+        if (told?.infotext) take(shownTab(), told.infotext);
+        else if (told) toast("This picture says nothing about how it was drawn.", "warning");
+    });
+    document.addEventListener("paste", (event) => {
+        const blob = pictureIn(event.clipboardData);
+        if (!blob) return;
+        if (byId("pnginfo_image")?.offsetParent) information.read(blob);
+        else if (shownTab() === "img2img") source.put(blob);
+    });
+
+    // ---- into the page, when its tabs are opened ----
+
+    function look() {
+        const place = byId("mode_img2img"), zone = byId("pnginfo_image");
+        if (place && !source.root) source.build(place);
+        if (zone && !information.zone) information.build(zone);
+        if (source.root && information.zone) watch.disconnect();
+    }
+    const watch = new MutationObserver(look);
+    watch.observe(document.documentElement, { childList: true, subtree: true });
+    look();
+})();
