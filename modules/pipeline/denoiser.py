@@ -125,7 +125,8 @@ class Denoiser:
             self.handover = None
         self.enter(self.models.current, self.calls)
         seen = x
-        if self.start is not None and self.timesteps:
+        into_x = self.start is not None and self.timesteps and self.start.soft is None
+        if self.start is not None and into_x:
             # These samplers hold x / sqrt(1 + sigma^2), and the kept part is put into that.
             seen = self.start.keep(x, ((1 + sigma**2) ** 0.5).view(-1, 1, 1, 1))
         with_negative = self.wants_uncond or not self._skips_negative(sigma)
@@ -137,7 +138,7 @@ class Denoiser:
         self.calls += 1
         if self.start is not None:
             # The noise found in `seen` is what the sampler takes out of its own x.
-            guided = guided + (x - seen) if self.timesteps else self.start.keep(guided)
+            guided = guided + (x - seen) if into_x else self.start.blended(guided, sigma)
             if unguided is not None:
                 unguided = unguided + (x - seen)
         return guided if unguided is None else (guided, unguided)

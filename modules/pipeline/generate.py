@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from modules.imaging.save import encode_png, save_beside, save_picture
+from modules.imaging.upscale import find_upscaler
 from modules.memory import budget, policy
-from modules.pipeline import decode, hires, latents, networks, passes, source
+from modules.pipeline import decode, hires, latents, networks, passes, rounds, source
 from modules.pipeline.context import RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
+from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.plan import make_plan
 from modules.pipeline.progress import Meter
-from modules.pipeline.source import Prepared
+from modules.pipeline.source import Pictures, Prepared
 from modules.prompt import styles, wildcards
 from modules.schema.errors import DiskTrouble
 from modules.schema.events import ImageReady, Warned
 from modules.schema.plan import Plan
 from modules.schema.record import SavedRecord
-from modules.schema.request import GenerationRequest
+from modules.schema.request import GenerationRequest, Loopback, Tiles
 from modules.weights.residency import LoadedModel
 from modules.weights.sizes import sizes_of
 
@@ -41,40 +45,118 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
     for message in (*(problems if request.styles else ()), *plan.warnings):
         ctx.emit(Warned(message=message))
-    plan, prepared = source.prepare(plan, ctx.folders)
-    for message in prepared.warnings if prepared else ():
-        ctx.emit(Warned(message=message))
-    meter = Meter(ctx, plan, sum(run.steps_run for run in passes.passes(plan)))
+    given = source.read(plan, ctx.folders)
+    prepared = None
+    if given is not None:
+        plan, prepared = source.ready(plan, given)
+        for message in prepared.warnings:
+            ctx.emit(Warned(message=message))
+    meter = Meter(
+        ctx, plan, sum(run.steps_run for run in passes.passes(plan)), _drawings(plan, given) if given else None
+    )
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
     chosen = policy.choose(
         ctx.facts, plan.settings, sizes_of(plan.checkpoint, ctx.folders),
         budget.Shape(width, height, plan.request.batch_size),
     )  # fmt: skip
-    records: list[SavedRecord] = []
     with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
         plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
-        for number, batch in enumerate(plan.batches()):
-            if ctx.control.finished.issuperset(batch):
-                continue
-            try:
-                model = models.use(plan.checkpoint, networks.at_start(plan, batch.start))
-                plan = networks.settled(plan, batch, model, ctx)
-                meter.start_batch(number)
-                drawn = draw(plan, batch, prepared, models, ctx, meter)
-                for k, latent in zip(batch, drawn):
-                    if k in ctx.control.finished:
-                        continue
-                    meter.say("Decoding")
-                    image = decode.decode(
-                        models.current, latent, passes.passes(plan)[-1].size, plan.settings.model.sd_vae_decode_method
-                    )
-                    finished = prepared.finish(image, k) if prepared else image
-                    strip = meter.film.strip(k - batch.start) if meter.film else None
-                    records.append(publish(finished, strip, plan, k, ctx))
-            except Skipped:
-                continue
-    return records
+        job = Job(models, ctx, meter)
+        asked = plan.request.source
+        if asked is not None and asked.tiles is not None and given is not None:
+            walk = in_tiles(plan, given, asked.tiles, job)
+        elif asked is not None and asked.loopback is not None and given is not None:
+            walk = in_loops(plan, given, asked.loopback, job)
+        else:
+            walk = pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
+        return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in walk]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every picture of a job is drawn with."""
+
+    models: Models
+    ctx: RunContext
+    meter: Meter
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished picture: number k of its plan, which is by now complete for it."""
+
+    plan: Plan
+    k: int
+    image: Image.Image
+    strip: Image.Image | None = None
+
+
+def pictures(
+    plan: Plan, prepared: Prepared | None, job: Job, batches: Sequence[range], finished: Set[int], first: int = 0
+) -> Iterator[Made]:
+    """The pictures of these batches that are not finished, one by one; `first`: how many batches came before."""
+    for number, batch in enumerate(batches, first):
+        if finished.issuperset(batch):
+            continue
+        try:
+            model = job.models.use(plan.checkpoint, networks.at_start(plan, batch.start))
+            plan = networks.settled(plan, batch, model, job.ctx)
+            job.meter.start_batch(number)
+            drawn, start = draw(plan, batch, prepared, job.models, job.ctx, job.meter)
+            for i, (k, latent) in enumerate(zip(batch, drawn)):
+                if k in finished:
+                    continue
+                job.meter.say("Decoding")
+                image = decode.decode(
+                    job.models.current, latent, passes.passes(plan)[-1].size,
+                    plan.settings.model.sd_vae_decode_method,
+                )  # fmt: skip
+                if prepared is not None:
+                    image = prepared.finish(image, k, start.seen(drawn, i) if start else None)
+                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None)
+        except Skipped:
+            continue
+
+
+def in_tiles(plan: Plan, given: Pictures, tiles: Tiles, job: Job) -> Iterator[Made]:
+    """Every picture enlarged and drawn over tile by tile; one of which a tile was skipped is left out."""
+    done = 0
+    for k in range(plan.pictures):
+        cut = rounds.cut(plan, k, given, tiles, find_upscaler(tiles.upscaler))
+        batches = cut.plan.batches()
+        done += len(batches)
+        if k in job.ctx.control.finished:
+            continue
+        made = list(pictures(cut.plan, cut.prepared, job, batches, frozenset(), done - len(batches)))
+        if len(made) == len(cut.prepared.images):
+            told = {"not_applied": made[0].plan.not_applied, "ti_hashes": made[0].plan.ti_hashes[:1] * plan.pictures}
+            yield Made(plan.model_copy(update=told), k, cut.joined([one.image for one in made]))
+
+
+def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Iterator[Made]:
+    """Every picture drawn out of the one before; colours are matched to the first source."""
+    colours: tuple[Image.Image, ...] = ()
+    now = given
+    for k in range(plan.pictures):
+        loop = k % loopback.loops
+        now = now if loop else replace(given, sources=given.sources[:1])
+        one, prepared = source.ready(rounds.again(plan, loop, loopback), now)
+        colours = colours if loop else prepared.colours
+        prepared = replace(prepared, colours=colours)
+        for made in pictures(one, prepared, job, [range(k, k + 1)], frozenset(), k):
+            now = replace(now, sources=(made.image,))
+            if k not in job.ctx.control.finished:  # what comes after it needs it, though
+                yield made
+
+
+def _drawings(plan: Plan, given: Pictures) -> int:
+    """How many batches a job with a source takes."""
+    asked = plan.request.source
+    if asked is None or asked.tiles is None:
+        return len(plan.batches())
+    each = rounds.tiles_of(plan, given, asked.tiles, find_upscaler(asked.tiles.upscaler))
+    return plan.pictures * -(-each // plan.request.batch_size)
 
 
 def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
@@ -95,8 +177,10 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
     return plan.model_copy(update=told)
 
 
-def draw(plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter) -> Tensor:
-    """The latents of one batch [B, C, h, w], through all passes."""
+def draw(
+    plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter
+) -> tuple[Tensor, Start | None]:
+    """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from."""
     model, (first, *further) = models.current, passes.passes(plan)
     start = latents.start(model, prepared, plan, batch) if prepared else None
     extra = latents.net_input(model, prepared, plan, batch, first.size)
@@ -109,7 +193,7 @@ def draw(plan: Plan, batch: range, prepared: Prepared | None, models: Models, ct
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")
         drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
-    return drawn
+    return drawn, start
 
 
 def slowness(model: LoadedModel) -> tuple[str, ...]:

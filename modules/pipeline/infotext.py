@@ -7,7 +7,7 @@ from typing import Any
 from modules.pipeline import networks, passes
 from modules.prompt import infotext, parse, tokens
 from modules.sampling import table
-from modules.schema.fields import all_facts
+from modules.schema.fields import Frozen, all_facts
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.request import SAME_SCHEDULER, Hires, Mask, Source
 from modules.schema.settings import Sampling
@@ -151,12 +151,26 @@ def _hires_fields(plan: Plan, second: SecondPass, hires: Hires, k: int) -> dict[
     return fields
 
 
+def _told(part: Frozen, *names: str) -> dict[str, Any]:
+    """These fields of a part of a request by their infotext keys; all that have one where none is named."""
+    known = all_facts(type(part))
+    return {str(known[name].infotext): getattr(part, name) for name in names or known if known[name].infotext}
+
+
 def _source_fields(source: Source) -> dict[str, Any]:
-    """What is told of the mask."""
+    """What is told of the mask and of drawing in several rounds."""
+    fields: dict[str, Any] = {}
+    if source.tiles is not None:
+        fields |= _told(source.tiles, "overlap", "upscaler")
+    if source.loopback is not None:
+        fields |= _told(source.loopback)
+    if source.outpaint is not None:
+        fields |= {key: value for key, value in _told(source.outpaint).items() if value}
     mask: Mask | None = source.mask
     if mask is None:
-        return {}
-    fields: dict[str, Any] = {}
+        return fields
+    if mask.soft is not None:
+        fields |= {"Soft inpainting enabled": True, **_told(mask.soft)}
     if mask.inpainting_mask_invert:
         fields["Mask mode"] = "Inpaint not masked"
     if mask.mask_blur_x == mask.mask_blur_y and mask.mask_blur_x > 0:

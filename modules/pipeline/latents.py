@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.pipeline import soft
 from modules.pipeline.source import FILL_NOISE, FILL_NOTHING, Prepared
 from modules.sampling import noise
 from modules.schema.plan import Plan
+from modules.schema.request import Soft
 from modules.weights.residency import LoadedModel
 
 # The posterior's noise is a stream of its own: with the picture's seed alone it would repeat the first noise.
@@ -22,16 +24,36 @@ POSTERIOR_STREAM = 0x5EED0FA11
 
 @dataclass(frozen=True)
 class Start:
-    """Latents [B, C, h, w] that a batch starts from, and which of them are drawn anew, `new` [1, 1, h, w] in 0…1."""
+    """Latents [B, C, h, w] that a batch starts from, and which of them are drawn anew, `new` [1, 1, h, w] in 0…1.
+
+    `soft`: the mask's grey is a matter of the noise level, and the result is not cut out by it.
+    """
 
     latents: Tensor
     new: Tensor | None = None
+    soft: Soft | None = None
 
     def keep(self, x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """x [B, C, h, w] with the kept part taken from the start, times `scale`."""
         if self.new is None:
             return x
         return x * self.new + self.latents * (scale * (1 - self.new))
+
+    def blended(self, denoised: Tensor, sigma: Tensor) -> Tensor:
+        """A prediction [B, C, h, w] at the noise levels sigma [B] with the kept part taken from the start."""
+        if self.new is None or self.soft is None:
+            return self.keep(denoised)
+        return soft.blend(self.latents, denoised, self.new, sigma, self.soft)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """What sampling ended with, [B, C, h, w], as the result."""
+        return x if self.soft is not None else self.keep(x)
+
+    def seen(self, drawn: Tensor, index: int) -> Image.Image | None:
+        """Where picture `index` of the batch is to be seen in its source, at latent size; None: where the mask is."""
+        if self.new is None or self.soft is None:
+            return None
+        return soft.changed(self.latents[index], drawn[index], self.new[0], self.soft)
 
 
 def shape(model: LoadedModel, width: int, height: int) -> tuple[int, int, int]:
@@ -77,20 +99,19 @@ def start(model: LoadedModel, prepared: Prepared, plan: Plan, batch: range) -> S
     latents = torch.stack([sampled(model, encoded[i], plan.seeds[k]) for i, k in zip(which, batch)])
     if prepared.resize_latents:
         latents = F.interpolate(latents, size=target[1:], mode="bilinear")
-    if prepared.mask is None or request.source is None or request.source.mask is None:
+    if prepared.mask is None:
         return Start(latents)
-    mask = request.source.mask
-    new = _latent_mask(prepared.mask, target[1:], mask.mask_round).to(latents)
-    if mask.inpainting_fill == FILL_NOISE:
+    new = _latent_mask(prepared.mask, target[1:], prepared.hard).to(latents)
+    if prepared.content == FILL_NOISE:
         options = plan.settings.sampling
         fresh = noise.BatchNoise(
             noise.picture_noises([plan.seeds[k] for k in batch]), target,
             source=options.randn_source, device=model.device, down=model.vae.config.downscale,
         )  # fmt: skip
         latents = latents * (1 - new) + fresh.initial * new
-    elif mask.inpainting_fill == FILL_NOTHING:
+    elif prepared.content == FILL_NOTHING:
         latents = latents * (1 - new)
-    return Start(latents, new)
+    return Start(latents, new, prepared.soft)
 
 
 def _latent_mask(mask: Image.Image, size: tuple[int, int], hard: bool) -> Tensor:
@@ -115,7 +136,7 @@ def net_input(
         images = torch.zeros(1, 3, h * grid, w * grid)
     else:
         images = torch.cat([pixels([image], model) for image in prepared.images])
-    return seen(model, images, _hidden(prepared, plan, images), plan, batch, (h, w))
+    return seen(model, images, _hidden(prepared, images), plan, batch, (h, w))
 
 
 def seen(model: LoadedModel, images: Tensor, hidden: Tensor, plan: Plan, batch: range, size: tuple[int, int]) -> Tensor:
@@ -134,13 +155,12 @@ def seen(model: LoadedModel, images: Tensor, hidden: Tensor, plan: Plan, batch: 
     return torch.cat([small, F.interpolate(drawn, size=size)], dim=1)
 
 
-def _hidden(prepared: Prepared | None, plan: Plan, images: Tensor) -> Tensor:
+def _hidden(prepared: Prepared | None, images: Tensor) -> Tensor:
     """[1, 1, H, W]: the mask of the working size, padded as the pictures are; all of it where there is none."""
-    source = plan.request.source
-    if prepared is None or prepared.mask is None or source is None or source.mask is None:
+    if prepared is None or prepared.mask is None:
         return torch.ones(1, 1, *images.shape[2:])
     values = torch.from_numpy(np.asarray(prepared.mask, dtype=np.float32) / 255)[None, None]
-    if source.mask.mask_round:
+    if prepared.hard:
         values = values.round()
     if prepared.resize_latents:
         return F.interpolate(values, size=images.shape[2:])

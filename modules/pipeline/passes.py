@@ -155,7 +155,7 @@ def sample(
             "The denoiser produced numbers that are not finite; the checkpoint may be damaged or need float32: "
             "set Precision to float32 in the settings."
         )
-    return drawn if start is None else start.keep(drawn)
+    return drawn if start is None else start.finished(drawn)
 
 
 def tiling(plan: Plan) -> tuple[bool, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from modules.pipeline import hires, networks
+from modules.pipeline import hires, networks, rounds
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
@@ -51,7 +51,7 @@ def make_plan(
     if settings.prompting.enable_prompt_comments:
         prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
 
-    count = request.n_iter * request.batch_size
+    count = _count(request)
     request = with_seeds(request)
     seed, subseed = request.seed, request.subseed
     varied = request.subseed_strength > 0
@@ -103,7 +103,22 @@ def _with_source_checked(request: GenerationRequest) -> GenerationRequest:
         raise BadRequest(
             f"{len(source.images)} source pictures are too many; give at most {MAX_BATCH}.", field="source"
         )
+    rounds.check(source, request.width, request.height)
+    if source.tiles is not None:
+        return request
+    if source.loopback is not None:
+        return request.model_copy(update={"batch_size": 1})
     return request.model_copy(update={"batch_size": len(source.images)}) if len(source.images) > 1 else request
+
+
+def _count(request: GenerationRequest) -> int:
+    """How many pictures there will be: tiles are drawn in batches, pictures of them are not."""
+    source = request.source
+    if source is not None and source.tiles is not None:
+        return request.n_iter * len(source.images)
+    if source is not None and source.loopback is not None:
+        return request.n_iter * source.loopback.loops
+    return request.n_iter * request.batch_size
 
 
 def _refiner(

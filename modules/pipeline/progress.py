@@ -23,12 +23,14 @@ PREVIEW_SECONDS = 0.3
 class Meter:
     """Counts denoising steps over the whole job. `eta` is judged from the steps done since the first began.
 
-    `per_batch`: steps that each batch takes, all passes together; `offset`: those of its earlier passes.
+    `per_batch`: steps that each batch takes, all passes together; `offset`: those of its earlier passes. `batches`: how
+    many there are, where not as many as the plan says.
     """
 
     ctx: RunContext
     plan: Plan
     per_batch: int
+    batches: int | None = None
     batch: int = 0
     offset: int = 0
     steps_done: int = 0
@@ -39,7 +41,11 @@ class Meter:
 
     @property
     def total(self) -> int:
-        return len(self.plan.batches()) * self.per_batch
+        return self._batches * self.per_batch
+
+    @property
+    def _batches(self) -> int:
+        return len(self.plan.batches()) if self.batches is None else self.batches
 
     def say(self, text: str) -> None:
         """Name the stage; also a point where an interrupt takes effect."""
@@ -52,8 +58,7 @@ class Meter:
         self.steps_done = number * self.per_batch
         wanted = self.plan.request.filmstrip
         self.film = Film(min(wanted, self.per_batch), self.per_batch) if wanted else None
-        batches = len(self.plan.batches())
-        self.say("Drawing" if batches == 1 else f"Drawing {number + 1} of {batches}")
+        self.say("Drawing" if self._batches == 1 else f"Drawing {number + 1} of {self._batches}")
         if self.began is None:
             self.began = time.monotonic()
 

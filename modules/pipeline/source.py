@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
 
 from modules.imaging import inputs
 from modules.imaging.colour import flatten, match_colours
@@ -25,7 +26,7 @@ from modules.imaging.resize import Mode, resize
 from modules.imaging.upscale import find_upscaler
 from modules.schema.folders import Folders
 from modules.schema.plan import Plan
-from modules.schema.request import Mask
+from modules.schema.request import Mask, Outpaint, Soft, Source
 
 RESIZE: tuple[Mode, ...] = ("stretch", "cover", "fit")
 LATENT_RESIZE = 3
@@ -33,29 +34,45 @@ FILL_ORIGINAL, FILL_NOISE, FILL_NOTHING = 1, 2, 3
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What a job was given: its source pictures (RGB) and its mask picture, as they came."""
+
+    sources: tuple[Image.Image, ...]
+    mask: Image.Image | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What a job draws from. `images` (RGB) are encoded as they are; picture k starts from `images[k % len(images)]`.
 
-    `mask` (L, white is new) has the working size. `overlays` (RGBA) are laid over finished pictures, which go to `box`
-    where only that part was drawn.
+    `mask` (L, white is new) has the working size; `hard`: its grey counts as black or white; `content`: what stands in
+    for the masked part. `overlays` (RGBA) are laid over finished pictures, which go to `box` where only that part was
+    drawn; with `soft` they are whole, and what changed is cut out of them. `colours` (RGB) are those to match.
     """
 
     images: tuple[Image.Image, ...]
     mask: Image.Image | None = None
+    hard: bool = True
+    content: int = FILL_ORIGINAL
     overlays: tuple[Image.Image, ...] = ()
     box: Box | None = None
-    correct_colours: bool = False
+    soft: Soft | None = None
+    colours: tuple[Image.Image, ...] = ()
     resize_latents: bool = False
     warnings: tuple[str, ...] = ()
 
-    def finish(self, image: Image.Image, k: int) -> Image.Image:
-        """A decoded picture in the colours of its source and in its place in it."""
-        which = k % len(self.images)
-        if self.correct_colours:
-            image = match_colours(image, self.images[which])
+    def finish(self, image: Image.Image, k: int, changed: Image.Image | None = None) -> Image.Image:
+        """A decoded picture in the colours of its source and in its place in it.
+
+        `changed` (L, any size): where it is seen, with soft inpainting.
+        """
+        if self.colours:
+            image = match_colours(image, self.colours[k % len(self.colours)])
         if not self.overlays:
             return image
-        overlay = self.overlays[which]
+        overlay = self.overlays[k % len(self.overlays)]
+        if changed is not None:
+            overlay = unmasked(overlay, self._placed(smoothed(changed, image.size), overlay.size))
         canvas = image.convert("RGBA")
         if self.box is not None:
             left, top, right, bottom = self.box
@@ -65,67 +82,144 @@ class Prepared:
         canvas.alpha_composite(overlay)
         return canvas.convert("RGB")
 
+    def _placed(self, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """A mask of the working size on the whole picture."""
+        if self.box is None:
+            return _sized(mask, size)
+        left, top, right, bottom = self.box
+        whole = Image.new("L", size)
+        whole.paste(resize(mask, "cover", (right - left, bottom - top)), (left, top))
+        return whole
+
 
 def prepare(plan: Plan, folders: Folders) -> tuple[Plan, Prepared | None]:
-    """Read the pictures a plan starts from; None for a picture out of nothing.
+    """Read the pictures a plan starts from and make them ready; None for a picture out of nothing.
 
-    The plan comes back without "only masked" where the mask is empty. Raises BadFile, NotFound or BadRequest.
+    The plan comes back without "only masked" where the mask is empty, and with the size that outpainting leads to.
+    Raises BadFile, NotFound or BadRequest.
     """
-    prepared = _prepare(plan, folders)
+    pictures = read(plan, folders)
+    return (plan, None) if pictures is None else ready(plan, pictures)
+
+
+def read(plan: Plan, folders: Folders) -> Pictures | None:
+    """The pictures a plan starts from; None where it does from none."""
     source = plan.request.source
-    if prepared is None or source is None or source.mask is None or prepared.mask is not None:
-        return plan, prepared
-    mask = source.mask.model_copy(update={"inpaint_full_res": False})
-    request = plan.request.model_copy(update={"source": source.model_copy(update={"mask": mask})})
-    return plan.model_copy(update={"request": request}), prepared
-
-
-def _prepare(plan: Plan, folders: Folders) -> Prepared | None:
-    source, drawing = plan.request.source, plan.settings.drawing
     if source is None:
         return None
+    background = plan.settings.drawing.img2img_background_color
+    sources = tuple(flatten(inputs.load(folders.inputs, name), background) for name in source.images)
+    return Pictures(sources, inputs.load(folders.inputs, source.mask.image) if source.mask else None)
+
+
+def ready(plan: Plan, pictures: Pictures) -> tuple[Plan, Prepared]:
+    """The pictures resized, cropped to what the mask wants and filled."""
+    source = plan.request.source
+    assert source is not None
+    if source.outpaint is not None:
+        return _outpainted(plan, source.outpaint, pictures)
+    prepared = _prepared(plan, source, pictures)
+    if source.mask is None or prepared.mask is not None:
+        return plan, prepared
+    mask = source.mask.model_copy(update={"inpaint_full_res": False})
+    return _with_request(plan, source=source.model_copy(update={"mask": mask})), prepared
+
+
+def _with_request(plan: Plan, **changes: object) -> Plan:
+    return plan.model_copy(update={"request": plan.request.model_copy(update=changes)})
+
+
+def _prepared(plan: Plan, source: Source, given: Pictures) -> Prepared:
     size = plan.request.width, plan.request.height
+    drawing = plan.settings.drawing
     upscale = find_upscaler(drawing.upscaler_for_img2img)
     latent = source.resize_mode == LATENT_RESIZE
     mode = RESIZE[0 if latent else source.resize_mode]
-    pictures = [flatten(inputs.load(folders.inputs, name), drawing.img2img_background_color) for name in source.images]
+    pictures = given.sources
 
     def at_size(image: Image.Image) -> Image.Image:
         return image if latent else resize(image, mode, size, upscale)
 
-    colours, warnings = drawing.img2img_color_correction, []
-    if source.mask is not None:
-        white = softened(inputs.load(folders.inputs, source.mask.image), source.mask)
+    def to_match(images: tuple[Image.Image, ...]) -> tuple[Image.Image, ...]:
+        return images if drawing.img2img_color_correction else ()
+
+    warnings = []
+    asked = source.mask
+    if asked is not None and given.mask is not None:
+        white = softened(given.mask, asked)
         small = next((picture.size for picture in pictures if picture.size != white.size), None)
         if small is not None:
             warnings.append(
                 f"The mask is {white.width}x{white.height}, the picture {small[0]}x{small[1]}; it was stretched to fit."
             )
             white = resize(white, "stretch", small)
-        region = crop_region(white, source.mask.inpaint_full_res_padding) if source.mask.inpaint_full_res else None
+        region = crop_region(white, asked.inpaint_full_res_padding) if asked.inpaint_full_res else None
+        hard = asked.mask_round and asked.soft is None
         if region is not None:
             box = expand_to_ratio(region, size, white.size)
             mask = resize(white.crop(box), "fit", size)
-            overlays = tuple(unmasked(picture, white) for picture in pictures) if drawing.overlay_inpaint else ()
-            parts = [resize(picture.crop(box), "fit", size, upscale) for picture in pictures]
-            return Prepared(
-                tuple(_filled(part, mask, source.mask) for part in parts),
-                mask, overlays, box if overlays else None, colours, latent, tuple(warnings),
-            )  # fmt: skip
-        if not source.mask.inpaint_full_res:
-            mask = resize(white, mode, size)
-            under = tuple(unmasked(resize(p, mode, size, upscale), hardened(mask)) for p in pictures)
-            started = tuple(_filled(p, _sized(mask, p.size), source.mask) for p in map(at_size, pictures))
+            under = tuple(p.convert("RGBA") if asked.soft else unmasked(p, white) for p in pictures)
             overlays = under if drawing.overlay_inpaint else ()
-            return Prepared(started, mask, overlays, None, colours, latent, tuple(warnings))
+            parts = [resize(picture.crop(box), "fit", size, upscale) for picture in pictures]
+            started = tuple(_filled(part, mask, asked) for part in parts)
+            return Prepared(
+                started, mask, hard, asked.inpainting_fill, overlays, box if overlays else None, asked.soft,
+                to_match(started), latent, tuple(warnings),
+            )  # fmt: skip
+        if not asked.inpaint_full_res:
+            mask = resize(white, mode, size)
+            whole = (resize(p, mode, size, upscale) for p in pictures)
+            under = tuple(p.convert("RGBA") if asked.soft else unmasked(p, hardened(mask)) for p in whole)
+            started = tuple(_filled(p, _sized(mask, p.size), asked) for p in map(at_size, pictures))
+            return Prepared(
+                started, mask, hard, asked.inpainting_fill, under if drawing.overlay_inpaint else (), None,
+                asked.soft, to_match(started), latent, tuple(warnings),
+            )  # fmt: skip
         warnings.append("The mask is empty, so there is no masked part alone; the whole picture was drawn.")
     shown = tuple(at_size(picture) for picture in pictures)
-    return Prepared(shown, correct_colours=colours, resize_latents=latent, warnings=tuple(warnings))
+    return Prepared(shown, colours=to_match(shown), resize_latents=latent, warnings=tuple(warnings))
+
+
+def _outpainted(plan: Plan, asked: Outpaint, given: Pictures) -> tuple[Plan, Prepared]:
+    """The pictures with their outermost rows and columns drawn out to the new edges, and a mask over what is new.
+
+    The size becomes what it must be. A picture keeps every pixel further inside than the blur of the mask's edge.
+    """
+    first = given.sources[0].size
+    pictures = [resize(picture, "stretch", first) for picture in given.sources]
+    (w, h), (left, top) = first, (asked.left, asked.up)
+    size = left + w + asked.right, top + h + asked.down
+    mask = blur(_border(size, (left, top, left + w, top + h), asked.mask_blur), asked.mask_blur / 2, asked.mask_blur / 2)
+    drawn_out = [
+        Image.fromarray(np.pad(np.asarray(p), ((top, asked.down), (left, asked.right), (0, 0)), mode="edge"))
+        for p in pictures
+    ]
+    overlays = tuple(unmasked(picture, hardened(mask)) for picture in drawn_out)
+    prepared = Prepared(tuple(drawn_out), mask, overlays=overlays)
+    return _with_request(plan, width=size[0], height=size[1]), prepared
+
+
+def _border(size: tuple[int, int], box: Box, inside: int) -> Image.Image:
+    """White, but for a box drawn in by `inside` on the sides where it does not touch the edge of the picture."""
+    left, top, right, bottom = box
+    kept = (
+        left + inside * (left > 0), top + inside * (top > 0),
+        right - inside * (right < size[0]), bottom - inside * (bottom < size[1]),
+    )  # fmt: skip
+    mask = Image.new("L", size, 255)
+    if kept[0] < kept[2] and kept[1] < kept[3]:
+        mask.paste(0, kept)
+    return mask
+
+
+def smoothed(changed: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """What changed, of latent size, as a mask of a picture's size without steps."""
+    return resize(changed, "fit", size).filter(ImageFilter.GaussianBlur(4))
 
 
 def softened(image: Image.Image, mask: Mask) -> Image.Image:
     """A mask picture as it is used, at its own size."""
-    white = read_mask(image, mask.mask_round)
+    white = read_mask(image, mask.mask_round and mask.soft is None)
     if mask.inpainting_mask_invert:
         white = ImageOps.invert(white)
     return blur(white, mask.mask_blur_x, mask.mask_blur_y)

@@ -2,7 +2,8 @@
 
     no `source`           a picture out of nothing (txt2img); with `hires` a second pass at a larger size
     `source`              a picture out of another (img2img)
-    `source` with `mask`  only a part of it (inpainting)
+    `source` with `mask`  only a part of it (inpainting); with `outpaint` beyond its edges, with `tiles` enlarged in
+                          pieces, with `loopback` again and again
     `refiner`             another checkpoint draws the last part of any of them
 
 Pictures are named by the SHA-256 of their file (`imaging.inputs.keep` stores it and gives the name), so that a
@@ -23,6 +24,34 @@ InputName = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 SAME_SAMPLER, SAME_SCHEDULER, SAME_CHECKPOINT = "Use same sampler", "Use same scheduler", "Use same checkpoint"
 
 
+class Soft(Frozen):
+    """Soft inpainting: how the kept and the new part of a picture meet. Names and defaults are A1111's."""
+
+    schedule_bias: int | float = fact(
+        1, label="Schedule bias", ge=0, le=8, step=0.1, infotext="Soft inpainting schedule bias",
+        hint="Above 1 the source is kept more in late steps, below 1 more in early ones.",
+    )  # fmt: skip
+    preservation_strength: int | float = fact(
+        0.5, label="Preservation strength", ge=0, le=8, step=0.05, infotext="Soft inpainting preservation strength",
+        hint="How much of the source is kept where the mask is grey.",
+    )  # fmt: skip
+    transition_contrast_boost: int | float = fact(
+        4, label="Transition contrast boost", ge=1, le=32, step=0.5,
+        infotext="Soft inpainting transition contrast boost", hint="Against fading where both are mixed.",
+    )  # fmt: skip
+    mask_influence: int | float = fact(
+        0, label="Mask influence", ge=0, le=1, step=0.05, infotext="Soft inpainting mask influence",
+        hint="How much the mask, and not only what changed, decides where the new picture is seen.",
+    )  # fmt: skip
+    difference_threshold: int | float = fact(
+        0.5, label="Difference threshold", ge=0, le=8, step=0.25, infotext="Soft inpainting difference threshold",
+        hint="How far a place must change to be seen half.",
+    )  # fmt: skip
+    difference_contrast: int | float = fact(
+        2, label="Difference contrast", ge=0, le=8, step=0.25, infotext="Soft inpainting difference contrast"
+    )
+
+
 class Mask(Frozen):
     """What of the source picture is drawn anew: white is new, black stays. Names are A1111's."""
 
@@ -39,6 +68,45 @@ class Mask(Frozen):
     inpaint_full_res_padding: int = fact(
         32, label="Only masked padding", ge=0, le=1024, soft_le=256, step=4, infotext="Masked area padding",
         hint="in pixels",
+    )  # fmt: skip
+    soft: Soft | None = fact(None, label="Soft inpainting")
+
+
+CURVES = ("Aggressive", "Linear", "Lazy")
+
+
+class Tiles(Frozen):
+    """The source enlarged, then drawn over in overlapping tiles of the asked size (A1111's SD upscale)."""
+
+    scale_factor: int | float = fact(2.0, label="Scale Factor", ge=1, le=16, soft_le=4, step=0.05)
+    upscaler: str = fact("None", label="Upscaler", infotext="SD upscale upscaler")
+    overlap: int = fact(
+        64, label="Tile overlap", ge=0, le=2048, soft_le=256, step=16, infotext="SD upscale overlap", hint="in pixels"
+    )
+
+
+class Loopback(Frozen):
+    """Each result is the next one's source. The strength goes from the source's to the final one along a curve."""
+
+    loops: int = fact(4, label="Loops", ge=1, le=1000, soft_le=32, step=1)
+    final_denoising_strength: int | float = fact(
+        0.5, label="Final denoising strength", ge=0, le=1, step=0.01, infotext="Final denoising strength"
+    )
+    denoising_curve: str = fact(
+        "Linear", label="Denoising strength curve", choices=CURVES, infotext="Denoising curve"
+    )
+
+
+class Outpaint(Frozen):
+    """The source goes on beyond its edges; the picture becomes so much larger, whatever size is asked for."""
+
+    left: int = fact(0, label="Left", ge=0, le=8192, soft_le=512, step=8, infotext="Outpaint left", hint="in pixels")
+    right: int = fact(0, label="Right", ge=0, le=8192, soft_le=512, step=8, infotext="Outpaint right", hint="in pixels")
+    up: int = fact(0, label="Up", ge=0, le=8192, soft_le=512, step=8, infotext="Outpaint up", hint="in pixels")
+    down: int = fact(0, label="Down", ge=0, le=8192, soft_le=512, step=8, infotext="Outpaint down", hint="in pixels")
+    mask_blur: int = fact(
+        8, label="Mask blur", ge=0, le=64, step=1, infotext="Outpaint blur",
+        hint="How far inside the source its edge is drawn anew, in pixels.",
     )  # fmt: skip
 
 
@@ -62,6 +130,9 @@ class Source(Frozen):
         hint="None is the one in the settings.",
     )  # fmt: skip
     mask: Mask | None = fact(None, label="Mask")
+    outpaint: Outpaint | None = fact(None, label="Outpainting")
+    tiles: Tiles | None = fact(None, label="SD upscale")
+    loopback: Loopback | None = fact(None, label="Loopback")
 
 
 class Hires(Frozen):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from modules.imaging import inputs
 from modules.schema.folders import Folders
-from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Soft, Source, Tiles
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -87,7 +87,11 @@ def request_of(body: dict[str, Any], folders: Folders) -> GenerationRequest:
     for key in ("s_min_uncond", "s_churn", "s_tmin", "s_tmax", "s_noise", "tiling"):
         if key in body:
             override.setdefault(key, body.pop(key))
+    scripts = {**body.pop("alwayson_scripts", {})}
+    named = body.pop("script_name", None), body.pop("script_args", [])
     source, hires, refiner = _source(body, folders), _hires(body), _refiner(body)
+    if source is not None:
+        source = _scripted(source, *named, scripts)
     return GenerationRequest(
         checkpoint=checkpoint, sampler=sampler, override_settings=override,
         source=source, hires=hires, refiner=refiner, **body,
@@ -118,6 +122,16 @@ def _source(body: dict[str, Any], folders: Folders) -> Source | None:
         mask=Mask(image=_kept(mask, folders), **fields) if mask else None,
         **_taken(body, "denoising_strength", "resize_mode", "image_cfg_scale", "initial_noise_multiplier"),
     )
+
+
+def _scripted(source: Source, script: str | None, args: list[Any], always: dict[str, Any]) -> Source:
+    """What A1111 asks scripts for."""
+    if script == "sd upscale":
+        return source.model_copy(update={"tiles": Tiles(overlap=args[1], upscaler=args[2], scale_factor=args[3])})
+    if "soft inpainting" in always and source.mask is not None:
+        values = dict(zip(Soft.model_fields, always["soft inpainting"]["args"][1:]))
+        return source.model_copy(update={"mask": source.mask.model_copy(update={"soft": Soft(**values)})})
+    return source
 
 
 def _hires(body: dict[str, Any]) -> Hires | None:
