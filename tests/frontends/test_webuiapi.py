@@ -129,7 +129,7 @@ def test_it_lists(api):
     assert [name.split(".")[0] for name in api.util_get_model_names()] == ["postcards"]
     assert [one["name"] for one in api.get_upscalers()][:3] == ["None", "Lanczos", "Nearest"]
     assert api.get_latent_upscale_modes()[0] == {"name": "Latent"}
-    assert api.get_scripts() == {"txt2img": [], "img2img": []}
+    assert api.get_scripts() == {"txt2img": [], "img2img": ["sd upscale", "loopback", "soft inpainting"]}
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_memory()["ram"]["total"] > 0
     for empty in (

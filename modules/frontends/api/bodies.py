@@ -14,7 +14,7 @@ from modules.frontends.requests import make_request, well_formed
 from modules.prompt import infotext
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
-from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Soft, Source
 from modules.schema.settings import SECTION_OF, Settings
 
 DEEPEST = 64
@@ -129,6 +129,12 @@ Img2Img = create_model(
     include_init_images=(bool, Field(False, description="The answer's parameters hold the pictures sent.")),
 )
 
+# Scripts of the original by their titles: the part of the source they stand for, and their arguments in order.
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    "sd upscale": ("tiles", "", "overlap", "upscaler", "scale_factor"),
+    "loopback": ("loopback", "loops", "final_denoising_strength", "denoising_curve", ""),
+}
+ALWAYS_ON = ("soft inpainting",)
 Body = TypeVar("Body", bound=Common)
 Keep = Callable[[str, str], str]
 """Stores a picture that came as text: (text, name of the field) → its name for a request."""
@@ -168,10 +174,24 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
 
 def _source(given: dict[str, Any], keep: Keep) -> dict[str, Any]:
     source = _without_nulls(given, SOURCE) | {"images": [keep(text, "init_images") for text in given["init_images"]]}
+    if given["script_name"]:
+        names = SCRIPTS[given["script_name"].lower()]
+        source[names[0]] = _by_place(names[1:], given["script_args"], "script_args")
     if given["mask"]:
         blur = {} if given["mask_blur"] is None else dict.fromkeys(("mask_blur_x", "mask_blur_y"), given["mask_blur"])
         source["mask"] = _without_nulls(given, MASK) | blur | {"image": keep(given["mask"], "mask")}
+        for asked in given["alwayson_scripts"].values():
+            args = asked.get("args", []) if isinstance(asked, dict) else []
+            if isinstance(args, list) and args[:1] == [True]:
+                source["mask"]["soft"] = _by_place(tuple(Soft.model_fields), args[1:], "alwayson_scripts")
     return source
+
+
+def _by_place(names: tuple[str, ...], args: list[Any], field: str) -> dict[str, Any]:
+    """A1111 gives scripts their arguments by place; "" is one that means nothing here."""
+    if len(args) > len(names):
+        raise BadRequest(f"{field} holds {len(args)} arguments; {len(names)} are known.", field=field)
+    return {name: value for name, value in zip(names, args) if name and value is not None}
 
 
 def _without_nulls(given: Mapping[str, Any], names: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field, create_model
 
 from modules.frontends.api import answers as a
-from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
+from modules.frontends.api.bodies import ALWAYS_ON, SCRIPTS, Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
 from modules.frontends.api.errors import JobFailed, Refused
 from modules.frontends.api.extras import ExtraBatch, ExtraSingle, enlarge
 from modules.frontends.api.native import Mine, Streams, user_of
@@ -345,7 +345,7 @@ def make_router(
 
     @router.get("/scripts")
     def scripts() -> a.Scripts:
-        return a.Scripts(txt2img=[], img2img=[])
+        return a.Scripts(txt2img=[], img2img=[*SCRIPTS, *ALWAYS_ON])
 
     @router.get("/script-info")
     def script_info() -> list[a.ScriptItem]:
@@ -450,12 +450,15 @@ def opened(data: bytes, field: str) -> Any:
 
 
 def refuse_scripts(body: Common) -> None:
-    """There are no scripts; A1111 answers 422 to names it does not know."""
-    if body.script_name:
+    """A1111 answers 422 to names it does not know."""
+    known = isinstance(body, Img2Img)
+    if body.script_name and not (known and body.script_name.lower() in SCRIPTS):
         raise Refused(
             422, f"Script {body.script_name[:60]!r} not found; /scripts lists those there are.", field="script_name"
         )
     for name in body.alwayson_scripts:
+        if known and str(name).lower() in ALWAYS_ON:
+            continue
         raise Refused(
             422, f"Always on script {str(name)[:60]!r} not found; /scripts lists those there are.",
             field="alwayson_scripts",
