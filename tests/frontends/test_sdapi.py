@@ -152,15 +152,19 @@ def test_every_field_that_clients_send_arrives():
     assert (masked.mask.mask_blur_x, masked.mask.mask_blur_y, masked.mask.inpainting_mask_invert) == (9, 9, True)
 
 
+def source_of(body: dict[str, Any]) -> Any:
+    return request(body, Img2Img).source
+
+
 def test_scripts_of_the_original_become_parts_of_the_request():
     body = {"init_images": ["a"], "script_name": "SD upscale", "script_args": [None, 32, "Lanczos", 1.5]}
-    tiles = request(body, Img2Img).source.tiles
+    tiles = source_of(body).tiles
     assert (tiles.overlap, tiles.upscaler, tiles.scale_factor) == (32, "Lanczos", 1.5)
     body = {"init_images": ["a"], "script_name": "loopback", "script_args": [2, 0.3, "Lazy", "None"]}
-    loops = request(body, Img2Img).source.loopback
+    loops = source_of(body).loopback
     assert (loops.loops, loops.final_denoising_strength, loops.denoising_curve) == (2, 0.3, "Lazy")
     soft = {"soft inpainting": {"args": [True, 2, 0.3]}}
-    mask = request({"init_images": ["a"], "mask": "b", "alwayson_scripts": soft}, Img2Img).source.mask
+    mask = source_of({"init_images": ["a"], "mask": "b", "alwayson_scripts": soft}).mask
     assert (mask.soft.schedule_bias, mask.soft.preservation_strength) == (2, 0.3)
     with pytest.raises(BadRequest):
         request({**body, "script_args": list(range(9))}, Img2Img)
