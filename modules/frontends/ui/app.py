@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import forms, img2img, png_info, txt2img
+from modules.frontends.ui import forms, img2img, png_info, settings, txt2img
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening
 from modules.schema.fields import facts
@@ -36,6 +36,7 @@ def head(files: dict[str, bytes]) -> str:
         f'<script src="{address("easel.js")}" defer></script>'
         f'<script src="{address("prompts.js")}" defer></script>'
         f'<script src="{address("pictures.js")}" defer></script>'
+        f'<script src="{address("settings.js")}" defer></script>'
         '<meta name="color-scheme" content="light dark">'
     )
 
@@ -66,6 +67,8 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
                 second = img2img.build(service, checkpoint)
             with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
                 png_info.build()
+            with gr.Tab("Settings", id="settings", elem_id="tab_settings"):
+                settings.build()
         panels = (first, second)
 
         def shown(*drafts: str | None) -> tuple[Any, ...]:

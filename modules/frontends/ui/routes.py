@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel
 
+from modules.frontends.api.native import Mine
+from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, sections
 from modules.imaging.metadata import open_bounded, read_infotext
+from modules.schema.errors import BadRequest
+from modules.schema.settings import SECTION_OF
 
 LONGEST_TOLD = 20_000  # characters of one text of a picture that are shown
 
@@ -27,6 +33,20 @@ def make_router() -> APIRouter:
     async def read(request: Request) -> PictureTold:
         """Reads a picture (the body is its file) and keeps nothing of it."""
         return await to_thread.run_sync(_told, await request.body())
+
+    @router.get("/easel/settings", include_in_schema=False)
+    def settings(mine: Mine) -> list[Section]:
+        """Every option that the page shows."""
+        return sections(mine.settings)
+
+    @router.post("/easel/settings", include_in_schema=False)
+    def change(mine: Mine, changes: Annotated[dict[str, Any], Body()]) -> list[Section]:
+        """Change options by key; all of them, or none where one is refused."""
+        for key in changes:
+            if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
+                raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
+        mine.change_settings(changes)
+        return sections(mine.settings)
 
     return router
 

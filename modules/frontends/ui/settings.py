@@ -1,0 +1,64 @@
+"""The Settings tab: every option of `schema.settings`, by section, with its own label, range and hint.
+
+The page's script builds it from one list (static/settings.js): eighty Gradio components would cost every start
+a tenth of a second for a tab that is rarely opened.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from modules.frontends.ui.panel import plain
+from modules.schema.fields import all_facts
+from modules.schema.settings import Settings
+
+# Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
+ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
+SECTIONS_ELSEWHERE = ("api",)
+FRAME = '<div id="settings" class="easel-settings-page"></div>'
+
+
+class Option(BaseModel):
+    """One option as the page shows it; `ge`, `le`, `step` are None where they make no sense."""
+
+    key: str
+    label: str
+    hint: str
+    value: Any
+    default: Any
+    choices: tuple[Any, ...]
+    ge: float | None
+    le: float | None
+    step: float | None
+
+
+class Section(BaseModel):
+    name: str
+    about: str
+    options: list[Option]
+
+
+def sections(settings: Settings) -> list[Section]:
+    """Everything the tab shows."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        model = field.annotation
+        if name in SECTIONS_ELSEWHERE or model is None:
+            continue
+        options = [
+            Option(
+                key=key, label=fact.label, hint=fact.hint, value=settings.option(key), default=fact.default,
+                choices=fact.choices, ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step,
+            )
+            for key, fact in all_facts(model).items()
+            if key not in ELSEWHERE
+        ]  # fmt: skip
+        found.append(Section(name=name, about=(model.__doc__ or "").strip().split("\n")[0], options=options))
+    return found
+
+
+def build() -> None:
+    """Place the tab's frame (inside an open gr.Tab)."""
+    plain(FRAME, "settings_panel")
