@@ -70,13 +70,24 @@ class PackedLinear(Packed, Linear):  # type: ignore[misc]  # Linear declares wei
 
 
 class PackedConv2d(Packed, Conv2d):  # type: ignore[misc]
+    """`channels_last`: the channels of a pixel lie together in what it is given and gives, as in the weight packed."""
+
+    channels_last = False
+
     def forward(self, input: Tensor) -> Tensor:
         if self.packed is None:
             return Conv2d.forward(self, input)
+        if self.channels_last:  # a plain weight's layout would have said so; a packed one's says nothing
+            input = input.contiguous(memory_format=torch.channels_last)
         input, padding = self.wrapped(input)
         return torch.ops.mkldnn._convolution_pointwise(
             input, self.packed, self.bias, padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
+
+    def pack(self) -> None:
+        if not self.weight.is_contiguous():
+            self.channels_last = self.weight.is_contiguous(memory_format=torch.channels_last)
+        super().pack()
 
     def _reordered(self, weight: Tensor) -> Tensor:
         size = [1, self.in_channels, SIDE_HINT, SIDE_HINT]
