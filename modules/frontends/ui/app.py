@@ -17,6 +17,8 @@ from modules.schema.settings import Model
 from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
+# In this order: the others use the tools of the first.
+SCRIPTS = ("easel.js", "prompts.js", "pictures.js", "settings.js", "networks.js")
 
 
 def static_files() -> dict[str, bytes]:
@@ -33,11 +35,8 @@ def head(files: dict[str, bytes]) -> str:
     return (
         f'<link rel="stylesheet" href="{address("easel.css")}">'
         f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
-        f'<script src="{address("easel.js")}" defer></script>'
-        f'<script src="{address("prompts.js")}" defer></script>'
-        f'<script src="{address("pictures.js")}" defer></script>'
-        f'<script src="{address("settings.js")}" defer></script>'
-        '<meta name="color-scheme" content="light dark">'
+        + "".join(f'<script src="{address(name)}" defer></script>' for name in SCRIPTS)
+        + '<meta name="color-scheme" content="light dark">'
     )
 
 

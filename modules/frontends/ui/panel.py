@@ -73,6 +73,7 @@ class Panel:
             with gr.Row(elem_id=f"{tab}_styles_row", elem_classes="easel-styles"):
                 self.dropdown("styles", choices=(), multiselect=True, show_label=False)
                 with gr.Row(elem_id=f"{tab}_tools", elem_classes="easel-tool-row"):
+                    self.icon("networks", "🎴", f"{tab}_extra_networks")
                     self.icon("paste", "↙️", "paste" if tab == "txt2img" else f"{tab}_paste")
                     self.icon("apply", "📋", f"{tab}_style_apply")
                     self.icon("edit", "🖌️", f"{tab}_styles_edit_button")
@@ -103,9 +104,10 @@ class Panel:
             with gr.Column(elem_id=f"{self.tab}_column_size", min_width=120):
                 self.slider("width")
                 self.slider("height")
-            self.icon("switch", "⇅", f"{self.tab}_res_switch_btn")
-            if self.tab == "img2img":
-                self.icon("measure", "📐", "img2img_detect_image_size_btn")
+            with gr.Column(elem_classes="easel-icons", min_width=34):
+                self.icon("switch", "⇅", f"{self.tab}_res_switch_btn")
+                if self.tab == "img2img":
+                    self.icon("measure", "📐", "img2img_detect_image_size_btn")
 
     def guidance_and_batch(self) -> None:
         self.slider("cfg_scale")
@@ -199,6 +201,7 @@ class Panel:
             lambda: gr.update(choices=forms.style_choices(service.styles.listed())), None, fields["styles"], **AT_ONCE
         )
         in_browser(buttons["edit"].click, f"() => {{ window.easel.editStyles('{tab}'); }}")
+        in_browser(buttons["networks"].click, f"() => {{ window.easel.openNetworks('{tab}'); }}")
         in_browser(buttons["clear"].click, f"() => {{ window.easel.clearPrompts('{tab}'); }}")
         size = [fields["width"], fields["height"]]
         in_browser(buttons["switch"].click, "(width, height) => [height, width]", size, size)

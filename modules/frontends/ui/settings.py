@@ -55,7 +55,7 @@ def sections(settings: Settings) -> list[Section]:
             for key, fact in all_facts(model).items()
             if key not in ELSEWHERE
         ]  # fmt: skip
-        found.append(Section(name=name, about=(model.__doc__ or "").strip().split("\n")[0], options=options))
+        found.append(Section(name=name, about=(model.__doc__ or "").split("\n")[0].split(" (")[0], options=options))
     return found
 
 

@@ -650,7 +650,7 @@
         sizeOfSource(size) {
             const found = this.source?.size();
             if (!found) toast("There is no picture yet whose size could be taken.");
-            return found ?? size;
+            return found?.map((side) => Math.min(2048, Math.max(64, side))) ?? size;  // as far as the sliders go
         },
         keep(tab, names, values) {
             const form = Object.fromEntries(names.map((name, k) => [name, values[k]]));
