@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
 # Before torch is loaded: OpenMP threads that spin while they wait starve each other on a busy machine (measured: a
 # denoiser call of 0.2 s takes 14 s with other processes on the same cores).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if find_spec("torchvision") is not None:  # diffusers, which tests compare with, looks for it
+    from modules.nets.torchvision_fit import fit_torchvision
+
+    fit_torchvision()
 
 
 @pytest.fixture(scope="session")

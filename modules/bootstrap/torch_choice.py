@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from modules.bootstrap.problem import BootstrapProblem
 
 TORCH = "2.13.0"
+TORCHVISION = "0.28.0"  # the one made for it; spandrel, which opens upscaler models, wants it
+PACKAGES = (f"torch=={TORCH}", f"torchvision=={TORCHVISION}")
 INDEX = "https://download.pytorch.org/whl"
 CUDA_OLD, CUDA, ROCM = "cu126", "cu130", "rocm7.2"
 CUDA_13_DRIVER = 580
@@ -103,11 +105,11 @@ def _needs_cuda_12(machine: Machine) -> bool:
     return old_driver or old_card
 
 
-PLAIN = Attempt(("install", f"torch=={TORCH}"))
+PLAIN = Attempt(("install", *PACKAGES))
 
 
 def _from(index: str, *more: str) -> Attempt:
-    return Attempt(("install", f"torch=={TORCH}", "--index-url", index, *more))
+    return Attempt(("install", *PACKAGES, "--index-url", index, *more))
 
 
 def _tokens(command: str) -> tuple[str, ...]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Collection
 
 from PIL import Image
 
 from modules.imaging.resize import Upscale
 from modules.schema.errors import NotFound
+
+Find = Callable[["str | None"], "Upscale | None"]
+"""The upscaler of a name: `find_upscaler`, or what knows those with a model as well."""
 
 _FILTERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
 UPSCALERS = ("None", *_FILTERS)
@@ -18,8 +22,7 @@ def find_upscaler(name: str | None) -> Upscale | None:
     if not name or name == "None":
         return None
     if name not in _FILTERS:
-        near = difflib.get_close_matches(name, UPSCALERS, n=3, cutoff=0.0)
-        raise NotFound(f"No upscaler is called {name!r}; nearest: {', '.join(near)}. Choose one of the list.")
+        raise unknown(name, UPSCALERS)
     resampling = _FILTERS[name]
 
     def upscale(image: Image.Image, factor: float) -> Image.Image:
@@ -29,3 +32,9 @@ def find_upscaler(name: str | None) -> Upscale | None:
         return larger if larger.size == even else larger.resize(even, Image.Resampling.LANCZOS)
 
     return upscale
+
+
+def unknown(name: str, known: Collection[str]) -> NotFound:
+    """What to say of a name that is none of the upscalers'."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return NotFound(f"No upscaler is called {name!r}; nearest: {', '.join(near)}. Choose one of the list.")

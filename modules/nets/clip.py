@@ -13,7 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+
+from modules.nets.torchvision_fit import fit_torchvision
+
+fit_torchvision()
+from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402  (needs the line above)
 
 
 @dataclass(frozen=True)

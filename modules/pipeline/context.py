@@ -8,6 +8,7 @@ from typing import Protocol
 
 from modules.memory.devices import DeviceFacts
 from modules.pipeline.text import ConditioningCache
+from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import Cancelled
 from modules.schema.events import Event, Warned
 from modules.schema.folders import Folders
@@ -45,7 +46,8 @@ class RunContext:
     catalogue: Catalogue
     residency: Residency
     facts: DeviceFacts
-    conditionings: ConditioningCache = field(default_factory=ConditioningCache)
+    conditionings: ConditioningCache
+    upscalers: Upscalers
     said: set[str] = field(default_factory=set)
 
     def warn(self, message: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.imaging.save import encode_png, save_beside, save_picture
-from modules.imaging.upscale import find_upscaler
+from modules.imaging.upscale import Find
 from modules.memory import budget, policy
 from modules.pipeline import decode, hires, latents, networks, passes, rounds, source
 from modules.pipeline.context import RunContext, Skipped
@@ -48,11 +48,11 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     given = source.read(plan, ctx.folders)
     prepared = None
     if given is not None:
-        plan, prepared = source.ready(plan, given)
+        plan, prepared = source.ready(plan, given, finder(ctx, plan))
         for message in prepared.warnings:
             ctx.emit(Warned(message=message))
     meter = Meter(
-        ctx, plan, sum(run.steps_run for run in passes.passes(plan)), _drawings(plan, given) if given else None
+        ctx, plan, sum(run.steps_run for run in passes.passes(plan)), _drawings(plan, given, finder(ctx, plan)) if given else None
     )
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
@@ -123,7 +123,7 @@ def in_tiles(plan: Plan, given: Pictures, tiles: Tiles, job: Job) -> Iterator[Ma
     """Every picture enlarged and drawn over tile by tile; one of which a tile was skipped is left out."""
     done = 0
     for k in range(plan.pictures):
-        cut = rounds.cut(plan, k, given, tiles, find_upscaler(tiles.upscaler))
+        cut = rounds.cut(plan, k, given, tiles, finder(job.ctx, plan)(tiles.upscaler))
         batches = cut.plan.batches()
         done += len(batches)
         if k in job.ctx.control.finished:
@@ -141,7 +141,7 @@ def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Itera
     for k in range(plan.pictures):
         loop = k % loopback.loops
         now = now if loop else replace(given, sources=given.sources[:1])
-        one, prepared = source.ready(rounds.again(plan, loop, loopback), now)
+        one, prepared = source.ready(rounds.again(plan, loop, loopback), now, finder(job.ctx, plan))
         colours = colours if loop else prepared.colours
         prepared = replace(prepared, colours=colours)
         for made in pictures(one, prepared, job, [range(k, k + 1)], frozenset(), k):
@@ -150,12 +150,17 @@ def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Itera
                 yield made
 
 
-def _drawings(plan: Plan, given: Pictures) -> int:
+def finder(ctx: RunContext, plan: Plan) -> Find:
+    """What knows the upscalers, with a plan's settings; an interrupt takes effect between tiles."""
+    return lambda name: ctx.upscalers.find(name, plan.settings.drawing, ctx.check)
+
+
+def _drawings(plan: Plan, given: Pictures, find: Find) -> int:
     """How many batches a job with a source takes."""
     asked = plan.request.source
     if asked is None or asked.tiles is None:
         return len(plan.batches())
-    each = rounds.tiles_of(plan, given, asked.tiles, find_upscaler(asked.tiles.upscaler))
+    each = rounds.tiles_of(plan, given, asked.tiles, find(asked.tiles.upscaler))
     return plan.pictures * -(-each // plan.request.batch_size)
 
 
@@ -188,7 +193,7 @@ def draw(
     drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
     for second in further:
         meter.start_pass("Enlarging", first.steps_run)
-        larger, goal = hires.enlarged(plan, batch, drawn, models.current)
+        larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
         own = plan.second and plan.second.checkpoint
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")

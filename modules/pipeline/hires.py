@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.imaging.resize import resize
-from modules.imaging.upscale import find_upscaler
-from modules.pipeline import decode, latents
+from modules.imaging.upscale import Find
+from modules.pipeline import decode, latents, upscalers
 from modules.pipeline.latents import Start
+from modules.schema.folders import Folders
 from modules.schema.plan import Plan
 from modules.schema.request import Hires
 from modules.weights.residency import LoadedModel
@@ -64,16 +65,18 @@ def target(width: int, height: int, hires: Hires) -> Target:
     return Target(scaled, ((scaled[0] - x) // GRID, (scaled[1] - y) // GRID))
 
 
-def check_upscaler(name: str) -> None:
+def check_upscaler(name: str, folders: Folders) -> None:
     """Raises NotFound for a name that is neither a latent mode nor a picture upscaler."""
     if name not in LATENT_MODES:
-        find_upscaler(name)
+        upscalers.check(name, folders)
 
 
-def enlarged(plan: Plan, batch: range, drawn: Tensor, before: LoadedModel) -> tuple[Tensor | list[Image.Image], Target]:
+def enlarged(
+    plan: Plan, batch: range, drawn: Tensor, before: LoadedModel, find: Find
+) -> tuple[Tensor | list[Image.Image], Target]:
     """What a batch's latents [B, C, h, w] become: larger latents, or larger pictures to be encoded anew.
 
-    `before` is the model of the first pass, whose autoencoder made sense of them.
+    `before` is the model of the first pass, whose autoencoder made sense of them; `find` knows the upscalers.
     """
     hires = plan.request.hires
     assert hires is not None
@@ -83,7 +86,7 @@ def enlarged(plan: Plan, batch: range, drawn: Tensor, before: LoadedModel) -> tu
         size = (goal.scaled[1] // GRID, goal.scaled[0] // GRID)
         # Picture by picture: what one becomes must not depend on the others.
         return torch.cat([F.interpolate(one[None], size=size, mode=mode, antialias=antialias) for one in drawn]), goal
-    upscale = find_upscaler(hires.hr_upscaler)
+    upscale = find(hires.hr_upscaler)
     asked = plan.request.width, plan.request.height
     pictures = [decode.decode(before, latent, asked) for latent in drawn]
     whole = goal.scaled[0] // GRID * GRID, goal.scaled[1] // GRID * GRID

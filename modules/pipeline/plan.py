@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from modules.pipeline import hires, networks, rounds
+from modules.pipeline import hires, networks, rounds, upscalers
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
@@ -46,6 +46,9 @@ def make_plan(
     checkpoint, vae_warnings = catalogue.dressed(checkpoint, settings.model)
     settings = catalogue.noted(checkpoint, settings, known)
     request = _with_source_checked(request)
+    if request.source is not None:
+        upscalers.check(settings.drawing.upscaler_for_img2img, catalogue.folders)
+        upscalers.check(request.source.tiles and request.source.tiles.upscaler, catalogue.folders)
     sampler, scheduler = table.normalise(request.sampler, request.scheduler)
     prompt, negative = styles.apply_styles(known_styles, request.styles, request.prompt, request.negative_prompt)
     if settings.prompting.enable_prompt_comments:
@@ -148,7 +151,7 @@ def _second(
     asked = request.hires
     if asked is None:
         return None
-    hires.check_upscaler(asked.hr_upscaler)
+    hires.check_upscaler(asked.hr_upscaler, catalogue.folders)
     goal = hires.target(request.width, request.height, asked)
     if min(goal.latent) < 1 or max(goal.size) > MAX_SIDE:
         width, height = goal.size

@@ -20,6 +20,7 @@ from modules.pipeline.context import Control, RunContext
 from modules.pipeline.generate import generate
 from modules.pipeline.plan import with_seeds
 from modules.pipeline.text import ConditioningCache
+from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import EaselError, OutOfMemory
 from modules.schema.events import Event, ImageReady, Warned
 from modules.schema.folders import Folders
@@ -57,6 +58,7 @@ class Engine:
         self.catalogue = Catalogue(folders, folders.database)
         self.residency = Residency(self.catalogue, self.facts, self._fastest())
         self.conditionings = ConditioningCache()
+        self.upscalers = Upscalers(folders, self.facts)
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
@@ -91,7 +93,7 @@ class Engine:
             while True:
                 ctx = RunContext(
                     job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
-                    self.residency, self.facts, self.conditionings,
+                    self.residency, self.facts, self.conditionings, self.upscalers,
                 )  # fmt: skip
                 saving = self._drawn(request, ctx)
                 if saving is None:
@@ -142,6 +144,7 @@ class Engine:
 
     def unload(self) -> None:
         """Let go of all weights; the next job loads what it needs."""
+        self.upscalers.close()
         self.residency.close()
 
     def stats(self) -> dict[str, object]:

@@ -22,8 +22,8 @@ from modules.imaging.masks import (
     read_mask,
     unmasked,
 )  # fmt: skip
-from modules.imaging.resize import Mode, resize
-from modules.imaging.upscale import find_upscaler
+from modules.imaging.resize import Mode, Upscale, resize
+from modules.imaging.upscale import Find, find_upscaler
 from modules.schema.folders import Folders
 from modules.schema.plan import Plan
 from modules.schema.request import Mask, Outpaint, Soft, Source
@@ -92,14 +92,14 @@ class Prepared:
         return whole
 
 
-def prepare(plan: Plan, folders: Folders) -> tuple[Plan, Prepared | None]:
+def prepare(plan: Plan, folders: Folders, find: Find = find_upscaler) -> tuple[Plan, Prepared | None]:
     """Read the pictures a plan starts from and make them ready; None for a picture out of nothing.
 
     The plan comes back without "only masked" where the mask is empty, and with the size that outpainting leads to.
     Raises BadFile, NotFound or BadRequest.
     """
     pictures = read(plan, folders)
-    return (plan, None) if pictures is None else ready(plan, pictures)
+    return (plan, None) if pictures is None else ready(plan, pictures, find)
 
 
 def read(plan: Plan, folders: Folders) -> Pictures | None:
@@ -112,13 +112,13 @@ def read(plan: Plan, folders: Folders) -> Pictures | None:
     return Pictures(sources, inputs.load(folders.inputs, source.mask.image) if source.mask else None)
 
 
-def ready(plan: Plan, pictures: Pictures) -> tuple[Plan, Prepared]:
-    """The pictures resized, cropped to what the mask wants and filled."""
+def ready(plan: Plan, pictures: Pictures, find: Find = find_upscaler) -> tuple[Plan, Prepared]:
+    """The pictures resized, cropped to what the mask wants and filled; `find` knows the upscalers."""
     source = plan.request.source
     assert source is not None
     if source.outpaint is not None:
         return _outpainted(plan, source.outpaint, pictures)
-    prepared = _prepared(plan, source, pictures)
+    prepared = _prepared(plan, source, pictures, find(plan.settings.drawing.upscaler_for_img2img))
     if source.mask is None or prepared.mask is not None:
         return plan, prepared
     mask = source.mask.model_copy(update={"inpaint_full_res": False})
@@ -129,10 +129,9 @@ def _with_request(plan: Plan, **changes: object) -> Plan:
     return plan.model_copy(update={"request": plan.request.model_copy(update=changes)})
 
 
-def _prepared(plan: Plan, source: Source, given: Pictures) -> Prepared:
+def _prepared(plan: Plan, source: Source, given: Pictures, upscale: Upscale | None) -> Prepared:
     size = plan.request.width, plan.request.height
     drawing = plan.settings.drawing
-    upscale = find_upscaler(drawing.upscaler_for_img2img)
     latent = source.resize_mode == LATENT_RESIZE
     mode = RESIZE[0 if latent else source.resize_mode]
     pictures = given.sources

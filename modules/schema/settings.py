@@ -268,6 +268,12 @@ class Drawing(Frozen):
     )
     overlay_inpaint: bool = fact(True, label="Overlay original for inpaint")
     upscaler_for_img2img: str | None = fact(None, label="Upscaler for img2img")
+    ESRGAN_tile: int = fact(
+        192, label="Tile size for upscalers", ge=0, le=4096, soft_le=512, step=16, hint="in pixels; 0 is no tiling"
+    )
+    ESRGAN_tile_overlap: int = fact(
+        8, label="Tile overlap for upscalers", ge=0, le=512, soft_le=48, step=1, hint="Low values make a visible seam."
+    )
     tiling: bool = fact(False, label="Tiling", infotext="Tiling", hint="Pictures that can be laid side by side.")
     tiling_axes: Literal["both", "x", "y"] = fact(
         "both", label="Tiling direction", choices=("both", "x", "y"), infotext="Tiling direction"

@@ -14,8 +14,9 @@ import pytest
 from modules.bootstrap.environment import ENTERING, Wanted, ensure, read_wanted, venv_python
 from modules.bootstrap.problem import BootstrapProblem
 from modules.bootstrap.system import Finished, System
-from modules.bootstrap.torch_choice import TORCH, Machine
+from modules.bootstrap.torch_choice import PACKAGES, TORCH, Machine
 
+BOTH = " ".join(PACKAGES)
 PINS = {"torch": f"{TORCH}+cpu", "alpha": "1.0", "beta": "2.0"}
 AGAIN = ["webui.py", "--port", "1"]
 
@@ -213,7 +214,7 @@ def test_the_second_start_does_not_even_look(wanted, venv):
 def test_a_first_start_installs_torch_then_the_rest(wanted, venv, requirements):
     system = Recorder(venv)
     torch, rest = start(wanted, system, {})
-    assert torch.startswith(f"python -m pip install torch=={TORCH} --index-url https://download.pytorch.org/whl/cpu")
+    assert torch.startswith(f"python -m pip install {BOTH} --index-url https://download.pytorch.org/whl/cpu")
     assert rest == f"python -m pip install -r {requirements}"
     assert any("alpha, beta" in sentence for sentence in system.said)
 
@@ -221,7 +222,7 @@ def test_a_first_start_installs_torch_then_the_rest(wanted, venv, requirements):
 def test_only_what_differs_is_installed(wanted, venv, requirements):
     assert start(wanted, Recorder(venv), {**PINS, "beta": "1.9"}) == [f"python -m pip install -r {requirements}"]
     (only,) = start(wanted, Recorder(venv.with_name("other")), {**PINS, "torch": "2.12.0"})
-    assert f"torch=={TORCH}" in only
+    assert BOTH in only
 
 
 @pytest.mark.parametrize("change", ["file", "packages", "stamp"])
@@ -251,7 +252,7 @@ def test_skip_install_installs_nothing(wanted, venv):
 def test_without_the_cpu_index_the_default_one_is_taken_without_waiting(wanted, venv):
     system = Recorder(venv, reachable=False)
     torch, _rest = start(wanted, system, {})
-    assert torch == f"python -m pip install torch=={TORCH}"
+    assert torch == f"python -m pip install {BOTH}"
     assert sum("default index" in sentence for sentence in system.said) == 1
 
 
@@ -260,7 +261,7 @@ def test_a_cpu_index_that_answers_but_fails_is_passed_over_too(wanted, venv):
     system.answers_of = {"whl/cpu": Finished(1, "ERROR: No matching distribution found for torch")}
     first, second, _rest = start(wanted, system, {})
     assert "whl/cpu" in first
-    assert second == f"python -m pip install torch=={TORCH}"
+    assert second == f"python -m pip install {BOTH}"
 
 
 def test_torch_command_and_indexes_are_obeyed(wanted, venv, requirements):
@@ -276,7 +277,7 @@ def test_another_torch_source_than_last_time_installs_anew(wanted, venv):
     system = Recorder(venv)
     start(wanted, system)
     (only,) = start(replace(wanted, torch_index="https://download.pytorch.org/whl/cu126"), system)
-    assert only.endswith(f"torch=={TORCH} --index-url https://download.pytorch.org/whl/cu126 --force-reinstall")
+    assert only.endswith(f"{BOTH} --index-url https://download.pytorch.org/whl/cu126 --force-reinstall")
 
 
 def test_reinstall_torch(wanted, venv):
@@ -326,7 +327,7 @@ def test_a_failed_torch_is_said_and_tried_again_next_time(wanted, venv):
     with pytest.raises(BootstrapProblem, match="torch could not be installed: the package index cannot be reached"):
         start(wanted, system, {})
     system.answers_of = {}
-    assert f"torch=={TORCH}" in start(wanted, system, {})[0]
+    assert BOTH in start(wanted, system, {})[0]
 
 
 def test_a_full_disk_while_making_the_venv(tmp_path, wanted):

@@ -8,15 +8,15 @@ import pytest
 
 from modules.bootstrap.problem import BootstrapProblem
 from modules.bootstrap.system import amd_architectures, look, read_nvidia_smi
-from modules.bootstrap.torch_choice import TORCH, Machine, choose
+from modules.bootstrap.torch_choice import PACKAGES, Machine, choose
 
-PLAIN = ("install", f"torch=={TORCH}")
+PLAIN = ("install", *PACKAGES)
 
 
 def index_of(machine: Machine) -> str:
     """The index of the first attempt, by its last word; "default" for none."""
     pip = choose(machine).attempts[0].pip
-    assert pip[:2] == PLAIN
+    assert pip[:3] == PLAIN
     return pip[pip.index("--index-url") + 1].rpartition("/")[2] if "--index-url" in pip else "default"
 
 

@@ -97,7 +97,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
     request = request_of(case["request"], engine.folders)
     ctx = RunContext(
         "golden", lambda event: None, Hand(), engine.folders, Settings(), engine.catalogue, engine.residency,
-        engine.facts, engine.conditionings,
+        engine.facts, engine.conditionings, engine.upscalers,
     )  # fmt: skip
     plan, prepared = prepare(make_plan(request, ctx.settings, engine.catalogue, {}), engine.folders)
     chosen = policy.choose(engine.facts, plan.settings)
@@ -149,7 +149,8 @@ def _drawn(
 
 def test_golden_tiles(engine: Engine) -> None:
     """SD upscale. Its tiles start from posteriors that the original does not seed, so pixels agree less closely."""
-    case = next((case for case in golden_cases() if case["id"] in IN_TILES and "images" in case.get("result", {})), None)
+    found = (case for case in golden_cases() if case["id"] in IN_TILES and "images" in case.get("result", {}))
+    case = next(found, None)
     if case is None:
         pytest.skip("no golden run of it here")
     request = request_of(case["request"], engine.folders)

@@ -1,0 +1,97 @@
+"""Upscaler models (ESRGAN, RealESRGAN, DAT, HAT, SwinIR …): found by name, opened through the one door for model files.
+
+spandrel tells the architectures apart by their keys and builds them; it is given tensors only, never a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from modules.nets.torchvision_fit import fit_torchvision
+from modules.schema.errors import BadFile, NotFound
+from modules.schema.folders import Folders
+from modules.weights.library import places
+from modules.weights.reading import open_model
+from modules.weights.walk import walk
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
+# What A1111 calls the files that are best known; infotexts hold these names.
+KNOWN_AS = {
+    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
+    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
+    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
+}
+_WRAPPERS = ("params_ema.", "params-ema.", "params.", "model_state_dict.", "state_dict.", "net.")
+
+
+class UpscalerNet(Protocol):
+    """A picture [1, 3, H, W] in 0…1 to one `scale` times as large (1: it is only cleaned)."""
+
+    scale: int
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+
+def upscaler_files(folders: Folders) -> dict[str, Path]:
+    """Upscaler files by name (the file's without its ending); where two share one, the first folder's."""
+    found: dict[str, Path] = {}
+    for place in places(folders):
+        if place.kind == "upscaler":
+            for file in walk(place.folder, ENDINGS):
+                found.setdefault(Path(file.path).stem, Path(file.path))
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def find_file(name: str, files: dict[str, Path]) -> Path | None:
+    """The file of that name, of the name A1111 has for it, or of that name in other capitals."""
+    wanted = KNOWN_AS.get(name, name)
+    if wanted in files:
+        return files[wanted]
+    return next((path for stem, path in files.items() if stem.lower() == wanted.lower()), None)
+
+
+def load_upscaler(path: Path, device: torch.device, half: bool = False) -> UpscalerNet:
+    """The net of a file, on its device; `half`: in float16 where the architecture bears it.
+
+    Raises:
+        BadFile: it is damaged, hostile, or no upscaler that is known.
+        NotFound: spandrel is not installed.
+    """
+    try:
+        fit_torchvision()
+        from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError  # 2 s, only for those who need it
+    except ImportError:
+        raise NotFound(
+            "Upscaler models need the package spandrel, which is not installed; start Easel once with a connection, "
+            "or choose Lanczos."
+        ) from None
+    with open_model(path) as file:
+        weights = dict(file.tensors())
+    weights = _unwrapped(weights)
+    try:
+        found: Any = ModelLoader(torch.device("cpu")).load_from_state_dict(weights)
+    except UnsupportedModelError:
+        raise BadFile(f"{path.name} is no upscaler of a known kind; put another file in its place.") from None
+    except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise BadFile(f"{path.name} looks like an upscaler but does not fit together ({reason}).") from None
+    if not isinstance(found, ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
+        raise BadFile(f"{path.name} ({found.architecture.name}) does not turn a picture into one; it cannot upscale.")
+    found = found.to(device).eval()
+    return found.half() if half and found.supports_half else found.float()
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The net's own keys, where a trainer put them below others (of two sets the averaged one)."""
+    for head in _WRAPPERS:
+        inside = {key[len(head) :]: value for key, value in weights.items() if key.startswith(head)}
+        if inside:
+            return inside
+    return weights
