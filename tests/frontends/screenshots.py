@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from tests.frontends.conftest import CHROMIUM_FLAGS
 
@@ -42,8 +42,36 @@ def main(url: str) -> None:
             )
             page.wait_for_timeout(500)
             page.screenshot(path=FOLDER / name)
+            if theme == "light":
+                inpaint(page)
             context.close()
         browser.close()
+
+
+def inpaint(page: Page) -> None:
+    """The sky of the first picture drawn anew, with the mask still to be seen."""
+    page.click("#txt2img_gallery .thumbnail-item >> nth=0")
+    page.click("#txt2img_send_to_inpaint")
+    page.wait_for_selector("#img2img_image canvas.base")
+    page.wait_for_timeout(1000)
+    page.fill("#img2img_batch_count input[type=number]", "3")
+    page.fill("#img2img_seed input", "7")
+    page.evaluate("easel.source.width = 110")
+    page.locator("#mode_img2img").evaluate("(place) => place.scrollIntoView()")
+    box = page.locator(".easel-layers").bounding_box()
+    assert box is not None
+    x, y, side = box["x"], box["y"], box["width"]
+    page.mouse.move(x + side * 0.05, y + side * 0.12)
+    page.mouse.down()
+    page.mouse.move(x + side * 0.95, y + side * 0.12, steps=8)
+    page.mouse.up()
+    page.click("#img2img_generate")
+    page.wait_for_selector("#img2img_gallery .thumbnail-item:not(.live) >> nth=2")
+    page.wait_for_selector("body:not(.easel-running)")
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0); document.activeElement?.blur(); document.getElementById('easel_toasts')?.remove()")
+    page.wait_for_timeout(500)
+    page.screenshot(path=FOLDER / "img2img-light.png")
 
 
 if __name__ == "__main__":

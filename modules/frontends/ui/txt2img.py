@@ -43,8 +43,7 @@ def _hires(panel: Panel) -> None:
         panel.slider("hires.hr_resize_y")
         with gr.Accordion("Other model, sampler or prompts", open=False, elem_classes="easel-more"):
             panel.dropdown("hires.hr_checkpoint_name", choices=(SAME_CHECKPOINT,))
-            with gr.Row(elem_id=f"{TAB}_hires_fix_row4", elem_classes="easel-pair"):
-                panel.dropdown("hires.hr_sampler_name")
-                panel.dropdown("hires.hr_scheduler")
+            panel.dropdown("hires.hr_sampler_name")
+            panel.dropdown("hires.hr_scheduler")
             for path in ("hires.hr_prompt", "hires.hr_negative_prompt"):
                 panel.text(path, "As in the first pass")
