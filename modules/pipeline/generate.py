@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, policy
-from modules.pipeline import decode, hires, latents, networks, passes, rounds, source
+from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source
 from modules.pipeline.context import RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
 from modules.pipeline.latents import Start
@@ -40,6 +40,8 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
 
     Raises EaselError: BadRequest or NotFound while planning, BadFile while loading, Cancelled when interrupted.
     """
+    if request.source is not None and request.source.extras is not None:
+        return extras.enlarge(request, request.source.extras, ctx)
     known_styles, problems = styles.load_styles(ctx.folders.styles_files)
     places = wildcards.places(ctx.folders.wildcards, ctx.folders.data / "extensions")
     plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))

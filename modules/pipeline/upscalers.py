@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.imaging.grid import tile_starts
 from modules.imaging.resize import Upscale
-from modules.imaging.upscale import UPSCALERS, find_upscaler, unknown
+from modules.imaging.upscale import KNOWN_AS, UPSCALERS, find_upscaler, unknown
 from modules.memory.devices import DeviceFacts
 from modules.schema.folders import Folders
 from modules.schema.settings import Drawing
@@ -29,7 +29,7 @@ def names(folders: Folders) -> list[str]:
 
 def check(name: str | None, folders: Folders) -> None:
     """Raises NotFound for a name that no upscaler has."""
-    if name and name not in UPSCALERS and find_file(name, upscaler_files(folders)) is None:
+    if name and name not in UPSCALERS and find_file(KNOWN_AS.get(name, name), upscaler_files(folders)) is None:
         raise unknown(name, names(folders))
 
 
@@ -46,7 +46,7 @@ class Upscalers:
         if not name or name in UPSCALERS:
             return find_upscaler(name)
         files = upscaler_files(self.folders)
-        path = find_file(name, files)
+        path = find_file(KNOWN_AS.get(name, name), files)
         if path is None:
             raise unknown(name, [*UPSCALERS, *files])
 

@@ -3,7 +3,7 @@
     no `source`           a picture out of nothing (txt2img); with `hires` a second pass at a larger size
     `source`              a picture out of another (img2img)
     `source` with `mask`  only a part of it (inpainting); with `outpaint` beyond its edges, with `tiles` enlarged in
-                          pieces, with `loopback` again and again
+                          pieces, with `loopback` again and again, with `extras` not drawn but only enlarged
     `refiner`             another checkpoint draws the last part of any of them
 
 Pictures are named by the SHA-256 of their file (`imaging.inputs.keep` stores it and gives the name), so that a
@@ -110,6 +110,21 @@ class Outpaint(Frozen):
     )  # fmt: skip
 
 
+class Extras(Frozen):
+    """The sources only enlarged, nothing drawn (A1111's Extras). Two upscalers' results are mixed."""
+
+    upscaler_1: str = fact("None", label="Upscaler 1", infotext="Postprocess upscaler")
+    upscaler_2: str = fact("None", label="Upscaler 2", infotext="Postprocess upscaler 2")
+    extras_upscaler_2_visibility: float = fact(0.0, label="Upscaler 2 visibility", ge=0, le=1, step=0.001)
+    resize_mode: int = fact(0, label="Scale", ge=0, le=1, choices=(0, 1), hint="0 by a factor, 1 to a size")
+    upscaling_resize: float = fact(
+        2.0, label="Resize", ge=0.01, le=16, soft_le=8, step=0.05, infotext="Postprocess upscale by"
+    )
+    upscaling_resize_w: int = fact(512, label="Width", ge=1, le=16384, soft_le=2048, step=8)
+    upscaling_resize_h: int = fact(512, label="Height", ge=1, le=16384, soft_le=2048, step=8)
+    upscaling_crop: bool = fact(True, label="Crop to fit", infotext="Postprocess crop to")
+
+
 class Source(Frozen):
     """The picture to start from. Several are drawn as one batch, one each."""
 
@@ -133,6 +148,7 @@ class Source(Frozen):
     outpaint: Outpaint | None = fact(None, label="Outpainting")
     tiles: Tiles | None = fact(None, label="SD upscale")
     loopback: Loopback | None = fact(None, label="Loopback")
+    extras: Extras | None = fact(None, label="Extras")
 
 
 class Hires(Frozen):

@@ -20,6 +20,7 @@ class Saving(Frozen):
     enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
     outdir_img2img_samples: str = fact("outputs/img2img-images", label="Output directory for img2img images")
+    outdir_extras_samples: str = fact("outputs/extras-images", label="Output directory for images from extras tab")
     save_to_dirs: bool = fact(True, label="Save images to a subdirectory")
     directories_filename_pattern: str = fact("[date]", label="Directory name pattern")
     samples_filename_pattern: str = fact("", label="Images filename pattern")

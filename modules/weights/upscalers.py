@@ -19,15 +19,6 @@ from modules.weights.reading import open_model
 from modules.weights.walk import walk
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
-# What A1111 calls the files that are best known; infotexts hold these names.
-KNOWN_AS = {
-    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
-    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
-    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
-    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
-    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
-    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
-}
 _WRAPPERS = ("params_ema.", "params-ema.", "params.", "model_state_dict.", "state_dict.", "net.")
 
 
@@ -50,11 +41,8 @@ def upscaler_files(folders: Folders) -> dict[str, Path]:
 
 
 def find_file(name: str, files: dict[str, Path]) -> Path | None:
-    """The file of that name, of the name A1111 has for it, or of that name in other capitals."""
-    wanted = KNOWN_AS.get(name, name)
-    if wanted in files:
-        return files[wanted]
-    return next((path for stem, path in files.items() if stem.lower() == wanted.lower()), None)
+    """The file of that name, or of that name in other capitals."""
+    return files.get(name) or next((path for stem, path in files.items() if stem.lower() == name.lower()), None)
 
 
 def load_upscaler(path: Path, device: torch.device, half: bool = False) -> UpscalerNet:

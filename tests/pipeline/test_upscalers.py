@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from modules.nets.torchvision_fit import fit_torchvision
+from modules.pipeline.run import Engine
 from modules.pipeline.upscalers import in_tiles, names
 from modules.schema.errors import BadFile, NotFound
-from modules.schema.request import Hires, Tiles
+from modules.schema.folders import Folders
+from modules.schema.request import Extras, Hires, Source, Tiles
 from modules.schema.settings import Drawing
 from modules.weights.upscalers import load_upscaler
 from tests.pipeline.conftest import Studio
-from tests.pipeline.test_img2img import array, from_picture, picture
+from tests.pipeline.test_img2img import array, from_picture, keep, picture
 
 CPU = torch.device("cpu")
 
@@ -127,3 +130,31 @@ def test_pictures_keep_their_transparency(shelf: Path, studio: Studio, test_seed
     assert upscale is not None
     alpha = np.asarray(upscale(image, 2).getchannel("A")).astype(int)
     assert alpha.shape == (64, 64) and alpha[-1].mean() - alpha[0].mean() > 200
+
+
+def test_extras_is_a_job_of_its_own_that_needs_no_checkpoint(shelf: Path, tmp_path: Path, test_seed: int) -> None:
+    folders = Folders.under(tmp_path)
+    shutil.copytree(shelf, folders.models / "ESRGAN")
+    alone = Studio(Engine(folders), folders)
+    images = tuple(keep(alone, picture(test_seed + k, (40, 24))) for k in range(2))
+    made = alone.draw(
+        source=Source(images=images, extras=Extras(upscaler_1="stub_x2", upscaling_resize=3)), width=512, height=512
+    )
+    assert [(one.record.width, one.record.height) for one in made] == [(120, 72)] * 2
+    assert str(made[0].record.path).startswith("outputs/extras-images/")
+    assert "Postprocess upscale by: 3.0, Postprocess upscaler: stub_x2" in made[0].record.infotext
+
+    def pixels(**asked: object) -> np.ndarray:
+        (one,) = alone.draw(source=Source(images=images[:1], extras=Extras(**asked)))  # type: ignore[arg-type]
+        return array(alone, one)
+
+    one, two = pixels(upscaler_1="stub_x2"), pixels(upscaler_1="Nearest")
+    mixed = pixels(upscaler_1="stub_x2", upscaler_2="Nearest", extras_upscaler_2_visibility=0.25)
+    assert np.abs(mixed - (0.75 * one + 0.25 * two)).max() <= 1
+    size = {"resize_mode": 1, "upscaling_resize_w": 64, "upscaling_resize_h": 64}
+    assert pixels(upscaler_1="stub_x2", **size).shape == (64, 64, 3)
+    assert pixels(upscaler_1="stub_x2", upscaling_crop=False, **size).shape == (64, 104, 3)
+    assert np.array_equal(pixels(), np.asarray(picture(test_seed, (40, 24))))
+    with pytest.raises(NotFound, match="No upscaler is called 'nope'"):
+        pixels(upscaler_2="nope")
+    alone.engine.close()

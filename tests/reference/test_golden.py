@@ -33,8 +33,8 @@ from tests.reference.golden import golden_cases, golden_folder, request_of, unpa
 GROUPS = {
     "prompt", "prompt_t", "prompt_heun", "prompt_ddim", "prompt_neg", "emphasis",
     "sampler", "sampler_t", "schedule", "schedule_t", "steps", "seed", "rng", "cfg", "opt", "vpred", "size",
-    "net", "net_t", "sd2v", "xl", "sampler_i2i", "schedule_i2i", "i2i", "inpaint", "inpmodel", "editmodel", "refiner", "hires",
-    "misc", "script",
+    "net", "net_t", "sd2v", "xl", "sampler_i2i", "schedule_i2i", "i2i", "inpaint", "inpmodel", "editmodel", "refiner",
+    "hires", "misc", "script",
 }  # fmt: skip
 # Cases where we differ on purpose, each with its reason.
 DELIBERATE: dict[str, str] = {

@@ -1,16 +1,19 @@
-"""The bodies and the work of /extra-single-image and /extra-batch-images: pictures made larger without a model."""
+"""The bodies and the work of /extra-single-image and /extra-batch-images: pictures made larger."""
 
 from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from pydantic import BaseModel, Field
 
 from modules.frontends.api.bodies import Lenient
-from modules.imaging.metadata import MAX_PIXELS, open_bounded
-from modules.imaging.upscale import find_upscaler
+from modules.imaging.extras import processed, told, whole
+from modules.imaging.metadata import open_bounded
+from modules.imaging.upscale import KNOWN_AS, UPSCALERS, find_upscaler
 from modules.schema.errors import BadRequest, EaselError
+from modules.schema.request import Extras as Wanted
+from modules.weights.library import Library, places
 
 
 class Extras(Lenient):
@@ -19,7 +22,7 @@ class Extras(Lenient):
     gfpgan_visibility: float = Field(0, ge=0, le=1, description="Only 0: faces are not restored.")
     codeformer_visibility: float = Field(0, ge=0, le=1, description="Only 0: faces are not restored.")
     codeformer_weight: float = Field(0, ge=0, le=1)
-    upscaling_resize: float = Field(2, gt=0, le=16, description="Factor")
+    upscaling_resize: float = Field(2, ge=0.01, le=16, description="Factor")
     upscaling_resize_w: int = Field(512, ge=1, le=16384)
     upscaling_resize_h: int = Field(512, ge=1, le=16384)
     upscaling_crop: bool = Field(True, description="Cut what is over, when made to a size")
@@ -44,49 +47,43 @@ class ExtraBatch(Extras):
 
 def enlarge(data: bytes, body: Extras, field: str) -> tuple[bytes, str]:
     """The picture as a PNG file, enlarged as asked, and a sentence on how. BadRequest, BadFile, NotFound."""
-    for name in ("gfpgan_visibility", "codeformer_visibility"):
-        if getattr(body, name):
-            raise BadRequest(f"{name} must be 0: faces are not restored here.", field=name)
+    refuse_faces(body)
     try:
         image = open_bounded(data)
     except EaselError as error:
         error.field = field
         raise
     image = ImageOps.exif_transpose(image) or image
-    if image.mode not in ("RGB", "RGBA"):
-        image = image.convert("RGBA" if "transparency" in image.info or image.mode in ("LA", "PA") else "RGB")
-    first = _enlarged(image, body, body.upscaler_1, "upscaler_1")
-    told = f"Postprocess upscaler: {body.upscaler_1}"
-    if body.upscaler_2 != "None" and body.extras_upscaler_2_visibility > 0:
-        second = _enlarged(image, body, body.upscaler_2, "upscaler_2")
-        if second.mode != first.mode:
-            second = second.convert(first.mode)
-        first = Image.blend(first, second, body.extras_upscaler_2_visibility)
-        told += f", Postprocess upscaler 2: {body.upscaler_2}"
+    asked = extras_of(body)
+    result = processed(whole(image), asked, find_upscaler)
     out = io.BytesIO()
-    first.save(out, "PNG")
-    return out.getvalue(), f"{told}, {first.width}x{first.height}"
+    result.save(out, "PNG")
+    return out.getvalue(), html_info(asked, result.size)
 
 
-def _enlarged(image: Image.Image, body: Extras, name: str, field: str) -> Image.Image:
-    try:
-        upscale = find_upscaler(name)
-    except EaselError as error:
-        error.field = field
-        raise
-    if upscale is None:
-        return image
-    target = (body.upscaling_resize_w, body.upscaling_resize_h)
-    to_size = body.resize_mode == 1
-    factor = max(target[0] / image.width, target[1] / image.height) if to_size else body.upscaling_resize
-    if image.width * factor * image.height * factor > MAX_PIXELS:
-        raise BadRequest(
-            f"The picture would have more than {MAX_PIXELS / 1e6:.0f} million pixels; make it less large.",
-            field="upscaling_resize",
-        )
-    result = upscale(image, factor)
-    if to_size and body.upscaling_crop:
-        cropped = Image.new("RGB", target)
-        cropped.paste(result, (target[0] // 2 - result.width // 2, target[1] // 2 - result.height // 2))
-        return cropped
-    return result
+def refuse_faces(body: Extras) -> None:
+    for name in ("gfpgan_visibility", "codeformer_visibility"):
+        if getattr(body, name):
+            raise BadRequest(f"{name} must be 0: faces are not restored here.", field=name)
+
+
+def extras_of(body: Extras) -> Wanted:
+    """What a body asks for."""
+    return Wanted(**{name: getattr(body, name) for name in Wanted.model_fields})
+
+
+def html_info(asked: Wanted, size: tuple[int, int]) -> str:
+    return ", ".join([*(f"{key}: {value}" for key, value in told(asked).items()), f"{size[0]}x{size[1]}"])
+
+
+def needs_model(body: Extras) -> bool:
+    """Whether one of the upscalers is a model, which the worker alone can run."""
+    return not {body.upscaler_1, body.upscaler_2} <= set(UPSCALERS)
+
+
+def models(library: Library) -> dict[str, str]:
+    """Paths of the files in the upscalers' folders by name; well-known ones by the name A1111 has for them."""
+    meant = {place.name for place in places(library.folders) if place.kind == "upscaler"}
+    known_as = {stem: name for name, stem in KNOWN_AS.items()}
+    found = {known_as.get(file.name, file.name): file.path for file in library.files() if file.place in meant}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))

@@ -20,17 +20,28 @@ from pydantic import BaseModel, Field, create_model
 from modules.frontends.api import answers as a
 from modules.frontends.api.bodies import ALWAYS_ON, SCRIPTS, Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
 from modules.frontends.api.errors import JobFailed, Refused
-from modules.frontends.api.extras import ExtraBatch, ExtraSingle, enlarge
+from modules.frontends.api.extras import (
+    ExtraBatch,
+    Extras,
+    ExtraSingle,
+    enlarge,
+    extras_of,
+    html_info,
+    needs_model,
+    refuse_faces,
+)
+from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.native import Mine, Streams, user_of
 from modules.frontends.api.pictures import from_text, to_text
 from modules.frontends.desk import FrontDesk
 from modules.imaging.metadata import open_bounded, read_infotext
-from modules.imaging.upscale import UPSCALERS
+from modules.imaging.upscale import UPSCALERS, unknown
 from modules.prompt import infotext
 from modules.prompt.parse import extract_tags
 from modules.sampling.table import normalise
 from modules.schema.errors import BadFile, BadRequest, EaselError, NotFound
 from modules.schema.record import JobView
+from modules.schema.request import GenerationRequest, Source
 from modules.schema.settings import SECTION_OF, Api
 
 LATENT_UPSCALE_MODES = (
@@ -157,15 +168,42 @@ def make_router(
         """Draws from other pictures; where a mask is white only."""
         return await drawn(body, request, mine)
 
+    def by_model(mine: FrontDesk, pictures: list[str], body: Extras, field: str) -> tuple[list[str], str]:
+        """Pictures enlarged by the worker, which alone may run a model, and a sentence on how. Blocks."""
+        refuse_faces(body)
+        names = [*UPSCALERS, *upscaler_models(mine.library)]
+        for key in ("upscaler_1", "upscaler_2"):
+            if getattr(body, key) not in names:
+                error = unknown(getattr(body, key), names)
+                error.field = key
+                raise error
+        kept = tuple(mine.keep_input(from_text(text, field, mine.settings)) for text in pictures)
+        asked = extras_of(body)
+        job = mine.submit(
+            GenerationRequest(source=Source(images=kept, extras=asked), override_settings={"samples_save": False})
+        )
+        view = wait_for(mine, job)
+        if view.state == "failed":
+            raise JobFailed(view.error_code or "error", view.error or "The pictures could not be enlarged.")
+        done = view.images
+        size = (done[0].width, done[0].height) if done else (0, 0)
+        return [to_text(_bytes(mine, one.id)) for one in done], html_info(asked, size)
+
     @router.post("/extra-single-image")
     def extra_single_image(body: ExtraSingle, mine: Mine) -> a.ExtraImage:
         """Enlarges a picture."""
+        if needs_model(body):
+            pictures, told = by_model(mine, [body.image], body, "image")
+            return a.ExtraImage(html_info=told, image=pictures[0] if pictures else "")
         picture, told = enlarge(from_text(body.image, "image", mine.settings), body, "image")
         return a.ExtraImage(html_info=told, image=to_text(picture))
 
     @router.post("/extra-batch-images")
     def extra_batch_images(body: ExtraBatch, mine: Mine) -> a.ExtraImages:
         """Enlarges pictures, each the same way."""
+        if needs_model(body) and body.imageList:
+            pictures, told = by_model(mine, [each.data for each in body.imageList], body, "imageList")
+            return a.ExtraImages(html_info=told, images=pictures)
         done = [enlarge(from_text(each.data, "imageList", mine.settings), body, "imageList") for each in body.imageList]
         return a.ExtraImages(html_info=done[0][1] if done else "", images=[to_text(data) for data, _ in done])
 
@@ -276,8 +314,11 @@ def make_router(
         return a.scheduler_items()
 
     @router.get("/upscalers")
-    def upscalers() -> list[a.UpscalerItem]:
-        return [a.UpscalerItem(name=name) for name in UPSCALERS]
+    def upscalers(mine: Mine) -> list[a.UpscalerItem]:
+        models = upscaler_models(mine.library)
+        return [a.UpscalerItem(name=name) for name in UPSCALERS] + [
+            a.UpscalerItem(name=name, model_name=name, model_path=path) for name, path in models.items()
+        ]
 
     @router.get("/latent-upscale-modes")
     def latent_upscale_modes() -> list[a.Named]:
