@@ -202,8 +202,9 @@ def dropdown(path: str, tab: str, choices: Sequence[str] | None = None, **more: 
         value=default_of(path),
         label=label_of(path),
         elem_id=element(tab, path),
-        num_choices_shown=None,
         min_width=120,
+        # All of them; with multiselect it would mean none.
+        **({} if more.get("multiselect") else {"num_choices_shown": None}),
         **more,
     )
 
