@@ -12,8 +12,10 @@ queue: what was drawn stays in memory, and is saved when there is room again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
@@ -50,6 +52,7 @@ from modules.weights.library import Library
 UNSAVED_BYTES = 2**30
 """Pictures that could not be saved are kept in memory up to this size, the newest."""
 RETRY_SECONDS = 1.0
+SWEEP_SECONDS = 3600.0
 MOST_WAITING = 500
 SHARED_MOST_WAITING = 100
 """Jobs of one owner that may wait at once; fewer where several share."""
@@ -131,9 +134,14 @@ class GenerationService:
         return database
 
     def _sweep(self, started: float) -> None:
-        """Removes what an earlier run had half written."""
+        """Removes what an earlier run had half written, and now and then source pictures that no job waits for."""
         for name in (self._settings.settings.saving.outdir_txt2img_samples, self.folders.state):
             sweep_leftovers(self.folders.data / name, started)
+        while not self._closing:
+            with contextlib.suppress(OSError, EaselError, sqlite3.Error):  # an hour later they are looked at again
+                inputs.sweep(self.folders.inputs, self._jobs.inputs_wanted())
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, SWEEP_SECONDS)
 
     # ---- jobs ----
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import sqlite3
 import time
 import uuid
@@ -32,6 +33,7 @@ starts again numbers its events from well above, so that nobody who resumes miss
 SEED_RANGE = 2**32 - 2
 SEEDS = ("seed", "subseed")
 FINAL_EVENTS = (ev.Done, ev.Failed, ev.Cancelled)
+_INPUT_NAME = re.compile("[0-9a-f]{64}")
 # A job stands where it came, or where its owner put it.
 PLACE = "coalesce(rank, place)"
 
@@ -256,6 +258,11 @@ class JobStore:
         if not rows:
             raise _unknown(job)
         return rows[0]["state"]
+
+    def inputs_wanted(self) -> set[str]:
+        """Names of the kept pictures (`imaging.inputs`) that jobs which are not ended start from."""
+        rows = self._database.read("SELECT request FROM jobs WHERE state IN ('queued', 'paused', 'running')")
+        return {name for row in rows for name in _INPUT_NAME.findall(row["request"])}
 
     def view(self, job: str) -> JobView:
         """NotFound for an unknown id."""

@@ -21,7 +21,7 @@ from modules.schema import events as ev
 from modules.schema.errors import BadRequest, InUse, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import JobView
-from modules.schema.request import GenerationRequest
+from modules.schema.request import GenerationRequest, Mask, Source
 from modules.service.generation import GenerationService
 from modules.service.worker import ProcessWorker, ThreadWorker
 from tests.service.fake_engine import Engine
@@ -371,3 +371,20 @@ def test_the_command_lines_options_win_and_are_not_written(tmp_path: Path) -> No
         assert service.settings.model.precision == "float32"
         assert service.settings.model.CLIP_stop_at_last_layers == 2
     assert json.loads((tmp_path / "config.json").read_text())["precision"] == "bfloat16"
+
+
+def test_source_pictures_no_job_waits_for_are_removed_after_a_day(open_service: Open, folders: Folders) -> None:
+    service = open_service("thread")
+    wanted, mask, stale, fresh = (letter * 64 for letter in "abcd")
+    service.submit(ask(steps=100))
+    job = service.submit(ask(source=Source(images=(wanted,), mask=Mask(image=mask))))
+    service.pause(job)
+    service.close()
+    folders.inputs.mkdir(parents=True, exist_ok=True)
+    for name in (wanted, mask, stale, fresh):
+        (folders.inputs / name).write_bytes(b"picture")
+    for name in (wanted, mask, stale):
+        os.utime(folders.inputs / name, (1e9, 1e9))
+    open_service("thread")
+    wait_for(lambda: not (folders.inputs / stale).exists())
+    assert {path.name for path in folders.inputs.iterdir()} == {wanted, mask, fresh}
