@@ -74,6 +74,7 @@ def _published(
     record = SavedRecord(
         id=uuid.uuid4().hex, job=ctx.job, index=k, path=path, width=image.width, height=image.height,
         seed=max(request.seed, 0), infotext=infotext, created=time.time(), problem=problem,
+        parents=request.source.images[k : k + 1] if request.source else (),
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

@@ -210,6 +210,15 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
     return ("No graphics card was found, so the processor draws; a full-size model takes minutes for each picture.",)
 
 
+def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
+    """The kept pictures that picture k was drawn from: its source and the mask. Of a loop's: what the loop began with."""
+    asked = plan.request.source
+    if asked is None:
+        return ()
+    first = asked.images[0 if asked.loopback else k % len(asked.images)]
+    return (first, asked.mask.image) if asked.mask else (first,)
+
+
 def publish(image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext) -> SavedRecord:
     """Save one picture, its filmstrip beside it, and announce it.
 
@@ -228,6 +237,7 @@ def publish(image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, c
     record = SavedRecord(
         id=uuid.uuid4().hex, job=ctx.job, index=k, path=path, width=image.width, height=image.height,
         seed=plan.seeds[k], infotext=infotext, created=time.time(), problem=problem, filmstrip=beside,
+        parents=parents_of(plan, k),
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

@@ -17,7 +17,7 @@ FINAL_STATES: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 class SavedRecord(Frozen):
     """One finished picture. `path` is relative to the data folder, or None where it could not be (or was not) saved:
     then its bytes are kept by the service until it stops, and `problem` says why. `filmstrip`: where the picture of its
-    steps lies, if one was asked for."""
+    steps lies, if one was asked for. `parents`: SHA-256 of the files of the picture and the mask it was drawn from."""
 
     id: str
     job: str
@@ -30,6 +30,7 @@ class SavedRecord(Frozen):
     created: float
     problem: str | None = None
     filmstrip: str | None = None
+    parents: tuple[str, ...] = ()
 
 
 class JobView(Frozen):

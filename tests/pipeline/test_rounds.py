@@ -121,3 +121,13 @@ def test_a_stopped_loop_keeps_what_is_finished(studio: Studio, test_seed: int) -
     hand = Hand(skip_at=lambda event: isinstance(event, ImageReady) and event.record.index == 0)
     made = studio.draw(hand, source=from_picture(studio, test_seed, loopback=Loopback(loops=3)))
     assert [one.record.index for one in made] == [0, 2]
+
+
+def test_a_picture_names_its_parents(studio: Studio, test_seed: int) -> None:
+    source = from_picture(studio, test_seed, {})
+    assert source.mask is not None
+    (ready,) = studio.draw(source=source)
+    assert ready.record.parents == (source.images[0], source.mask.image)
+    pair = tuple(keep(studio, picture(test_seed + k)) for k in range(2))
+    assert [one.record.parents for one in studio.draw(source=Source(images=pair))] == [pair[:1], pair[1:]]
+    assert studio.draw()[0].record.parents == ()
