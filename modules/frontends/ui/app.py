@@ -92,7 +92,7 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             """Another checkpoint was chosen: what each panel follows, and the examples."""
             each = len(values) // len(panels)
             groups = [values[k : k + each] for k in range(0, len(values), each)]
-            changed = [on_checkpoint(service, chosen, followed, rest) for followed, *rest in groups]
+            changed = [on_checkpoint(service, chosen, followed, tuple(rest)) for followed, *rest in groups]
             return (examples_html(chosen), *(value for values in changed for value in values))
 
         checkpoint.input(

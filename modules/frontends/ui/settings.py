@@ -52,7 +52,7 @@ def sections(settings: Settings) -> list[Section]:
                 key=key, label=fact.label, hint=fact.hint, value=settings.option(key), default=fact.default,
                 choices=fact.choices, ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step,
             )
-            for key, fact in all_facts(model).items()
+            for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE
         ]  # fmt: skip
         found.append(Section(name=name, about=(model.__doc__ or "").split("\n")[0].split(" (")[0], options=options))
