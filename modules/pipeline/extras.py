@@ -62,7 +62,10 @@ def _published(
     path, problem, data = None, None, None
     if settings.saving.samples_save:
         saving = settings.saving.model_copy(
-            update={"outdir_img2img_samples": settings.saving.outdir_extras_samples, "samples_filename_pattern": "large"}
+            update={
+                "outdir_img2img_samples": settings.saving.outdir_extras_samples,
+                "samples_filename_pattern": "large",
+            }
         )
         fields = NameFields(width=image.width, height=image.height, from_picture=True)
         try:

@@ -54,8 +54,9 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         for message in prepared.warnings:
             ctx.emit(Warned(message=message))
     meter = Meter(
-        ctx, plan, sum(run.steps_run for run in passes.passes(plan)), _drawings(plan, given, finder(ctx, plan)) if given else None
-    )
+        ctx, plan, sum(run.steps_run for run in passes.passes(plan)),
+        _drawings(plan, given, finder(ctx, plan)) if given else None,
+    )  # fmt: skip
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
     chosen = policy.choose(
@@ -211,7 +212,7 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
 
 
 def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
-    """The kept pictures that picture k was drawn from: its source and the mask. Of a loop's: what the loop began with."""
+    """The kept pictures that picture k was drawn from: its source, in a loop the first, and the mask."""
     asked = plan.request.source
     if asked is None:
         return ()

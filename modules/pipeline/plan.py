@@ -61,7 +61,7 @@ def make_plan(
     seeds = tuple(seed if varied else seed + k for k in range(count))
     drawn = [_draw(prompt, negative, one, settings, lookup) for one in seeds]
     warnings = list(vae_warnings)
-    warnings += [f"No style is called {name!r}; it was left out." for name in request.styles if name not in known_styles]
+    warnings += [f"No style is called {one!r}; it was left out." for one in request.styles if one not in known_styles]
     warnings += [
         f"No setting is called {key!r}; it was ignored." for key in request.override_settings if key not in known
     ]

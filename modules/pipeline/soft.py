@@ -1,8 +1,8 @@
 """Soft inpainting: no hard border between what is drawn anew and what is kept.
 
 The grey of a mask says how early a place may leave its source (differential diffusion, Levin and Fried 2023,
-arXiv:2306.00950): at each noise level the mask is raised to a power that falls with the noise, and the picture so far is
-blended with its source by it. What then really changed decides where the finished picture replaces the source.
+arXiv:2306.00950): at each noise level the mask is raised to a power that falls with the noise, and the picture so
+far is blended with its source by it. What then really changed decides where the finished picture replaces the source.
 The numbers are those of A1111's soft inpainting, so its users' masks do what they did.
 """
 

@@ -188,7 +188,8 @@ def _outpainted(plan: Plan, asked: Outpaint, given: Pictures) -> tuple[Plan, Pre
     pictures = [resize(picture, "stretch", first) for picture in given.sources]
     (w, h), (left, top) = first, (asked.left, asked.up)
     size = left + w + asked.right, top + h + asked.down
-    mask = blur(_border(size, (left, top, left + w, top + h), asked.mask_blur), asked.mask_blur / 2, asked.mask_blur / 2)
+    border = _border(size, (left, top, left + w, top + h), asked.mask_blur)
+    mask = blur(border, asked.mask_blur / 2, asked.mask_blur / 2)
     drawn_out = [
         Image.fromarray(np.pad(np.asarray(p), ((top, asked.down), (left, asked.right), (0, 0)), mode="edge"))
         for p in pictures

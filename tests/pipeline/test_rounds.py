@@ -101,7 +101,9 @@ def test_percentiles_of_a_neighbourhood(test_seed: int) -> None:
     """Filters are checked by what they mean: bounds, constants, an order that shifts with the percentile."""
     values = np.random.default_rng(test_seed).random((9, 13))
     low, high = percentile(values, 0.0, 0.1), percentile(values, 0.9, 1.0)
-    assert (low < high).all() and low.min() >= values.min() and high.max() <= values.max()
+    assert (low < high).all()
+    assert low.min() >= values.min()
+    assert high.max() <= values.max()
     assert np.allclose(percentile(np.full((5, 5), 3.0), 0.25, 0.75), 3.0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +53,14 @@ def weights(seed: int, scale: int = 2) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def shelf(studio: Studio, test_seed: int) -> Iterator[Path]:
+def shelf(studio: Studio, test_seed: int) -> Path:
     folder = studio.folders.models / "ESRGAN"
     folder.mkdir(parents=True)
     save_file(weights(test_seed), folder / "stub_x2.safetensors")
     torch.save({"params_ema": weights(test_seed, 4)}, folder / "Stub_x4.pth")
     (folder / "broken.pth").write_bytes(b"nothing")
     save_file({"conv_first.weight": torch.zeros(3)}, folder / "odd.safetensors")
-    yield folder
+    return folder
 
 
 def test_files_of_the_folders_are_listed_and_opened(shelf: Path, studio: Studio, test_seed: int) -> None:
@@ -98,7 +97,8 @@ def test_hires_img2img_and_sd_upscale_use_them(shelf: Path, studio: Studio, test
     hires = Hires(hr_upscaler="stub_x2", denoising_strength=0.3, hr_second_pass_steps=2)
     (ready,) = studio.draw(hires=hires)
     (other,) = studio.draw(hires=hires.model_copy(update={"hr_upscaler": "Nearest"}))
-    assert ready.record.width == 128 and not np.array_equal(array(studio, ready), array(studio, other))
+    assert ready.record.width == 128
+    assert not np.array_equal(array(studio, ready), array(studio, other))
     assert "Hires upscaler: stub_x2" in ready.record.infotext
     source = from_picture(studio, test_seed, size=(40, 40), denoising_strength=0.1)
     drawn = [
@@ -112,7 +112,7 @@ def test_hires_img2img_and_sd_upscale_use_them(shelf: Path, studio: Studio, test
 
 
 def test_unknown_names_are_refused_before_anything_is_loaded(shelf: Path, studio: Studio, test_seed: int) -> None:
-    with pytest.raises(NotFound, match="nearest: Stub_x4|nearest: stub_x2"):
+    with pytest.raises(NotFound, match="nearest: stub_x2"):
         studio.draw(hires=Hires(hr_upscaler="stub_x3"))
 
 
@@ -129,7 +129,8 @@ def test_pictures_keep_their_transparency(shelf: Path, studio: Studio, test_seed
     upscale = studio.engine.upscalers.find("stub_x2", Drawing())
     assert upscale is not None
     alpha = np.asarray(upscale(image, 2).getchannel("A")).astype(int)
-    assert alpha.shape == (64, 64) and alpha[-1].mean() - alpha[0].mean() > 200
+    assert alpha.shape == (64, 64)
+    assert alpha[-1].mean() - alpha[0].mean() > 200
 
 
 def test_extras_is_a_job_of_its_own_that_needs_no_checkpoint(shelf: Path, tmp_path: Path, test_seed: int) -> None:
