@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,7 +96,7 @@ class Made:
 
 
 def pictures(
-    plan: Plan, prepared: Prepared | None, job: Job, batches: Sequence[range], finished: Set[int], first: int = 0
+    plan: Plan, prepared: Prepared | None, job: Job, batches: Sequence[range], finished: frozenset[int], first: int = 0
 ) -> Iterator[Made]:
     """The pictures of these batches that are not finished, one by one; `first`: how many batches came before."""
     for number, batch in enumerate(batches, first):

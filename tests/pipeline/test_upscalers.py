@@ -105,7 +105,7 @@ def test_hires_img2img_and_sd_upscale_use_them(shelf: Path, studio: Studio, test
         array(studio, studio.draw(source=source, override_settings={"upscaler_for_img2img": name})[0])
         for name in ("None", "stub_x2")
     ]
-    assert not np.array_equal(*drawn)
+    assert not np.array_equal(drawn[0], drawn[1])
     tiles = Tiles(upscaler="stub_x2", scale_factor=2, overlap=16)
     (ready,) = studio.draw(source=source.model_copy(update={"tiles": tiles}))
     assert (ready.record.width, ready.record.height) == (80, 80)
