@@ -280,7 +280,7 @@ def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of speed and memory, None or 0 where no flag decides."""
 
     def last(table: Mapping[str, str]) -> str | None:
-        return next((value for name, value in reversed(table.items()) if flags[name]), None)
+        return next((value for name, value in reversed(list(table.items())) if flags[name]), None)
 
     return {
         "automatic_attention": last(ATTENTION_FLAGS),

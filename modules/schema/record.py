@@ -36,8 +36,8 @@ class SavedRecord(Frozen):
 class JobView(Frozen):
     """A job from outside. `position` is its place in the queue (0 = running or finished); times are Unix seconds.
 
-    `attempts` counts how often a worker took it; `progress` is 0…1 over the whole job. `seed` and `subseed` are those of
-    the first picture, drawn where the request left them open. `cancelling`: it was told to stop and has not yet.
+    `attempts` counts how often a worker took it; `progress` is 0…1 over the whole job. `seed` and `subseed` are those
+    of the first picture, drawn where the request left them open. `cancelling`: it was told to stop and has not yet.
     """
 
     id: str

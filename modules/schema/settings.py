@@ -51,7 +51,7 @@ class Model(Frozen):
     )
     CLIP_stop_at_last_layers: int = fact(1, label="Clip skip", ge=1, le=12, step=1, infotext="Clip skip")
     sdxl_clip_l_skip: bool = fact(
-        False, label="Clip skip SDXL", hint="Clip skip also for the first text encoder of SDXL; it ignores it otherwise."
+        False, label="Clip skip SDXL", hint="Clip skip for SDXL's first text encoder too, which ignores it otherwise."
     )
     sdxl_crop_top: int = fact(0, label="SDXL crop top coordinate", ge=0, le=16384, hint="in pixels")
     sdxl_crop_left: int = fact(0, label="SDXL crop left coordinate", ge=0, le=16384, hint="in pixels")

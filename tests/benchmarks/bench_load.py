@@ -115,7 +115,7 @@ def diffusers(path: Path) -> None:
             clip.save_pretrained(f"{folder}/{part}")
         with torch.device("cpu"):
             started = time.monotonic()
-            checkpoint = utils.load_single_file_checkpoint(str(path))
+            checkpoint: Any = utils.load_single_file_checkpoint(str(path))
             nets: list[Any] = [
                 UNet2DConditionModel.from_single_file(checkpoint, config=folder, subfolder="unet", **half),
                 AutoencoderKL.from_single_file(checkpoint, config=folder, subfolder="vae", **half),

@@ -9,8 +9,8 @@ import pytest
 
 from modules.bootstrap.options import Options, read_options
 from modules.bootstrap.problem import BootstrapProblem
-from modules.schema.settings import Settings
 from modules.schema.folders import Folders
+from modules.schema.settings import Settings
 
 ROOT = Path("/program")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterator[St
     engine.close()
 
 
-def models_at_steps(studio: Studio, **request: object) -> list[str]:
+def models_at_steps(studio: Studio, **request: Any) -> list[str]:
     """The checkpoint in memory when each step was done."""
     seen: list[str] = []
 
@@ -182,7 +183,7 @@ def test_cfg_rescale_changes_the_picture_and_is_told(two: Studio, pixels: Pixels
 # Filmstrips, and with them prompts that change at a step
 
 
-def frames(studio: Studio, **request: object) -> list[bytes]:
+def frames(studio: Studio, **request: Any) -> list[bytes]:
     """The picture after each of four steps."""
     (ready,) = studio.draw(steps=4, filmstrip=4, **request)
     assert ready.record.filmstrip is not None

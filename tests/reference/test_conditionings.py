@@ -59,7 +59,8 @@ class Recorded:
 def recorded() -> Recorded:
     with safe_open(CONDS, "pt") as file:
         stride = int((file.metadata() or {}).get("stride", 1))
-        return Recorded({name: file.get_tensor(name) for name in file.keys()}, stride)
+        names = list(file.keys())
+        return Recorded({name: file.get_tensor(name) for name in names}, stride)
 
 
 def _rows(encodings: list[text.Encoding], stride: int) -> Tensor:

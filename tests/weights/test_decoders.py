@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import diffusers
 import pytest
 import torch
@@ -26,7 +28,7 @@ FACTS = detect(use_cpu=True)
 
 def test_taesd_equals_diffusers(tmp_path, test_seed):
     generator = torch.Generator().manual_seed(test_seed)
-    theirs = randomise(diffusers.AutoencoderTiny(), generator)
+    theirs: Any = randomise(diffusers.AutoencoderTiny(), generator)
     state = {k.removeprefix("decoder."): v for k, v in theirs.state_dict().items() if k.startswith("decoder.")}
     assert len(state) == 67
     save_file(theirs.state_dict(), tmp_path / "hub.safetensors")

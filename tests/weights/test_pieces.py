@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -71,16 +72,17 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         assert difference < 1e-3, f"{part}: {difference:.1e}"
 
 
-def write_folder(folder: Path, seed: int, bin_unet: bool = False) -> dict[str, torch.nn.Module]:
+def write_folder(folder: Path, seed: int, bin_unet: bool = False) -> dict[str, Any]:
     """A small SD 1.x model as diffusers saves it."""
     generator = torch.Generator().manual_seed(seed)
-    parts = {
-        "unet": diffusers.UNet2DConditionModel(
+    library: Any = diffusers  # its annotations are narrower than what it takes
+    parts: dict[str, Any] = {
+        "unet": library.UNet2DConditionModel(
             block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, attention_head_dim=(1, 2),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         ),
-        "vae": diffusers.AutoencoderKL(
+        "vae": library.AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(32, 32, 64, 64), layers_per_block=1, latent_channels=4,
         ),
@@ -92,13 +94,14 @@ def write_folder(folder: Path, seed: int, bin_unet: bool = False) -> dict[str, t
         ),
     }  # fmt: skip
     for name, net in parts.items():
-        randomise(net, generator).save_pretrained(folder / name, safe_serialization=not (bin_unet and name == "unet"))
+        saved: Any = randomise(net, generator)
+        saved.save_pretrained(folder / name, safe_serialization=not (bin_unet and name == "unet"))
     index = {name: ["library", type(net).__name__] for name, net in parts.items()}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
     return parts
 
 
-def oracle(parts: dict[str, torch.nn.Module]) -> dict[str, Tensor]:
+def oracle(parts: dict[str, Any]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 49000, (1, 77), generator=generator)
     x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 77, 32, generator=generator)
