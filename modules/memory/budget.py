@@ -93,6 +93,22 @@ def check_decode(facts: DeviceFacts, ch: int, width: int, height: int, itemsize:
     )
 
 
+def check_denoising(facts: DeviceFacts, need: Need, shape: Shape) -> None:
+    """Raises BadRequest if a processor's memory cannot hold what drawing takes; a graphics card is simply asked.
+
+    Beyond its memory a machine swaps until it is killed, and other programs with it.
+    """
+    if facts.kind != "cpu" or need.denoising <= facts.memory * USABLE:
+        return
+    share = (facts.memory * USABLE / need.denoising) ** 0.5
+    raise BadRequest(
+        f"A picture of {shape.width}×{shape.height} would need about {need.denoising / GIB:.0f} GiB to draw and this "
+        f"machine has {facts.memory / GIB:.0f}; up to about {int(shape.width * share) // 64 * 64}×"
+        f"{int(shape.height * share) // 64 * 64} fits.",
+        field="width",
+    )
+
+
 @dataclass(frozen=True)
 class History:
     """What jobs of one kind took, as a share of what was predicted, by kind. A value: `seen` makes another.

@@ -59,10 +59,9 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     )  # fmt: skip
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
-    chosen = policy.choose(
-        ctx.facts, plan.settings, sizes_of(plan.checkpoint, ctx.folders),
-        budget.Shape(width, height, plan.request.batch_size),
-    )  # fmt: skip
+    sizes, shape = sizes_of(plan.checkpoint, ctx.folders), budget.Shape(width, height, plan.request.batch_size)
+    chosen = policy.choose(ctx.facts, plan.settings, sizes, shape)
+    budget.check_denoising(ctx.facts, policy.predict(sizes, shape, chosen), shape)
     with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
         plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
         job = Job(models, ctx, meter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,14 @@ def test_a_repeated_job_draws_only_what_is_missing(studio: Studio, pixels: Pixel
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_sentence(
-    request_fields: dict[str, Any], error: type[Exception], words: str, studio: Studio, pixels: Pixels
+    request_fields: dict[str, Any],
+    error: type[Exception],
+    words: str,
+    studio: Studio,
+    pixels: Pixels,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(studio.engine, "facts", replace(studio.engine.facts, memory=8 * 1024**3))
     (before,) = studio.draw()
     with pytest.raises(error, match=words):
         studio.draw(**request_fields)
