@@ -1,6 +1,5 @@
 """Easel: `python webui.py [flags]`. Makes its own environment, then starts; `--help` lists the flags."""
 
-import os
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 - this file must be understood by the Pythons it turns away
@@ -73,6 +72,8 @@ def main() -> int:
             import subprocess
 
             return subprocess.call(again)
+        import os
+
         os.execv(sys.executable, again)
     return code
 

@@ -238,13 +238,10 @@ FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
-    "hypernetwork_dir", "textual_inversion_templates_dir", "localizations_dir", "gfpgan_dir",
+    "textual_inversion_templates_dir", "localizations_dir", "gfpgan_dir",
     "gfpgan_model",
-    "gfpgan_models_path", "codeformer_models_path", "esrgan_models_path", "bsrgan_models_path",
-    "realesrgan_models_path",
-    "dat_models_path", "clip_models_path", "lyco_dir_backcompat", "ldsr_models_path", "scunet_models_path",
-    "swinir_models_path",
-    "lora_dir", "embeddings_dir",
+    "gfpgan_models_path", "codeformer_models_path",
+    "clip_models_path", "lyco_dir_backcompat", "ldsr_models_path",
     "ngrok", "ngrok_options", "disable_tls_verify", "no_gradio_queue", "enable_insecure_extension_access",
     "allow_code", "hide_ui_dir_config", "freeze_settings", "freeze_settings_in_sections", "freeze_specific_settings",
     "lowram",

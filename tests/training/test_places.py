@@ -52,7 +52,7 @@ def leaning(unet: UNet, inputs: tuple[torch.Tensor, ...], word_of: torch.Tensor)
 
     def listen(name: str, module: CrossAttention) -> None:
         def keep(_: CrossAttention, args: tuple[torch.Tensor, ...], __: torch.Tensor) -> None:
-            x, context = args
+            x, context = args[:2]
             side = round(x.shape[1] ** 0.5)
             logits = module.to_q(x) @ module.to_k(context).transpose(1, 2) / 32**0.5
             logits = logits.view(len(x), side, side, -1).mean(1)
