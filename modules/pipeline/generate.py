@@ -31,8 +31,6 @@ from modules.schema.request import GenerationRequest, Loopback, Tiles
 from modules.weights.residency import LoadedModel
 from modules.weights.sizes import sizes_of
 
-FULL_SIZE_CHANNELS = 320  # of every published Stable Diffusion denoiser, at least
-
 
 @torch.inference_mode()
 def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
@@ -172,9 +170,7 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
         ctx.emit(Warned(message=message))
     width, height = passes.passes(plan)[-1].size
     chosen = model.policy
-    budget.check_decode(
-        ctx.facts, model.vae.config.ch, width, height, chosen.vae_dtype.itemsize, chosen.vae_tile
-    )
+    budget.check_decode(ctx.facts, model.vae.config.ch, width, height, chosen.vae_dtype.itemsize, chosen.vae_tile)
     checkpoint = ctx.catalogue.with_hashes(plan.checkpoint)
     refiner = plan.refiner and ctx.catalogue.with_hashes(plan.refiner)
     second = plan.second
@@ -205,7 +201,7 @@ def draw(
 
 def slowness(model: LoadedModel) -> tuple[str, ...]:
     """What to say of a device that is slow for this model."""
-    if model.device.type != "cpu" or model.unet.config.model_channels < FULL_SIZE_CHANNELS:
+    if model.device.type != "cpu" or model.unet.config.model_channels < policy.FULL_WIDTH:
         return ()
     return ("No graphics card was found, so the processor draws; a full-size model takes minutes for each picture.",)
 

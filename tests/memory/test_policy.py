@@ -71,6 +71,11 @@ PLACES = [
 ]
 
 
+def test_a_small_net_keeps_plain_weights_on_a_processor():
+    small = choose(PC, Settings(), Sizes(12_000_000, 2_000_000, 7_000_000, denoiser_width=64))
+    assert small == Policy(CPU, F32, F32, F32, "sdp", 1, False, packed=False)
+
+
 @pytest.mark.parametrize(("facts", "precision", "policy"), TABLE, ids=lambda v: getattr(v, "name", None))
 def test_the_policy_of_each_machine(facts, precision, policy):
     assert vars(choose(facts, Settings().with_options({"precision": precision}))) == vars(policy)
