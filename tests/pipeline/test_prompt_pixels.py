@@ -94,7 +94,7 @@ def test_alternation_mixes(draw):
         house = np.abs(r - b).max(-1) > 60  # where the two differ in colour
         way = (r - b)[house]
         part = float(((m - b)[house] * way).sum() / (way * way).sum())  # 0 blue, 1 red
-        assert 0.18 < part < 0.82  # 0.36 to 0.58
+        assert 0.18 < part < 0.82  # 0.36 to 0.59
 
 
 def test_AND_shows_both(draw):
@@ -109,5 +109,5 @@ def test_a_negative_word_disappears(draw):
     def brightness(pictures: Pictures) -> np.ndarray:
         return np.array([rules.top_luminance(picture) for picture in pictures])
 
-    assert (brightness(draw("hills")) < 50).sum() >= 3  # nights, about 25 in luminance
+    assert (brightness(draw("hills")) < 50).sum() >= 3  # 7 are nights, about 25 in luminance
     assert brightness(draw("hills", "night")).min() > 80  # 103
