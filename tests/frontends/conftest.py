@@ -94,6 +94,15 @@ class Watch:
             self.foreign.append(request.url)
 
 
+@pytest.fixture(scope="module")
+def context(chromium: Any) -> Iterator[Any]:
+    """One browser profile for the module, so that Gradio's own files are fetched once."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(60_000)  # a busy machine is not a failure
+    yield context
+    context.close()
+
+
 @pytest.fixture
 def watch() -> Iterator[Watch]:
     """Fails the test at its end if a page it watched had an error or asked another host for anything."""

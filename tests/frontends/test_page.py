@@ -25,15 +25,6 @@ IDS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def context(chromium: Any) -> Iterator[Any]:
-    """One browser profile for the module, so that Gradio's own files are fetched once."""
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)  # a busy machine is not a failure
-    yield context
-    context.close()
-
-
 @pytest.fixture
 def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
     """The page as a first visit sees it."""

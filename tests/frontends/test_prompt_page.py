@@ -24,14 +24,6 @@ DIALOG_IDS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def context(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)
-    yield context
-    context.close()
-
-
 @pytest.fixture
 def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
     page = watch.on(context.new_page())
