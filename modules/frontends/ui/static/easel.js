@@ -32,6 +32,9 @@
     const store = (key, value) => {
         try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* private windows may refuse */ }
     };
+    /** A sentence for people in the page's language; {name} in it stands for a value. */
+    const t = (text, values = {}) =>
+        (easel.words[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
     const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
     /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
@@ -620,6 +623,7 @@
     }
 
     const easel = {
+        words: {},     // English sentence → the page's language
         source: null,  // the picture of img2img (pictures.js)
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
@@ -657,7 +661,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
+        tools: { $, byId, make, t, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
