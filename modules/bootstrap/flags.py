@@ -238,7 +238,7 @@ FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
-    "textual_inversion_templates_dir", "localizations_dir", "gfpgan_dir",
+    "textual_inversion_templates_dir", "gfpgan_dir",
     "gfpgan_model",
     "gfpgan_models_path", "codeformer_models_path",
     "clip_models_path", "lyco_dir_backcompat", "ldsr_models_path",
@@ -248,7 +248,7 @@ NOT_YET: frozenset[str] = frozenset((
     "disable_model_loading_ram_optimization",
     "use_ipex", "reinstall_xformers", "update_check", "update_all_extensions", "test_server", "log_startup",
     "dump_sysinfo", "loglevel",
-    "ui_debug_mode", "no_hashing", "theme", "use_textbox_seed", "gradio_debug", "disable_console_progressbars",
+    "ui_debug_mode", "no_hashing", "use_textbox_seed", "gradio_debug", "disable_console_progressbars",
     "no_progressbar_hiding",
     "disable_all_extensions", "disable_extra_extensions", "no_prompt_history", "unix_filenames_sanitization",
     "filenames_max_length",

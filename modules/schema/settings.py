@@ -327,6 +327,29 @@ class Preview(Frozen):
     )  # fmt: skip
 
 
+class Page(Frozen):
+    """The page itself: its language, and what keys do to a prompt."""
+
+    localization: str = fact(
+        "None", label="Localization", hint="Of this program or localizations/*.json; acts when the page is loaded anew."
+    )
+    keyedit_precision_attention: float = fact(
+        0.1, label="Precision for (attention:1.1) when editing the prompt with Ctrl+up/down", ge=0.01, le=2, step=0.001
+    )
+    keyedit_precision_extra: float = fact(
+        0.05, label="Precision for <extra networks:0.9> when editing the prompt with Ctrl+up/down", ge=0.01, le=2,
+        step=0.001,
+    )  # fmt: skip
+    keyedit_delimiters: str = fact(
+        r".,\/!?%^*;:{}=`~() ", label="Word delimiters when editing the prompt with Ctrl+up/down"
+    )
+    keyedit_delimiters_whitespace: tuple[Literal["Tab", "Carriage Return", "Line Feed"], ...] = fact(
+        ("Tab", "Carriage Return", "Line Feed"), label="Ctrl+up/down whitespace delimiters",
+        choices=("Tab", "Carriage Return", "Line Feed"),
+    )  # fmt: skip
+    keyedit_move: bool = fact(True, label="Alt+left/right moves prompt elements")
+
+
 class Api(Frozen):
     """What the REST API may do. Not to be changed through it."""
 
@@ -348,6 +371,7 @@ class Settings(Frozen):
     drawing: Drawing = Drawing()
     networks: Networks = Networks()
     preview: Preview = Preview()
+    page: Page = Page()
     api: Api = Api()
 
     def option(self, key: str) -> Any:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ class Served:
     url: str
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """The app over a stand-in that takes 20 ms a step, on a free port."""
+@contextmanager
+def serving(flags: dict[str, Any] | None = None) -> Iterator[Served]:
+    """The app over a stand-in that takes 20 ms a step, on a free port; `flags` as of a command line."""
     service = StandIn(pace=0.02)
     bound = serve.open_port("127.0.0.1", 0)
-    config = uvicorn.Config(serve.build_app(service), log_level="error", timeout_graceful_shutdown=1)
+    app = serve.build_app(service, flags=flags)
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
@@ -53,6 +55,12 @@ def served() -> Iterator[Served]:
     thread.join(10)
     service.close()
     bound.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from modules.schema.version import NAME, VERSION
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
 STYLES = ("easel.css",)
-SCRIPTS = ("easel.js", "prompts.js", "pictures.js", "settings.js", "networks.js")
+SCRIPTS = ("easel.js", "language.js", "prompts.js", "pictures.js", "settings.js", "networks.js")
 
 
 def static_files() -> dict[str, bytes]:
@@ -36,6 +36,8 @@ def head(files: dict[str, bytes]) -> str:
     return (
         "".join(f'<link rel="stylesheet" href="{address(name)}">' for name in STYLES)
         + f'<link rel="icon" type="image/svg+xml" href="{address("easel.svg")}">'
+        # What the scripts and Gradio must know before they begin: language, theme, options (ui/routes.py).
+        + '<script src="easel/page"></script>'
         + "".join(f'<script src="{address(name)}" defer></script>' for name in SCRIPTS)
         + '<meta name="color-scheme" content="light dark">'
     )

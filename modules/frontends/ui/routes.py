@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Header, Request
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from modules.frontends.api.native import Mine
+from modules.frontends.ui.language import Languages
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, sections
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.schema.errors import BadRequest
@@ -26,8 +30,29 @@ class PictureTold(BaseModel):
     texts: dict[str, str]
 
 
-def make_router() -> APIRouter:
+# Options that the page's scripts act by.
+PAGE_OPTIONS = (
+    "keyedit_precision_attention", "keyedit_precision_extra", "keyedit_delimiters", "keyedit_delimiters_whitespace",
+    "keyedit_move",
+)  # fmt: skip
+
+
+def make_router(flags: Mapping[str, Any]) -> APIRouter:
+    """`flags`: of the command line, by their names."""
     router = APIRouter()
+    languages = Languages.of(flags)
+
+    @router.get("/easel/page", include_in_schema=False)
+    def page(mine: Mine, accept_language: Annotated[str, Header()] = "") -> Response:
+        """What the page must know before its scripts begin, as a script."""
+        language = languages.find(mine.settings.page.localization, accept_language)
+        told = {
+            "language": {"tag": language.tag, "rtl": language.right_to_left},
+            "words": dict(language.words),
+            "options": {key: mine.settings.option(key) for key in PAGE_OPTIONS},
+        }
+        script = f"window.easelPage = {json.dumps(told, ensure_ascii=True)};"
+        return Response(script, media_type="text/javascript", headers={"Cache-Control": "no-store"})
 
     @router.post("/easel/read", include_in_schema=False)
     async def read(request: Request) -> PictureTold:
@@ -37,7 +62,7 @@ def make_router() -> APIRouter:
     @router.get("/easel/settings", include_in_schema=False)
     def settings(mine: Mine) -> list[Section]:
         """Every option that the page shows."""
-        return sections(mine.settings)
+        return sections(mine.settings, languages)
 
     @router.post("/easel/settings", include_in_schema=False)
     def change(mine: Mine, changes: Annotated[dict[str, Any], Body()]) -> list[Section]:
@@ -46,7 +71,7 @@ def make_router() -> APIRouter:
             if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
                 raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
         mine.change_settings(changes)
-        return sections(mine.settings)
+        return sections(mine.settings, languages)
 
     return router
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from modules.frontends.ui.language import AUTOMATIC, NONE, Languages
 from modules.frontends.ui.panel import plain
 from modules.schema.fields import all_facts
 from modules.schema.settings import Settings
@@ -40,9 +41,10 @@ class Section(BaseModel):
     options: list[Option]
 
 
-def sections(settings: Settings) -> list[Section]:
+def sections(settings: Settings, languages: Languages) -> list[Section]:
     """Everything the tab shows."""
     found = []
+    named = {"localization": (NONE, AUTOMATIC, *languages.names())}  # choices that files on this machine give
     for name, field in Settings.model_fields.items():
         model = field.annotation
         if name in SECTIONS_ELSEWHERE or model is None:
@@ -50,7 +52,7 @@ def sections(settings: Settings) -> list[Section]:
         options = [
             Option(
                 key=key, label=fact.label, hint=fact.hint, value=settings.option(key), default=fact.default,
-                choices=fact.choices, ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step,
+                choices=named.get(key, fact.choices), ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step,
             )
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE

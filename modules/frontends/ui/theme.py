@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 from gradio.themes.utils.colors import Color
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 ACCENT = Color("#f0faf7", "#d8f1ea", "#b2e2d6", "#82cdbb", "#53b29e", "#369683", "#28796a", "#236156", "#204e46", "#1d413b", "#0c2521", name="easel")  # fmt: skip  # noqa: E501
 GREY = Color("#fafaf9", "#f4f4f3", "#e7e6e4", "#d5d4d1", "#a6a4a0", "#777571", "#57554f", "#42413d", "#2a2a28", "#1d1d1c", "#141413", name="easel_grey")  # fmt: skip  # noqa: E501
@@ -79,3 +81,19 @@ def make_theme() -> gr.themes.Base:
         slider_color_dark="*primary_400",
         loader_color="*primary_500",
     )
+
+
+class ThemeInAddress:
+    """Gradio takes the theme from the page's address; where none stands, the command line's is put in."""
+
+    def __init__(self, app: ASGIApp, theme: str) -> None:
+        self.app, self.theme = app, theme
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
+        query = scope["query_string"].decode("latin-1") if page else ""
+        if page and "__theme=" not in query:
+            # Relative, so that a sub-path stays.
+            answer = RedirectResponse(f"?{query}{'&' if query else ''}__theme={self.theme}")
+            return await answer(scope, receive, send)
+        await self.app(scope, receive, send)

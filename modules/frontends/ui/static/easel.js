@@ -35,6 +35,21 @@
     /** A sentence for people in the page's language; {name} in it stands for a value. */
     const t = (text, values = {}) =>
         (easel.words[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+    /** A sentence of the server, likewise; {name} in the words stands for whatever is written there. */
+    function heard(message) {
+        if (Object.hasOwn(easel.words, message)) return easel.words[message];
+        patterns ??= Object.keys(easel.words).filter((key) => /\{\w+\}/.test(key)).map((key) => {
+            const names = [...key.matchAll(/\{(\w+)\}/g)].map((match) => match[1]);
+            const parts = key.split(/\{\w+\}/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+            return { key, names, sure: key.replace(/\{\w+\}/g, "").length, test: new RegExp(`^${parts.join("(.*)")}$`, "s") };
+        }).sort((a, b) => b.sure - a.sure);
+        for (const { key, names, test } of patterns) {
+            const found = test.exec(message);
+            if (found) return t(key, Object.fromEntries(names.map((name, k) => [name, found[k + 1]])));
+        }
+        return message;
+    }
+    let patterns = null;
     const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
     /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
@@ -44,7 +59,7 @@
         const answer = await fetch(address(path), options);
         const data = await answer.json().catch(() => ({}));
         if (!answer.ok) {
-            throw Object.assign(new Error(data.message || `The server answered ${answer.status}.`),
+            throw Object.assign(new Error(data.message || t("The server answered {status}.", { status: answer.status })),
                 { status: answer.status });
         }
         return data;
@@ -65,9 +80,9 @@
             document.body.append(place);
         }
         for (const old of place.children) if (old.dataset.message === message) old.remove();
-        const close = make("button", { type: "button", "aria-label": "Close this message" }, "×");
+        const close = make("button", { type: "button", "aria-label": t("Close this message") }, "×");
         const box = make("div", { class: `easel-toast ${kind}`, role: kind === "error" ? "alert" : "status" },
-            make("span", {}, message), ...Object.entries(acts).map(([name, act]) => {
+            make("span", { translate: "no" }, heard(message)), ...Object.entries(acts).map(([name, act]) => {
                 const made = make("button", { type: "button", class: "easel-link act" }, name);
                 made.onclick = () => { act(); box.remove(); };
                 return made;
@@ -81,7 +96,7 @@
 
     const seedOf = (record, key = "Seed") =>
         new RegExp(`(?:^|, )${key}: (\\d+)`, "m").exec(record.infotext)?.[1] ?? (key === "Seed" ? String(record.seed) : null);
-    const alt = (record) => record.infotext.split("\n")[0].slice(0, 200) || `Picture with seed ${seedOf(record)}`;
+    const alt = (record) => record.infotext.split("\n")[0].slice(0, 200) || t("Picture with seed {seed}", { seed: seedOf(record) });
 
     /** An infotext to read: prompt, negative prompt, and the parameters as pairs. Text only, never HTML. */
     function infoBox(infotext) {
@@ -89,11 +104,11 @@
         const last = lines.length > 1 && /^Steps: /.test(lines[lines.length - 1]) ? lines.pop() : "";
         const at = lines.findIndex((line) => line.startsWith("Negative prompt: "));
         const prompt = (at < 0 ? lines : lines.slice(0, at)).join("\n");
-        const box = make("div", { class: "easel-info" });
+        const box = make("div", { class: "easel-info", translate: "no" });
         if (prompt) box.append(make("p", { class: "positive" }, prompt));
         if (at >= 0) {
             const negative = lines.slice(at).join("\n").slice("Negative prompt: ".length);
-            box.append(make("p", { class: "negative" }, make("span", {}, "Negative prompt"), ` ${negative}`));
+            box.append(make("p", { class: "negative" }, make("span", {}, t("Negative prompt")), ` ${negative}`));
         }
         const pairs = make("dl");
         for (const [, key, value] of last.matchAll(/\s*([^:,]+): ("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g)) {
@@ -139,7 +154,7 @@
             session.active = id;
             gallery.begin();
             running(true);
-            say("Starting…", null);
+            say(t("Starting…"), null);
             while (session.active === id) {
                 try {
                     const view = await ask(`jobs/${encodeURIComponent(id)}`);
@@ -154,7 +169,7 @@
                     if (session.active === id) await pause(500);  // the stream broke: look at the job and come back
                 } catch (error) {
                     if (error.status === 404) return over(id, null);
-                    say("The connection to Easel is lost; trying again…", null);
+                    say(t("The connection to Easel is lost; trying again…"), null);
                     await pause(1500);
                 }
             }
@@ -182,7 +197,7 @@
                         clearInterval(queued);
                     }
                     if (event.kind === "progress") progress(event);
-                    else if (event.kind === "started") say("Loading the model…", null);
+                    else if (event.kind === "started") say(t("Loading the model…"), null);
                     else if (event.kind === "preview") gallery.preview(address(event.url));
                     else if (event.kind === "image") gallery.add(event.record);
                     else if (event.kind === "warned") warn(id, [event.message]);
@@ -193,7 +208,7 @@
                 };
                 source.onerror = () => {
                     if (source.readyState === EventSource.CLOSED) close();
-                    else say("The connection to Easel is lost; trying again…", null);
+                    else say(t("The connection to Easel is lost; trying again…"), null);
                 };
             });
         }
@@ -223,14 +238,14 @@
         function closing(view) {
             const seconds = view.finished && view.started ? view.finished - view.started : 0;
             const count = view.images.length;
-            const pictures = `${count} ${count === 1 ? "picture" : "pictures"}`;
+            const pictures = count === 1 ? t("1 picture") : t("{n} pictures", { n: count });
             const unsaved = view.images.filter((record) => record.problem);
             const saved = view.images.find((record) => record.path);
             let line = "";
-            if (view.state === "done") line = `${pictures} in ${seconds.toFixed(1)} s`;
-            if (view.state === "cancelled") line = count ? `Interrupted; ${pictures} kept` : "Interrupted";
-            if (saved) line += ` · saved in ${saved.path.replace(/[\\/][^\\/]*$/, "")}`;
-            if (view.state === "failed") line = view.error || "The job failed.";
+            if (view.state === "done") line = t("{pictures} in {seconds} s", { pictures, seconds: seconds.toFixed(1) });
+            if (view.state === "cancelled") line = count ? t("Interrupted; {pictures} kept", { pictures }) : t("Interrupted");
+            if (saved) line += ` · ${t("saved in {folder}", { folder: saved.path.replace(/[\\/][^\\/]*$/, "") })}`;
+            if (view.state === "failed") line = view.error ? heard(view.error) : t("The job failed.");
             log(line, view.state === "failed" ? "error" : "");
             if (view.state === "failed") toast(line, "error");
             for (const message of new Set(unsaved.map((record) => record.problem))) toast(message, "error");
@@ -242,18 +257,18 @@
             const steps = at.steps || 0, fraction = steps ? Math.min(1, at.step / steps) : 0;
             const percent = Math.floor(fraction * 100);
             const eta = at.eta == null ? "" : ` ETA: ${duration(at.eta)}`;
-            if (!at.step) return say(`${at.text || "Starting"}…`, null);
-            const words = [at.text || "Sampling"];
+            if (!at.step) return say(`${heard(at.text || "Starting")}…`, null);
+            const words = [heard(at.text || "Sampling")];
             if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
-            if (at.eta != null) words.push(`${duration(at.eta)} left`);
+            if (at.eta != null) words.push(t("{time} left", { time: duration(at.eta) }));
             say(words.join(" · "), fraction);
             document.title = `[${percent}%${eta}] ${TITLE}`;
         }
 
         function waitingLine(view) {
             if (view.state !== "queued" || session.active !== view.id) return;
-            say(view.position > 1 ? `Waiting, place ${view.position} in the queue` : "Waiting for the worker…", null);
-            document.title = `[In queue] ${TITLE}`;
+            say(view.position > 1 ? t("Waiting, place {n} in the queue", { n: view.position }) : t("Waiting for the worker…"), null);
+            document.title = `[${t("In queue")}] ${TITLE}`;
         }
 
         /** The line over the picture and the bar; `fraction` null is "something is going on". */
@@ -274,7 +289,7 @@
             active = on;
             document.body.classList.toggle("easel-running", Object.values(panels).some((panel) => panel.active()));
             for (const id of [`${TAB}_interrupt`, `${TAB}_skip`]) if (byId(id)) byId(id).disabled = !on;
-            if (byId(`${TAB}_interrupt`)) byId(`${TAB}_interrupt`).textContent = "Interrupt";
+            if (byId(`${TAB}_interrupt`)) byId(`${TAB}_interrupt`).textContent = t("Interrupt");
         }
 
         function idle() {
@@ -288,7 +303,7 @@
             if (!place) return;
             place.replaceChildren();
             if (!count) return;
-            const clear = make("button", { type: "button", class: "easel-link" }, "Clear");
+            const clear = make("button", { type: "button", class: "easel-link" }, t("Clear"));
             clear.onclick = () => {
                 for (const job of session.waiting()) {
                     job.over = true;
@@ -296,7 +311,7 @@
                 }
                 showQueue();
             };
-            place.append(make("div", { class: "easel-queue", role: "status" }, `${count} in queue · `, clear));
+            place.append(make("div", { class: "easel-queue", role: "status" }, `${t("{n} in queue", { n: count })} · `, clear));
         }
 
         function log(text, kind = "") {
@@ -380,7 +395,7 @@
                 root.dataset.state = this.live ? "running" : record ? "pictures" : "empty";
                 frame.hidden = !showing;
                 empty.hidden = Boolean(showing);
-                if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, "The picture so far", this.size, "preview");
+                if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, t("The picture so far"), this.size, "preview");
                 else if (record) {
                     const size = [record.width, record.height];
                     this.drawFrame(frame, pictureOf(record), alt(record), size, "picture");
@@ -408,7 +423,7 @@
                 }
                 if (image.getAttribute("src") !== url) image.src = url;
                 image.alt = text;
-                image.setAttribute("aria-label", kind === "picture" ? `${text}. Enlarge` : text);
+                image.setAttribute("aria-label", kind === "picture" ? `${text}. ${t("Enlarge")}` : text);
             },
             drawThumbs(root) {
                 const row = $(".easel-thumbs", root);
@@ -428,12 +443,12 @@
                     const chosen = index === this.selected && !this.showsPreview();
                     tile.classList.toggle("selected", chosen);
                     tile.setAttribute("aria-pressed", String(chosen));
-                    tile.setAttribute("aria-label", `Picture ${index + 1} of ${this.records.length}, seed ${seedOf(record)}`);
+                    tile.setAttribute("aria-label", t("Picture {n} of {count}, seed {seed}", { n: index + 1, count: this.records.length, seed: seedOf(record) }));
                     old.delete(record.id);
                 });
                 old.forEach((tile) => tile.remove());
                 if (this.live) {
-                    const tile = make("button", { type: "button", class: "thumbnail-item live", "aria-label": "The picture being drawn" });
+                    const tile = make("button", { type: "button", class: "thumbnail-item live", "aria-label": t("The picture being drawn") });
                     tile.dataset.id = "live";
                     tile.classList.toggle("selected", Boolean(this.showsPreview()));
                     tile.onclick = () => { this.pinned = false; this.draw(); };
@@ -452,7 +467,7 @@
             if (!record) return;
             const box = infoBox(record.infotext);
             if (record.filmstrip) {
-                const strip = make("img", { class: "easel-filmstrip", loading: "lazy", alt: "The picture after some of its steps" });
+                const strip = make("img", { class: "easel-filmstrip", loading: "lazy", alt: t("The picture after some of its steps") });
                 strip.src = `${pictureOf(record)}/filmstrip`;
                 box.prepend(strip);
             }
@@ -468,7 +483,7 @@
             },
             interrupt() {
                 if (!session.active) return;
-                byId(`${TAB}_interrupt`).textContent = "Interrupting…";
+                byId(`${TAB}_interrupt`).textContent = t("Interrupting…");
                 ask(`jobs/${session.active}/cancel`, "POST").catch((error) => toast(error.message, "error"));
             },
             skip() {
@@ -516,14 +531,14 @@
                 return made;
             };
             this.image = make("img", { alt: "" });
-            this.save = make("a", { class: "save", download: "", "aria-label": "Save (S)", title: "Save (S)" }, "⤓");
-            this.dialog = make("dialog", { id: "lightboxModal", class: "easel-viewer", "aria-label": "Picture" },
+            this.save = make("a", { class: "save", download: "", "aria-label": t("Save (S)"), title: t("Save (S)") }, "⤓");
+            this.dialog = make("dialog", { id: "lightboxModal", class: "easel-viewer", "aria-label": t("Picture") },
                 this.image,
-                button("previous", "Previous picture (←)", "‹", () => this.turn(-1)),
-                button("next", "Next picture (→)", "›", () => this.turn(1)),
+                button("previous", t("Previous picture (←)"), "‹", () => this.turn(-1)),
+                button("next", t("Next picture (→)"), "›", () => this.turn(1)),
                 make("div", { class: "bar" }, this.save,
-                    button("zoom", "Own size or whole window (Z)", "⤡", () => this.zoom()),
-                    button("close", "Close (Esc)", "×", () => this.dialog.close())));
+                    button("zoom", t("Own size or whole window (Z)"), "⤡", () => this.zoom()),
+                    button("close", t("Close (Esc)"), "×", () => this.dialog.close())));
             this.dialog.addEventListener("click", (event) => {
                 if (event.target === this.dialog) this.dialog.close();
             });
@@ -582,9 +597,9 @@
     async function copy(text) {
         try {
             await navigator.clipboard.writeText(text);
-            toast("Copied.");
+            toast(t("Copied."));
         } catch {
-            toast("The browser does not let this page copy; select the text below the picture instead.", "warning");
+            toast(t("The browser does not let this page copy; select the text below the picture instead."), "warning");
         }
     }
 
@@ -615,7 +630,7 @@
     async function sendRecord(to, record) {
         try {
             const answer = await fetch(pictureOf(record));
-            if (!answer.ok) throw new Error("This picture is not there any more.");
+            if (!answer.ok) throw new Error(t("This picture is not there any more."));
             await send(to, { ...record, blob: await answer.blob() });
         } catch (error) {
             toast(error.message, "error");
@@ -623,7 +638,7 @@
     }
 
     const easel = {
-        words: {},     // English sentence → the page's language
+        ...{ words: {}, language: { tag: "en" }, options: {}, ...window.easelPage },  // of ui/routes.py; words: English → the page's language
         source: null,  // the picture of img2img (pictures.js)
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
@@ -647,13 +662,13 @@
         incoming: () => incoming,
         seedOfSelected(tab, field, seed) {
             const record = panels[tab].gallery.current();
-            if (!record) toast("There is no picture yet whose seed could be used again.");
+            if (!record) toast(t("There is no picture yet whose seed could be used again."));
             if (!record) return seed;
             return (field === "subseed" ? seedOf(record, "Variation seed") : seedOf(record)) ?? seed;
         },
         sizeOfSource(size) {
             const found = this.source?.size();
-            if (!found) toast("There is no picture yet whose size could be taken.");
+            if (!found) toast(t("There is no picture yet whose size could be taken."));
             return found?.map((side) => Math.min(2048, Math.max(64, side))) ?? size;  // as far as the sliders go
         },
         keep(tab, names, values) {
@@ -661,7 +676,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, t, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
+        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
@@ -713,30 +728,35 @@
         const value = Number(box.value), taken = Math.min(Math.max(value, Number(box.min)), Number(box.max));
         if (value === taken) return;
         const name = $("label", box.closest(".easel-slider")).textContent.trim();
-        toast(`${name} goes from ${box.min} to ${box.max}; ${value} was taken as ${taken}.`, "warning");
+        toast(t("{name} goes from {min} to {max}; {value} was taken as {taken}.", { name, min: box.min, max: box.max, value, taken }), "warning");
     }, true);
 
     /** Names for what Gradio leaves without one, and hints that need no place. */
-    function label(tab) {
+    function label(tab, tries = 40) {
         const names = {
-            [`#${tab}_prompt textarea`]: "Prompt", [`#${tab}_neg_prompt textarea`]: "Negative prompt",
-            [`#${tab}_res_switch_btn`]: "Swap width and height", [`#${tab}_random_seed`]: "Draw a new seed each time",
-            [`#${tab}_reuse_seed`]: "Use the seed of the picture shown", "#refresh_sd_model_checkpoint": "Look for new files",
-            [`#${tab}_random_subseed`]: "Draw a new variation seed each time",
-            [`#${tab}_reuse_subseed`]: "Use the variation seed of the picture shown",
+            [`#${tab}_prompt textarea`]: t("Prompt"), [`#${tab}_neg_prompt textarea`]: t("Negative prompt"),
+            [`#${tab}_res_switch_btn`]: t("Swap width and height"), [`#${tab}_random_seed`]: t("Draw a new seed each time"),
+            [`#${tab}_reuse_seed`]: t("Use the seed of the picture shown"), "#refresh_sd_model_checkpoint": t("Look for new files"),
+            [`#${tab}_random_subseed`]: t("Draw a new variation seed each time"),
+            [`#${tab}_reuse_subseed`]: t("Use the variation seed of the picture shown"),
             [`#${tab === "txt2img" ? "paste" : `${tab}_paste`}`]:
                 "Read the settings of a picture from the prompt box; the last picture's if it is empty",
-            "#img2img_detect_image_size_btn": "Take the size of the source picture",
+            "#img2img_detect_image_size_btn": t("Take the size of the source picture"),
         };
+        let late = false;
         for (const [selector, name] of Object.entries(names)) {
             const element = $(selector);
-            if (!element) continue;
+            if (!element) {
+                late ||= selector.includes(tab) || selector === "#paste";
+                continue;
+            }
             element.setAttribute("aria-label", name);
             if (element.tagName === "BUTTON") element.title = name;
         }
+        if (late && tries) setTimeout(() => label(tab, tries - 1), 100);  // a busy machine puts parts in later
         byId(`${tab}_generate`)?.setAttribute("title", "Ctrl+Enter");
-        byId(`${tab}_interrupt`)?.setAttribute("title", "Stop this job (Esc)");
-        byId(`${tab}_skip`)?.setAttribute("title", "Go on with the next picture (Alt+Enter)");
+        byId(`${tab}_interrupt`)?.setAttribute("title", t("Stop this job (Esc)"));
+        byId(`${tab}_skip`)?.setAttribute("title", t("Go on with the next picture (Alt+Enter)"));
         $(`#${tab}_seed input, #${tab}_seed textarea`)?.setAttribute("inputmode", "numeric");
     }
 

@@ -1,7 +1,7 @@
 // Extra networks: LoRA and kin, embeddings and hypernetworks as cards; a click puts one into the prompt, or takes it out.
 "use strict";
 (() => {
-    const { $, byId, make, ask, address, toast, write } = window.easel.tools;
+    const { $, byId, make, ask, address, toast, write, t } = window.easel.tools;
     const KINDS = [
         ["lora", "Lora", (name) => `<lora:${name}:1>`],
         ["embedding", "Textual Inversion", (name) => name],
@@ -21,7 +21,7 @@
                 tab.onclick = () => this.choose(kind);
                 return tab;
             });
-            this.search = make("input", { type: "search", id: "extra_networks_search", placeholder: "Search", "aria-label": "Search networks" });
+            this.search = make("input", { type: "search", id: "extra_networks_search", placeholder: t("Search"), "aria-label": t("Search networks") });
             this.search.oninput = () => this.draw();
             this.cards = make("div", { class: "easel-cards", role: "group", "aria-label": "Networks" });
             this.note = make("p", { class: "easel-dialog-note", role: "status" });
@@ -66,8 +66,8 @@
                 && words.every((word) => `${model.path} ${model.description}`.toLowerCase().includes(word)));
             this.cards.replaceChildren(...found.slice(0, AT_MOST).map((model) => this.card(model)));
             const [, name] = KINDS.find(([kind]) => kind === this.kind);
-            this.note.textContent = found.length > AT_MOST ? `${AT_MOST} of ${found.length} are shown; search for the others.`
-                : found.length ? "" : words.length ? "Nothing is called that." : `No files of the kind ${name} were found; put some into their folder and press Reload.`;
+            this.note.textContent = found.length > AT_MOST ? t("{n} of {count} are shown; search for the others.", { n: AT_MOST, count: found.length })
+                : found.length ? "" : words.length ? t("Nothing is called that.") : t("No files of the kind {name} were found; put some into their folder and press Reload.", { name });
         },
         textOf(model) {
             const name = model.name.split(/[\\/]/).pop();
@@ -77,7 +77,7 @@
             const text = this.textOf(model);
             const about = [model.family, model.problem ?? model.description].filter(Boolean).join(" · ");
             const card = make("button", { type: "button", class: "easel-card", title: model.problem ?? model.path },
-                make("strong", {}, model.name), make("small", {}, about));
+                make("strong", { translate: "no" }, model.name), make("small", { translate: "no" }, about));
             if (model.preview) {
                 const image = make("img", { loading: "lazy", alt: "" });
                 image.src = address(`models/preview?path=${encodeURIComponent(model.path)}`);
@@ -107,7 +107,7 @@
     function name(tab) {
         const button = byId(`${tab}_extra_networks`);
         if (!button) return;
-        button.title = "Extra networks: LoRA, embeddings, hypernetworks";
+        button.title = t("Extra networks: LoRA, embeddings, hypernetworks");
         button.setAttribute("aria-label", button.title);
     }
     window.easel.tools.TABS.forEach(name);

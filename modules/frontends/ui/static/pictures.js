@@ -7,7 +7,7 @@
 // One picture serves all modes: what is chosen, painted or masked stays when the mode, or the tab, changes.
 "use strict";
 (() => {
-    const { $, byId, make, ask, address, toast, infoBox, send, take, shownTab } = window.easel.tools;
+    const { $, byId, make, ask, address, toast, infoBox, send, take, shownTab, t } = window.easel.tools;
     const MODES = [
         ["img2img", "img2img", "The whole picture is drawn over"],
         ["sketch", "Sketch", "Paint colours into the picture first"],
@@ -23,7 +23,7 @@
         try {
             return await createImageBitmap(blob);
         } catch {
-            throw new Error("This file is no picture that the browser can show.");
+            throw new Error(t("This file is no picture that the browser can show."));
         }
     }
 
@@ -32,7 +32,7 @@
             method: "POST", body: blob, headers: { "content-type": "application/octet-stream" },
         });
         const data = await answer.json().catch(() => ({}));
-        if (!answer.ok) throw new Error(data.message || `The server answered ${answer.status}.`);
+        if (!answer.ok) throw new Error(data.message || t("The server answered {status}.", { status: answer.status }));
         return data.id;
     }
 
@@ -251,7 +251,7 @@
                 this.redraw("paint");
                 this.redraw("mask");
             }
-            this.zone.setAttribute("aria-label", this.image ? `Source picture, ${this.size().join(" by ")} pixels` : "Source picture: choose a file");
+            this.zone.setAttribute("aria-label", this.image ? t("Source picture, {width} by {height} pixels", { width: this.size()[0], height: this.size()[1] }) : t("Source picture: choose a file"));
             this.buttons();
             scaled();
         },
@@ -324,12 +324,12 @@
             if (!x && !y) [x, y] = [Math.floor(width * first["hires.hr_scale"]), Math.floor(height * first["hires.hr_scale"])];
             else if (!x) x = Math.floor(y * width / height);
             else if (!y) y = Math.floor(x * height / width);
-            place.textContent = `from ${width}×${height} to ${x}×${y}`;
+            place.textContent = t("from {before} to {after}", { before: `${width}×${height}`, after: `${x}×${y}` });
         }
         const second = forms.img2img, preview = byId("img2img_scale_resolution_preview"), size = source.size();
         if (!second || !preview) return;
-        preview.textContent = size ? `from ${size[0]}×${size[1]} to ${size.map((side) => Math.max(64, eight(side * second.scale))).join("×")}`
-            : "of the source picture";
+        preview.textContent = size ? t("from {before} to {after}", { before: size.join("×"), after: size.map((side) => Math.max(64, eight(side * second.scale))).join("×") })
+            : t("of the source picture");
     }
     document.addEventListener("easel:form", (event) => {
         forms[event.detail.tab] = event.detail;
@@ -359,10 +359,10 @@
             this.zone.replaceChildren(image);
             byId("pnginfo_buttons").hidden = false;
             const place = byId("html_info_pnginfo");
-            const size = make("p", { class: "easel-told-size" }, `${told.width}×${told.height} pixels`);
+            const size = make("p", { class: "easel-told-size" }, t("{size} pixels", { size: `${told.width}×${told.height}` }));
             const others = Object.entries(told.texts).map(([name, text]) =>
-                make("details", {}, make("summary", {}, name), make("p", {}, text)));
-            place.replaceChildren(size, told.infotext ? infoBox(told.infotext) : make("p", {}, "This picture says nothing about how it was drawn."), ...others);
+                make("details", { translate: "no" }, make("summary", {}, name), make("p", {}, text)));
+            place.replaceChildren(size, told.infotext ? infoBox(told.infotext) : make("p", {}, t("This picture says nothing about how it was drawn.")), ...others);
         },
     };
 
@@ -390,7 +390,7 @@
         event.preventDefault();
         const told = await readPicture(blob);
         if (told?.infotext) take(shownTab(), told.infotext);
-        else if (told) toast("This picture says nothing about how it was drawn.", "warning");
+        else if (told) toast(t("This picture says nothing about how it was drawn."), "warning");
     });
     document.addEventListener("paste", (event) => {
         const blob = pictureIn(event.clipboardData);

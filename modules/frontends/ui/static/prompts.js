@@ -6,7 +6,7 @@
 //   keys           Ctrl+↑/↓ weight of the selection, Alt+←/→ move it between commas
 "use strict";
 (() => {
-    const { $, byId, make, ask, toast, write, pause } = window.easel.tools;
+    const { $, byId, make, ask, toast, write, pause, t, heard } = window.easel.tools;
     const TABS = window.easel.tools.TABS;
     const COUNT_AFTER = 250, PROBLEMS_AFTER = 900;  // milliseconds without a key
 
@@ -69,8 +69,8 @@
                 if (!place) return;
                 place.hidden = !counted;
                 const starts = boundaries.map((at) => `“${text.slice(utf16(text, at)).trim().split(/\s+/)[0].slice(0, 30)}”`);
-                const chunks = starts.map((word, k) => `chunk ${k + 2} begins at ${word}`).slice(0, 8).join(", ");
-                const shown = make("span", { title: `${tokens} of ${limit} tokens${chunks ? `; ${chunks}` : ""}` },
+                const chunks = starts.map((word, k) => t("chunk {n} begins at {word}", { n: k + 2, word })).slice(0, 8).join(", ");
+                const shown = make("span", { title: `${t("{n} of {limit} tokens", { n: tokens, limit })}${chunks ? `; ${chunks}` : ""}` },
                     `${tokens}/${limit}`);
                 place.replaceChildren(shown);
             },
@@ -82,7 +82,7 @@
                 const notes = problems.slice(0, 3).map(({ start, end, message }) => {
                     const [from, to] = [utf16(text, start), utf16(text, end)];
                     const line = make("button", { type: "button", class: "easel-note" },
-                        make("mark", {}, shortened(text.slice(from, to))), ` ${message}`);
+                        make("mark", {}, shortened(text.slice(from, to))), ` ${heard(message)}`);
                     line.onclick = () => {
                         const box = $(PROMPTS[name].box);
                         box.focus();
@@ -90,7 +90,7 @@
                     };
                     return line;
                 });
-                if (problems.length > 3) notes.push(make("span", { class: "easel-note" }, `and ${problems.length - 3} more`));
+                if (problems.length > 3) notes.push(make("span", { class: "easel-note" }, t("and {n} more", { n: problems.length - 3 })));
                 place.replaceChildren(...notes);
             },
         };
@@ -110,25 +110,25 @@
                     return made;
                 };
                 this.name = make("input", { id: `${TAB}_styles_edit_select`, list: `${TAB}_styles_known`, maxlength: "200",
-                    placeholder: "Choose a style, or write a new name", autocomplete: "off" });
+                    placeholder: t("Choose a style, or write a new name"), autocomplete: "off" });
                 this.known = make("datalist", { id: `${TAB}_styles_known` });
                 this.prompt = make("textarea", { id: `${TAB}_edit_style_prompt`, rows: "3" });
                 this.negative = make("textarea", { id: `${TAB}_edit_style_neg_prompt`, rows: "2" });
                 this.note = make("p", { class: "easel-dialog-note", role: "status" });
-                this.remove = button(`${TAB}_edit_style_delete`, "Delete", "Delete this style", () => this.delete());
-                this.keep = button(`${TAB}_edit_style_save`, "Save", "Save this style", () => this.save(), "primary");
+                this.remove = button(`${TAB}_edit_style_delete`, t("Delete"), t("Delete this style"), () => this.delete());
+                this.keep = button(`${TAB}_edit_style_save`, t("Save"), t("Save this style"), () => this.save(), "primary");
                 const field = (name, box) => make("label", {}, make("span", {}, name), box);
-                this.dialog = make("dialog", { id: `${TAB}_styles_dialog`, class: "easel-dialog", "aria-label": "Styles" },
-                    make("h2", {}, "Styles"),
-                    field("Name", this.name), this.known,
-                    field("Prompt", this.prompt), field("Negative prompt", this.negative),
-                    make("p", { class: "easel-dialog-hint" }, "{prompt} marks where your own text goes; without it the style is put behind it."),
+                this.dialog = make("dialog", { id: `${TAB}_styles_dialog`, class: "easel-dialog", "aria-label": t("Styles") },
+                    make("h2", {}, t("Styles")),
+                    field(t("Name"), this.name), this.known,
+                    field(t("Prompt"), this.prompt), field(t("Negative prompt"), this.negative),
+                    make("p", { class: "easel-dialog-hint" }, t("{prompt} marks where your own text goes; without it the style is put behind it.")),
                     this.note,
                     make("div", { class: "easel-dialog-row" }, this.remove,
-                        button(`${TAB}_style_copy`, "Copy prompts", "Copy the prompts of the page into this style", () => this.copy()),
-                        button(`refresh_${TAB}_styles`, "Reload", "Read the styles files again", () => this.load()),
+                        button(`${TAB}_style_copy`, t("Copy prompts"), t("Copy the prompts of the page into this style"), () => this.copy()),
+                        button(`refresh_${TAB}_styles`, t("Reload"), t("Read the styles files again"), () => this.load()),
                         make("span"),
-                        button(`${TAB}_edit_style_close`, "Close", "Close (Esc)", () => this.dialog.close()), this.keep));
+                        button(`${TAB}_edit_style_close`, t("Close"), t("Close (Esc)"), () => this.dialog.close()), this.keep));
                 this.name.addEventListener("input", () => this.show());
                 this.dialog.addEventListener("click", (event) => {
                     if (event.target === this.dialog) this.dialog.close();
@@ -176,12 +176,12 @@
             },
             async save() {
                 const style = { name: this.name.value, prompt: this.prompt.value, negative_prompt: this.negative.value };
-                await this.change("styles", style, "Saved.");
+                await this.change("styles", style, t("Saved."));
             },
             async delete() {
                 const name = this.name.value;
-                if (!confirm(`Delete the style “${name}”?`)) return;
-                if (await this.change("styles/delete", { name }, "Deleted.")) {
+                if (!confirm(t("Delete the style “{name}”?", { name }))) return;
+                if (await this.change("styles/delete", { name }, t("Deleted."))) {
                     this.name.value = "";
                     this.buttons();
                 }
@@ -197,7 +197,7 @@
                 }
             },
             say(text, kind = "") {
-                this.note.textContent = text;
+                this.note.textContent = heard(text);
                 this.note.className = `easel-dialog-note ${kind}`;
             },
         };
@@ -206,7 +206,7 @@
             if (!texts.some(Boolean)) return;
             boxes.forEach((box) => write(box, ""));
             boxes[0].focus();
-            toast("Prompts cleared.", "note", { Undo: () => boxes.forEach((box, k) => write(box, texts[k])) });
+            toast(t("Prompts cleared."), "note", { [t("Undo")]: () => boxes.forEach((box, k) => write(box, texts[k])) });
         };
 
         /** Names for what Gradio leaves without one, once the page stands. */
@@ -215,16 +215,16 @@
                 ...Object.values(PROMPTS).flatMap(({ box, counter }) => [box, `#${counter}`])];
             while (!wanted.every((selector) => $(selector))) await pause(50);
             const names = {
-                [`${TAB}_style_apply`]: "Put the chosen styles into the prompts", [`${TAB}_styles_edit_button`]: "Edit styles",
-                [`${TAB}_clear_prompt`]: "Clear both prompts",
+                [`${TAB}_style_apply`]: t("Put the chosen styles into the prompts"), [`${TAB}_styles_edit_button`]: t("Edit styles"),
+                [`${TAB}_clear_prompt`]: t("Clear both prompts"),
             };
             for (const [id, name] of Object.entries(names)) {
                 byId(id).setAttribute("aria-label", name);
                 byId(id).title = name;
             }
             const input = $(`#${TAB}_styles input`);
-            input.setAttribute("aria-label", "Styles");
-            input.setAttribute("placeholder", "Styles");
+            input.setAttribute("aria-label", t("Styles"));
+            input.setAttribute("placeholder", t("Styles"));
             for (const [name, { box, counter }] of Object.entries(PROMPTS)) {
                 $(box).setAttribute("aria-describedby", `${counter} ${counter}_notes`);
                 counters.count(name, "", { tokens: 0, limit: 75, boundaries: [] }, true);

@@ -1,0 +1,49 @@
+// The page in the language of the setting "localization" (ui/language.py): texts, titles, placeholders and names for
+// screen readers, as they come into the page. What people wrote themselves stays: everything in SKIP or translate="no".
+"use strict";
+(() => {
+    const { words, language } = window.easel;
+    document.documentElement.lang = language.tag;
+    if (language.rtl) document.documentElement.dir = "rtl";
+    if (!Object.keys(words).length) return;
+
+    const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+    const SKIP = "[translate=no], textarea, script, style, .easel-info, ul.options, [role=listbox], [data-testid=token], .token, datalist, "
+        + ".easel-example, .easel-note";
+    const found = (text) => {
+        const key = text.trim().replace(/\s+/g, " ");
+        const word = key && Object.hasOwn(words, key) ? words[key] : undefined;
+        return word === undefined || word === key ? null : word;
+    };
+
+    function text(node) {
+        const word = found(node.data), parent = node.parentElement;
+        if (word === null || !parent || parent.closest(SKIP)) return;
+        if (parent.tagName === "OPTION" && !parent.hasAttribute("value")) parent.value = parent.textContent;
+        node.data = /^\s*/.exec(node.data)[0] + word + /\s*$/.exec(node.data)[0];
+    }
+    function attribute(element, name) {
+        const word = found(element.getAttribute(name) ?? "");
+        // A text box's own words are its placeholder and name; what is written in it is not touched.
+        if (word === null || (element.closest(SKIP) && !element.matches("textarea"))) return;
+        element.setAttribute(name, word);
+    }
+    function element(root) {
+        const walk = document.createTreeWalker(root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+        for (let node = root; node; node = walk.nextNode()) {
+            if (node.nodeType === Node.TEXT_NODE) text(node);
+            else for (const name of ATTRIBUTES) if (node.hasAttribute?.(name)) attribute(node, name);
+        }
+    }
+
+    new MutationObserver((changes) => {
+        for (const change of changes) {
+            if (change.type === "characterData") text(change.target);
+            else if (change.type === "attributes") attribute(change.target, change.attributeName);
+            else for (const node of change.addedNodes) node.nodeType === Node.TEXT_NODE ? text(node) : element(node);
+        }
+    }).observe(document.documentElement, {
+        childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES,
+    });
+    element(document.documentElement);
+})();
