@@ -8,6 +8,7 @@ write_adapter(path, {layer: parts_for(...)}, naming="kohya")
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modules.nets.clip import TextEncoder
+from modules.nets.layers import PLAIN, Ops
 from modules.nets.unet import UNet
 from modules.weights.adapters.apply import Networks
 from modules.weights.keymaps import Target, diffusers_names
@@ -62,11 +64,11 @@ class Small:
     source: MemorySource
 
     @classmethod
-    def of(cls, label: str, seed: int, dtype: torch.dtype = torch.float32) -> Small:
+    def of(cls, label: str, seed: int, dtype: torch.dtype = torch.float32, ops: Ops = PLAIN) -> Small:
         layout = LAYOUTS[label]
         generator = torch.Generator().manual_seed(seed)
         with torch.device("meta"):
-            unet, towers = UNet(layout.unet), [TextEncoder(config) for _, _, config in layout.towers]
+            unet, towers = UNet(layout.unet, ops), [TextEncoder(config) for _, _, config in layout.towers]
         for net in (unet, *towers):
             randomise(net, generator, dtype)
         nets: dict[str, nn.Module] = {"unet": unet, **{f"te{n}": tower for n, tower in enumerate(towers, 1)}}
@@ -117,6 +119,10 @@ def key_of(small: Small, target: Target, part: str, naming: str) -> str:
             f"text_encoders.{clip}.transformer.{text}{target.path}.{part}"
         )  # fmt: skip
     base = "unet." if target.net == "unet" else f"{te}.{text}"
+    if naming == "diffusers old":  # processors of their own for attentions, 2023
+        theirs = re.sub(r"(attn\d)\.to_(q|k|v|out)(?:\.0)?$", r"\1.processor.to_\2_lora", theirs)
+        theirs = re.sub(r"self_attn\.(q|k|v|out)_proj$", r"self_attn.to_\1_lora", theirs)
+        return f"{base}{theirs}.{part.removeprefix('lora_')}"
     if naming == "diffusers":
         return f"{base}{theirs}.{DIFFUSERS_PARTS.get(part, part)}"
     if naming == "peft":
