@@ -31,9 +31,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_FREE_FILES = {
     "modules.sampling.table",
     "modules.weights.catalogue",
+    "modules.weights.glance",
     "modules.weights.hashing",
     "modules.weights.headers",
     "modules.weights.library",
+    "modules.weights.networks",
+    "modules.weights.notes",
 }
 SERVER_ROOMS = {"service", "frontends"}
 # What a room must not touch of the world outside.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,8 @@ from modules.schema.plan import Plan
 from modules.schema.settings import Networks
 from modules.weights.adapters.apply import Network
 from modules.weights.embeddings import Embedding, from_json, from_tensors, open_embedding
-from modules.weights.networks import PICTURES, Kind, NetworkFile, Shelf
+from modules.weights.glance import PICTURES
+from modules.weights.networks import Kind, NetworkFile, Shelf
 from modules.weights.residency import LoadedModel
 
 # ------------------------------------------------------------------------------------------------ planning
@@ -249,22 +249,14 @@ def _sums(rows: Mapping[str, Tensor]) -> tuple[float, ...]:
 
 
 def _name_of(file: NetworkFile, shelf: Shelf) -> str:
-    """What an embedding is called: as its file, in a picture as written there; "" where a picture is just a picture.
+    """What an embedding is called: as its file, in a picture as written there; "" where a picture is just a picture, or
+    not readable.
 
     Pictures are opened once: what is found is kept until the file changes.
     """
     if file.path.suffix.lower() not in PICTURES:
         return file.name
-    try:
-        status = os.stat(file.path)
-    except OSError:
-        return ""
-    name = shelf.store.get("embedded name", file.path, status)
-    if name is None:
-        said = embedded.read_picture(file.path)
-        name = "" if said is None else from_json(said, file.path.name, file.name).name
-        shelf.store.put("embedded name", file.path, status, name)
-    return name
+    return shelf.facts(file, embedded.read_picture).word or ""
 
 
 def _opened(file: NetworkFile) -> Embedding:

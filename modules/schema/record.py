@@ -66,7 +66,8 @@ class JobView(Frozen):
 class CheckpointView(Frozen):
     """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height).
 
-    `vae`: path of the VAE it is drawn with instead of its own, once that is decided; `vae_hash`: 10 digits.
+    `vae`: path of the VAE it is drawn with instead of its own, once that is decided; `vae_hash`: 10 digits. `towers`:
+    widths of its text encoders (the denoiser reads their sum); empty where that is not known.
     """
 
     name: str
@@ -80,6 +81,7 @@ class CheckpointView(Frozen):
     problem: str | None = None
     vae: str | None = None
     vae_hash: str | None = None
+    towers: tuple[int, ...] = ()
 
     @property
     def vae_name(self) -> str | None:
@@ -92,7 +94,10 @@ class CheckpointView(Frozen):
 
 class ModelView(Frozen):
     """A model file of any kind as the lists show it. `kind` is told by content (weights.kinds), `place` is the folder's
-    name; `misplaced`: it is of another kind than its folder is for. `modified` in Unix seconds, `preview` a path.
+    name; `misplaced`: it is of another kind than its folder is for. `modified`, `created` in Unix seconds, `preview` a
+    path. `alias`, `widths`, `vectors`, `cover`: see `weights.glance`. `hash`: the 12 digits an infotext shows, where
+    they are known. What the user wrote down beside it: `description` to `sd_version`; `activation` are the words to
+    write with it (else the trainer's).
     """
 
     kind: str
@@ -110,3 +115,13 @@ class ModelView(Frozen):
     preview: str | None = None
     description: str = ""
     notes: str = ""
+    created: float = 0.0
+    alias: str | None = None
+    hash: str | None = None
+    widths: tuple[int, ...] = ()
+    vectors: int = 0
+    cover: bool = False
+    activation: str = ""
+    preferred_weight: float = 0.0
+    negative: str = ""
+    sd_version: str = ""

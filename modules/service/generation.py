@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError
 
-from modules.imaging import inputs
+from modules.imaging import embedded, inputs
 from modules.imaging.metadata import open_bounded
 from modules.imaging.naming import NameFields
 from modules.imaging.save import kept_as, save_named, sweep_leftovers
@@ -94,7 +94,7 @@ class GenerationService:
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
         self.warnings += self._settings.warnings
         self.catalogue = Catalogue(folders, folders.database)
-        self.library = Library(folders, folders.database)
+        self.library = Library(folders, folders.database, embedded.read_picture)
         self.library.start()
         self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.model_files = ModelFiles(folders)

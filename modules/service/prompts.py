@@ -6,35 +6,28 @@ the chosen checkpoint's first text tower. Wildcards are counted as written, sinc
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from modules.imaging import embedded
 from modules.prompt import counter, networks, parse, tokens, wildcards
 from modules.prompt.styles import Style, apply_styles
-from modules.schema.errors import BadFile, NotFound
+from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
 from modules.schema.prompts import Problem, PromptCheck, TextCheck
 from modules.schema.settings import Settings
 from modules.service.styles import StyleStore
 from modules.weights.catalogue import Catalogue
-from modules.weights.headers import read_header
+from modules.weights.glance import PICTURES
 
 MAX_PROBLEMS = 20
 TOKENIZERS = {"sd2": tokens.OPEN_CLIP, "sdxl-refiner": tokens.OPEN_CLIP}
 """By family; of all others the first tower is CLIP-L."""
-WIDTHS = {"sd1": {768}, "sd2": {1024}, "sdxl": {768, 1280}, "sdxl-refiner": {1280}}
-PRETRAINED_WIDTHS = frozenset({768, 1024, 1280})
-"""Of the towers in published models. An embedding of another width fits a model of its own kind, so it is counted."""
-EMBEDDING_FILES = frozenset({".safetensors", ".pt", ".bin"})
-NETWORK_FILES = frozenset({".safetensors", ".pt", ".ckpt", ".bin"})
+WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280), "sdxl-refiner": (1280,)}
+"""Of the towers in published models, for checkpoints that were not looked at yet."""
 NETWORK_KINDS = ("lora", "lyco", "hypernet")
 _COMMENT = re.compile(r"#[^\n]*")
-
-Stamp = tuple[int, int]
 
 
 class PromptDesk:
@@ -45,7 +38,7 @@ class PromptDesk:
     ) -> None:
         self.folders, self.catalogue, self.styles, self.settings = folders, catalogue, styles, settings
         self._lock = threading.Lock()
-        self._headers: dict[tuple[str, Stamp], _Facts] = {}
+        self._words: tuple[object, tokens.Embeddings] | None = None
 
     def check(
         self,
@@ -61,9 +54,9 @@ class PromptDesk:
         prompting = settings.prompting
         known = self.styles.known() if styles and prompting.include_styles_into_token_counters else {}
         chosen = [known[name] for name in styles if name in known]
-        family = self._family(checkpoint or settings.model.sd_model_checkpoint)
+        family, towers = self._model(checkpoint or settings.model.sd_model_checkpoint)
         tokenizer = TOKENIZERS.get(family, tokens.CLIP)
-        embeddings = tokens.embeddings(tokenizer, self._vectors(family))
+        embeddings = self._embeddings(tokenizer, towers)
 
         def counted(text: str, negative: bool) -> TextCheck:
             problems = self._problems(text, negative, settings)
@@ -115,7 +108,8 @@ class PromptDesk:
             elif problem := networks.problem_of(tag):
                 yield parse.Span(start, end, f"This network tag does nothing: {problem}.")
             elif not self._is_network(tag.kind, tag.positional[0]):
-                folder, name = self._network_folder(tag.kind).name, tag.positional[0]
+                kind, name = "hypernet" if tag.kind == "hypernet" else "lora", tag.positional[0]
+                folder = self.catalogue.networks.folder(kind).name
                 yield parse.Span(start, end, f"No file in {folder} is called {name}; this tag does nothing.")
 
     def _wildcard_problems(self, text: str) -> Iterator[parse.Span]:
@@ -129,75 +123,34 @@ class PromptDesk:
 
     # ---- files ----
 
-    def _family(self, checkpoint: str | None) -> str:
+    def _model(self, checkpoint: str | None) -> tuple[str, tuple[int, ...]]:
+        """Family and widths of the text towers of a checkpoint, of SD 1.x where there is none."""
         try:
-            return self.catalogue.default(checkpoint).family
+            view = self.catalogue.default(checkpoint)
         except NotFound:
-            return "sd1"
-
-    def _network_folder(self, kind: str) -> Path:
-        if kind == "hypernet":
-            return self.folders.extra.get("hypernetworks", self.folders.models / "hypernetworks")
-        return self.folders.lora
+            return "sd1", WIDTHS["sd1"]
+        return view.family, tuple(sorted(view.towers)) or WIDTHS.get(view.family, ())
 
     def _is_network(self, kind: str, name: str) -> bool:
-        """Whether a file is called so, or else was called so by its maker (in its header)."""
-        files = list(_files(self._network_folder(kind), NETWORK_FILES))
-        return any(path.stem == name for path in files) or any(
-            self._facts(path).alias == name for path in files if path.suffix == ".safetensors"
-        )
-
-    def _vectors(self, family: str) -> dict[str, int]:
-        """Embeddings that the family's towers can take, with their numbers of vectors."""
-        found: dict[str, int] = {}
-        for path in _files(self.folders.embeddings, EMBEDDING_FILES):
-            facts = self._facts(path)
-            pretrained = facts.widths & PRETRAINED_WIDTHS
-            if facts.vectors and (not pretrained or pretrained == WIDTHS.get(family, pretrained)):
-                found[path.stem] = facts.vectors
-        return found
-
-    def _facts(self, path: Path) -> _Facts:
         try:
-            status = path.stat()
-        except OSError:
-            return _Facts()
-        key = str(path), (status.st_mtime_ns, status.st_size)
+            self.catalogue.networks.find("hypernet" if kind == "hypernet" else "lora", name)
+        except NotFound:
+            return False
+        return True
+
+    def _embeddings(self, tokenizer: tokens.Tokenizer, towers: tuple[int, ...]) -> tokens.Embeddings:
+        """The words that stand for rows of towers of these widths, as the engine will know them."""
+        shelf, vectors = self.catalogue.networks, {}
+        for file in shelf.files("embedding"):
+            seen = shelf.facts(file, embedded.read_picture)
+            name = seen.word if file.path.suffix.lower() in PICTURES else file.name
+            if name and seen.vectors and seen.widths == towers:
+                vectors[name] = seen.vectors
         with self._lock:
-            found = self._headers.get(key)
-        if found is None:
-            found = _Facts.of(path)
-            with self._lock:
-                self._headers[key] = found
-        return found
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What a network's or embedding's header says: vectors and their widths, and the name its maker gave it."""
-
-    vectors: int = 0
-    widths: frozenset[int] = frozenset()
-    alias: str = ""
-
-    @classmethod
-    def of(cls, path: Path) -> _Facts:
-        try:
-            header = read_header(path)
-        except BadFile:
-            return cls()
-        shapes = [(1, *info.shape) if len(info.shape) == 1 else info.shape for info in header.tensors.values()]
-        rows = [shape for shape in shapes if len(shape) == 2]
-        vectors = rows[0][0] if rows and len(shapes) <= 3 else 0
-        return cls(vectors, frozenset(shape[1] for shape in rows), header.metadata.get("ss_output_name", ""))
-
-
-def _files(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
-    for at, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(at, name)
-            if path.suffix.lower() in endings and not name.startswith("."):
-                yield path
+            key = (tokenizer, tuple(vectors.items()))
+            if self._words is None or self._words[0] != key:  # taking thousands of names apart takes a while
+                self._words = (key, tokens.embeddings(tokenizer, vectors))
+            return self._words[1]
 
 
 _PLACE = "\ue000"  # for private use: stands for the typed text while styles are merged around it

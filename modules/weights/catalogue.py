@@ -36,7 +36,7 @@ FRESH_SECONDS = 2.0
 """A list younger than this is not made again unless asked."""
 PATIENCE_SECONDS = 1.0
 """So long a list waits for files that were never looked at; the rest follows in the background."""
-_FACTS = "checkpoint 3"  # raise the number whenever what is kept, or how it is found out, changes
+_FACTS = "checkpoint 4"  # raise the number whenever what is kept, or how it is found out, changes
 
 SHIPPED = "postcards"  # the model that comes with the program
 
@@ -215,6 +215,7 @@ def _single(path: Path) -> list[Found]:
 
 _NOT_LOOKED_AT: dict[str, Any] = {
     "family": "unknown", "resolution": (512, 512), "cfg": None, "problem": None, "alone": False, "old_hash": "",
+    "towers": (),
 }  # fmt: skip
 
 
@@ -229,7 +230,8 @@ def _look_at(path: Path, folders: Folders) -> dict[str, Any]:
         elsewhere = any(info.file not in (None, path) and path not in info.file.parents
                         for info in header.tensors.values() if info.file)  # fmt: skip
         seen |= {
-            "family": facts.family, "resolution": facts.resolution, "cfg": facts.cfg_scale, "alone": elsewhere
+            "family": facts.family, "resolution": facts.resolution, "cfg": facts.cfg_scale, "alone": elsewhere,
+            "towers": tuple(tower.component.config["width"] for tower in facts.towers),
         }  # fmt: skip
     return seen | _old(path)
 
@@ -251,6 +253,7 @@ def _view(relative: str, path: str, size: int, facts: dict[str, Any]) -> Checkpo
         resolution=tuple(facts["resolution"]),
         cfg_scale=facts["cfg"],
         problem=facts["problem"],
+        towers=tuple(facts["towers"]),
     )
 
 

@@ -10,11 +10,12 @@ unchanged files are listed again within a second. Torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,14 @@ from modules.schema.errors import BadRequest, Cancelled, EaselError, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import ModelView
 from modules.weights import hashing
-from modules.weights.adapters.family import family_of
-from modules.weights.headers import Header, read_header
-from modules.weights.kinds import kind_of
-from modules.weights.notes import PREVIEWS, read_notes
-from modules.weights.recognise import recognise
-from modules.weights.store import FileStore
+from modules.weights.glance import FACTS, PICTURES, Glance, ReadPicture, look_at
+from modules.weights.notes import DESCRIPTIONS, NO_NOTES, PREVIEWS, read_notes
+from modules.weights.store import FileStore, Stamp
 from modules.weights.walk import Found, walk
 
 FRESH_SECONDS = 5.0
 """So often the folders are looked through while somebody asks."""
-MAX_METADATA = 64 * 1024
-_FACTS = "file 1"  # raise the number whenever what is kept, or how it is found out, changes
+_Kept = tuple[Stamp, str]
 _WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -59,7 +56,7 @@ def places(folders: Folders) -> list[Place]:
     found += [
         Place("Lora", "lora", folders.lora),
         Place("LyCORIS", "lora", at("lyco_dir_backcompat", "LyCORIS")),
-        Place("embeddings", "embedding", folders.embeddings, (*_WEIGHTS, ".png", ".webp", ".jxl", ".avif")),
+        Place("embeddings", "embedding", folders.embeddings, (*_WEIGHTS, *PICTURES)),
         Place("hypernetworks", "hypernetwork", at("hypernetworks", "hypernetworks")),
         Place("ControlNet", "controlnet", at("controlnet_dir", "ControlNet")),
         Place("VAE-approx", "vae-approx", models / "VAE-approx"),
@@ -77,13 +74,18 @@ def places(folders: Folders) -> list[Place]:
 class Library:
     """Thread-safe. One thread looks through the folders, another takes hashes when they are asked for."""
 
-    def __init__(self, folders: Folders, database: Path) -> None:
+    def __init__(self, folders: Folders, database: Path, read_picture: ReadPicture | None = None) -> None:
+        """`read_picture`: tells embeddings in pictures from pictures; without it every picture counts as one."""
         self.folders = folders
         self.store = FileStore(database)
+        self.version = 0
+        """Another number whenever the list has changed."""
+        self._read_picture = read_picture
         self._lock = threading.Lock()
         self._wake = threading.Condition()
         self._views: dict[str, ModelView] = {}
         self._seen: dict[str, tuple[Any, ModelView]] = {}
+        self._places: dict[str, tuple[Place, Found]] = {}
         self._asked, self._urgent, self._scanning = False, False, False
         self._rounds = 0
         self._closed = False
@@ -151,10 +153,11 @@ class Library:
     def scan(self) -> None:
         """Look through all folders now; what is new is entered while it is found."""
         with self._lock:
-            kept, hashes = self.store.all(_FACTS), _imported(self.folders) | self.store.all("sha256")
+            kept, hashes = self.store.all(FACTS), _imported(self.folders) | self.store.all("sha256")
             v3 = self.store.all("autov3")
             fresh: list[tuple[str, tuple[int, int], str]] = []
             views: dict[str, ModelView] = {}
+            known_places: dict[str, tuple[Place, Found]] = {}
             for place, found in self._found():
                 if self._closed:
                     return
@@ -164,22 +167,52 @@ class Library:
                 if known and known[0] == found.stamp:
                     facts = known[1]
                 else:
-                    facts = json.dumps(_look_at(found, place, self.folders))
-                    fresh.append((found.path, found.stamp, facts))
+                    facts = look_at(Path(found.path), place.kind, self.folders, self._read_picture).to_json()
+                    if self._read_picture or not found.path.lower().endswith(PICTURES):
+                        fresh.append((found.path, found.stamp, facts))
                     if len(fresh) >= 200:
-                        self.store.put_many(_FACTS, fresh)
+                        self.store.put_many(FACTS, fresh)
                         fresh = []
-                        self._views = self._views | views  # show what there is already
-                sha = hashes.get(found.path)
-                key = (found.stamp, facts, sha, v3.get(found.path), _beside(found))
-                old = self._seen.get(found.path)
-                if old is None or old[0] != key:
-                    hashed = (_valid(sha, found), _valid(v3.get(found.path), found))
-                    old = self._seen[found.path] = (key, _view(place, found, json.loads(facts), *hashed))
-                views[found.path] = old[1]
-            self.store.put_many(_FACTS, fresh)
-            self._views = views
-            self._seen = {path: self._seen[path] for path in views}
+                        self._show(self._views | views)  # what there is already
+                view = self._viewed(place, found, facts, hashes.get(found.path), v3.get(found.path))
+                known_places[found.path] = place, found
+                if view.kind != "picture":
+                    views[found.path] = view
+            self.store.put_many(FACTS, fresh)
+            self._show(views)
+            self._seen = {path: self._seen[path] for path in known_places}
+            self._places = known_places
+
+    def notice(self, path: str) -> ModelView:
+        """Look again at what lies beside one file, and at its hashes, at once; the file itself is not opened."""
+        with self._lock:
+            self.get(path)
+            place, found = self._places[path]
+            _, facts, sha, v3, _ = self._seen[path][0]
+            with contextlib.suppress(OSError):
+                found = replace(found, beside=frozenset(os.listdir(os.path.dirname(path))))
+                status = os.stat(path)
+                if (status.st_size, status.st_mtime_ns) == found.stamp:
+                    taken = [self.store.get(kind, Path(path), status) for kind in ("sha256", "autov3")]
+                    sha, v3 = [(found.stamp, new) if new else old for new, old in zip(taken, (sha, v3))]
+            self._places[path] = place, found
+            view = self._viewed(place, found, facts, sha, v3)
+            self._show(self._views | {path: view})
+            return view
+
+    def _viewed(self, place: Place, found: Found, facts: str, sha: _Kept | None, v3: _Kept | None) -> ModelView:
+        """What is shown of a file; the same object while nothing about it has changed."""
+        key = (found.stamp, facts, sha, v3, _beside(found))
+        old = self._seen.get(found.path)
+        if old is None or old[0] != key:
+            view = _view(place, found, Glance.from_json(facts), _valid(sha, found), _valid(v3, found))
+            old = self._seen[found.path] = (key, view)
+        return old[1]
+
+    def _show(self, views: dict[str, ModelView]) -> None:
+        if len(views) != len(self._views) or any(self._views.get(path) is not view for path, view in views.items()):
+            self.version += 1
+        self._views = views
 
     # ---- the threads ----
 
@@ -204,12 +237,10 @@ class Library:
                     return
                 path = self._hashing[0]
             try:
-                sha = hashing.sha256_of(Path(path), self.store, cancelled=lambda: self._closed)
-                v3 = None
+                hashing.sha256_of(Path(path), self.store, cancelled=lambda: self._closed)
                 if Path(path).suffix.lower() in (".safetensors", ".sft"):
-                    v3 = hashing.autov3_of(Path(path), self.store, cancelled=lambda: self._closed)
-                if path in self._views:
-                    self._views[path] = self._views[path].model_copy(update={"sha256": sha, "autov3": v3})
+                    hashing.autov3_of(Path(path), self.store, cancelled=lambda: self._closed)
+                self.notice(path)
             except (EaselError, Cancelled):
                 pass  # it went away or changed; the next look finds out
             with self._wake:
@@ -219,7 +250,7 @@ class Library:
         for place in places(self.folders):
             for found in walk(place.folder, place.endings, whole=place.kind == "checkpoint"):
                 stem, ending = os.path.splitext(found.relative.lower())
-                if ending in (".png", ".webp", ".jxl", ".avif") and _is_preview(stem, found.beside):
+                if ending in PICTURES and _is_preview(stem, found.beside):
                     continue
                 yield place, found
 
@@ -231,12 +262,12 @@ def _is_preview(stem: str, beside: frozenset[str]) -> bool:
 
 
 def _beside(found: Found) -> tuple[str, ...]:
-    """Preview and notes of a file, with the time of the notes: what may change while the file does not."""
-    stem = os.path.splitext(os.path.basename(found.path))[0]
+    """Preview and notes of a file, with their times: what may change while the file does not."""
+    folder, name = os.path.split(found.path)
+    stem = os.path.splitext(name)[0]
     previews = [stem + ending for ending in PREVIEWS if stem + ending in found.beside]
-    texts = [f"{stem}{ending}" for ending in (".json", ".txt", ".description.txt") if f"{stem}{ending}" in found.beside]
-    folder = os.path.dirname(found.path)
-    return (*previews[:1], *(f"{text}:{_time(os.path.join(folder, text))}" for text in texts))
+    texts = [stem + ending for ending in (".json", *DESCRIPTIONS) if stem + ending in found.beside]
+    return tuple(f"{name}:{_time(os.path.join(folder, name))}" for name in (*previews[:1], *texts))
 
 
 def _time(path: str) -> int:
@@ -250,71 +281,50 @@ def _valid(kept: tuple[tuple[int, int], str] | None, found: Found) -> str | None
     return kept[1] if kept and kept[0] == found.stamp else None
 
 
-def _look_at(found: Found, place: Place, folders: Folders) -> dict[str, Any]:
-    """What the header tells; must not raise, whatever the file holds."""
-    path = Path(found.path)
-    if found.path.lower().endswith((".png", ".webp", ".jxl", ".avif")):
-        return {"kind": "embedding", "family": None, "problem": None, "metadata": {}}
-    try:
-        header = read_header(path)
-    except EaselError as error:
-        return {"kind": place.kind, "family": None, "problem": error.message, "metadata": {}}
-    kind = "checkpoint" if path.is_dir() else kind_of(header)
-    problem = None
-    family = header.metadata.get("modelspec.architecture")
-    if kind in ("checkpoint", "unet"):
-        try:
-            family = recognise(path, folders)[1].label
-        except EaselError as error:
-            problem = error.message
-    elif kind == "lora":
-        family = family_of({key: info.shape for key, info in header.tensors.items()}, header.metadata)
-    elif kind == "embedding":
-        family = _embedding_family(header)
-    return {"kind": kind, "family": family, "problem": problem, "metadata": _shown(header.metadata)}
-
-
-def _embedding_family(header: Header) -> str | None:
-    if {"clip_l", "clip_g"} <= set(header.tensors):
-        return "sdxl"
-    widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
-    return {768: "sd1", 1024: "sd2", 1280: "sdxl-refiner"}.get(next(iter(widths))) if len(widths) == 1 else None
-
-
-def _shown(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata for people: without pictures, each value and all together bounded."""
-    shown, size = {}, 0
-    for key, text in metadata.items():
-        size += len(key) + len(text)
-        if size > MAX_METADATA:
-            break
-        if not key.endswith(("thumbnail", "cover_images")):
-            shown[key[:200]] = text
-    return shown
-
-
-def _view(place: Place, found: Found, facts: dict[str, Any], sha256: str | None, v3: str | None) -> ModelView:
+def _view(place: Place, found: Found, seen: Glance, sha256: str | None, v3: str | None) -> ModelView:
     path = Path(found.path)
     stem = os.path.splitext(path.name)[0]
     preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in found.beside), None)
-    notes = read_notes(path) if f"{stem}.json" in found.beside else None
+    noted = any(f"{stem}{ending}" in found.beside for ending in (".json", *DESCRIPTIONS))
+    notes = read_notes(path) if noted else NO_NOTES
+    name = os.path.splitext(found.relative)[0] if path.suffix.lower() in place.endings else found.relative
+    if seen.word and seen.word != stem:
+        name = f"{name.rpartition('/')[0]}/{seen.word}".lstrip("/")
     return ModelView(
-        kind=facts["kind"],
-        name=os.path.splitext(found.relative)[0] if path.suffix.lower() in place.endings else found.relative,
+        kind=seen.kind,
+        name=name,
         path=found.path,
         place=place.name,
-        misplaced=facts["kind"] not in (place.kind, "unknown", "unet"),
+        misplaced=seen.kind not in (place.kind, "unknown", "unet"),
         size=found.stamp[0],
         modified=found.stamp[1] / 1e9,
-        family=facts["family"],
+        created=found.created,
+        family=seen.family,
         sha256=sha256,
         autov3=v3,
-        problem=facts["problem"],
-        metadata=facts["metadata"],
-        preview=str(preview) if preview else None,
-        description=notes.description if notes else "",
-        notes=notes.notes if notes else "",
+        hash=_short_hash(seen, path, sha256, v3),
+        alias=seen.alias,
+        widths=seen.widths,
+        vectors=seen.vectors,
+        problem=seen.problem,
+        metadata=seen.metadata,
+        cover=seen.cover,
+        preview=str(preview) if preview else found.path if path.suffix.lower() in PICTURES else None,
+        description=notes.description,
+        notes=notes.notes,
+        activation=notes.activation or seen.trigger,
+        preferred_weight=notes.preferred_weight,
+        negative=notes.negative,
+        sd_version=notes.sd_version,
     )
+
+
+def _short_hash(seen: Glance, path: Path, sha256: str | None, v3: str | None) -> str | None:
+    """As `networks.Shelf.short_hash` says it, where it is known without reading the file."""
+    if seen.kind != "lora":
+        return sha256[:12] if sha256 else None
+    found = seen.hash or (v3 if path.suffix.lower() in (".safetensors", ".sft") else sha256)
+    return found[:12] if found else None
 
 
 def _imported(folders: Folders) -> dict[str, tuple[tuple[int, int], str]]:

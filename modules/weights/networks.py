@@ -10,8 +10,6 @@ No tensor library is needed here. For example:
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import stat
 import threading
@@ -21,22 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modules.schema.errors import BadFile, EaselError, NotFound
+from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
 from modules.weights import hashing
-from modules.weights.adapters.family import family_of
-from modules.weights.headers import read_header
-from modules.weights.store import FileStore
+from modules.weights.glance import FACTS, PICTURES, Glance, ReadPicture, look_at
+from modules.weights.store import FileStore, Stamp
 
 Kind = Literal["lora", "hypernet", "embedding"]
 
 EXTENSIONS: dict[Kind, tuple[str, ...]] = {
     "lora": (".safetensors", ".pt", ".ckpt"),
     "hypernet": (".pt",),
-    "embedding": (".safetensors", ".pt", ".bin", ".png", ".webp", ".jxl", ".avif"),
+    "embedding": (".safetensors", ".pt", ".bin", *PICTURES),
 }
 CALLED: dict[Kind, str] = {"lora": "LoRA", "hypernet": "hypernetwork", "embedding": "embedding"}
-PICTURES = (".png", ".webp", ".jxl", ".avif")
+MEANT: dict[Kind, str] = {"lora": "lora", "hypernet": "hypernetwork", "embedding": "embedding"}
 NO_ALIASES = frozenset({"none", "addams"})
 """Names trainers give when nobody named the network; in lower case."""
 FRESH_SECONDS = 2.0
@@ -55,16 +52,6 @@ class NetworkFile:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
-class NetworkFacts:
-    """What a header tells. `alias`: the name given while training; `family`: see `adapters.family.LABELS`."""
-
-    alias: str | None = None
-    family: str | None = None
-    hash: str | None = None
-    problem: str | None = None
-
-
 class Shelf:
     """Networks in the folders of each kind; what headers say is kept in the store. Thread-safe, torch-free."""
 
@@ -74,6 +61,8 @@ class Shelf:
         self._lock = threading.RLock()
         self._files: dict[Kind, list[NetworkFile]] = {}
         self._scanned: dict[Kind, float] = {}
+        self._looked: dict[str, tuple[Stamp, str]] = {}  # as the store had it at the first asking
+        self._glances: dict[str, tuple[Stamp, Glance]] = {}
 
     def folder(self, kind: Kind) -> Path:
         """Where the files of a kind lie."""
@@ -111,18 +100,28 @@ class Shelf:
         tip = f"Nearest: {', '.join(near)}." if near else f"They lie in {self.folder(kind)}."
         raise NotFound(f"No {CALLED[kind]} is called {name!r}. {tip}")
 
-    def facts(self, file: NetworkFile) -> NetworkFacts:
-        """What the header tells; never raises for a file."""
+    def facts(self, file: NetworkFile, read_picture: ReadPicture | None = None) -> Glance:
+        """What the file's header tells; never raises for a file. `read_picture`: for embeddings in pictures."""
+        stamp, path = (file.size, file.mtime_ns), str(file.path)
+        with self._lock:
+            if not self._looked:
+                self._looked = self.store.all(FACTS)
+            known = self._glances.get(path)
+            if known is None and path in self._looked:
+                known = self._glances[path] = (self._looked[path][0], Glance.from_json(self._looked[path][1]))
+        if known and known[0] == stamp:
+            return known[1]
         try:
             status = os.stat(file.path)
         except OSError:
-            return NetworkFacts(problem=f"{file.path.name} is gone.")
-        known = self.store.get(_FACTS, file.path, status)
-        if known is None:
-            found = _look_at(file.path)
-            self.store.put(_FACTS, file.path, status, json.dumps(found.__dict__))
-            return found
-        return NetworkFacts(**json.loads(known))
+            return Glance(MEANT[file.kind], problem=f"{file.path.name} is gone.")
+        told = self.store.get(FACTS, file.path, status)
+        glance = Glance.from_json(told) if told else look_at(file.path, MEANT[file.kind], self.folders, read_picture)
+        if not told and (read_picture or file.path.suffix.lower() not in PICTURES):
+            self.store.put(FACTS, file.path, status, glance.to_json())
+        with self._lock:
+            self._glances[path] = ((status.st_size, status.st_mtime_ns), glance)
+        return glance
 
     def short_hash(self, file: NetworkFile) -> str:
         """12 digits: of a LoRA its trainer's hash, or that of its tensors (what follows the header of a safetensors
@@ -138,34 +137,7 @@ class Shelf:
             return said[:12]
         if file.path.suffix.lower() != ".safetensors":
             return hashing.sha256_of(file.path, self.store)[:12]
-        try:
-            status = os.stat(file.path)
-            known = self.store.get("tensors sha256", file.path, status)
-            if known is None:
-                known = _tensors_sha256(file.path)
-                self.store.put("tensors sha256", file.path, status, known)
-        except OSError as error:
-            raise BadFile(f"{file.path.name} cannot be read: {error.strerror or error}.") from None
-        return known[:12]
-
-
-def _tensors_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        while chunk := file.read(hashing.CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _look_at(path: Path) -> NetworkFacts:
-    try:
-        header = read_header(path)
-    except EaselError as error:
-        return NetworkFacts(problem=error.message)
-    alias = header.metadata.get("ss_output_name") or None
-    family = family_of({key: info.shape for key, info in header.tensors.items()}, header.metadata)
-    return NetworkFacts(alias, family, header.metadata.get("sshs_model_hash") or None)
+        return hashing.autov3_of(file.path, self.store)[:12]
 
 
 def _walk(kind: Kind, root: Path) -> Iterator[NetworkFile]:

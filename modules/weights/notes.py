@@ -2,7 +2,8 @@
 
 A1111's: `description`, `notes`, `vae` (of a checkpoint), `activation text`, `preferred weight`, `negative text`,
 `sd version` (of a LoRA). Ours: `prediction type` ("eps" or "v"), `clip skip`, `ema` (draw with the averaged weights).
-Files of other programs under that name are no error: what is not understood says nothing.
+Files of other programs under that name are no error: what is not understood says nothing. Where it has no description,
+that of `<name>.txt` or `<name>.description.txt` counts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 2**20
-PREVIEWS = tuple(f"{dot}{ending}" for ending in ("png", "jpg", "jpeg", "webp", "gif") for dot in (".", ".preview."))
+PREVIEWS = tuple(f"{dot}{ending}" for dot in (".preview.", ".") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
+DESCRIPTIONS = (".txt", ".description.txt")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Notes:
     prediction: str | None = None
     clip_skip: int | None = None
     ema: bool = False
+    activation: str = ""
+    preferred_weight: float = 0.0
+    negative: str = ""
+    sd_version: str = ""
 
 
 NO_NOTES = Notes()
@@ -39,13 +45,18 @@ def read_notes(model: Path) -> Notes:
     """The notes beside a model; nothing is said by a missing, foreign or damaged file."""
     raw = read_raw(model)
     vae, clip_skip, prediction = raw.get("vae"), raw.get("clip skip"), raw.get("prediction type")
+    weight, version = raw.get("preferred weight"), raw.get("sd version")
     return Notes(
-        description=_text(raw.get("description")),
+        description=_text(raw.get("description")) or _description(model),
         notes=_text(raw.get("notes")),
         vae=vae if isinstance(vae, str) and vae not in ("", "Unknown") else None,
         prediction=prediction if prediction in ("eps", "v") else None,
         clip_skip=clip_skip if type(clip_skip) is int and 1 <= clip_skip <= 12 else None,
         ema=raw.get("ema") is True,
+        activation=_text(raw.get("activation text")),
+        preferred_weight=float(weight) if type(weight) in (int, float) and abs(weight) <= 100 else 0.0,
+        negative=_text(raw.get("negative text")),
+        sd_version=version if isinstance(version, str) and version != "Unknown" else "",
     )
 
 
@@ -59,6 +70,17 @@ def read_raw(model: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _description(model: Path) -> str:
+    for ending in DESCRIPTIONS:
+        path = model.with_suffix(ending)
+        try:
+            if path.stat().st_size <= MAX_BYTES:
+                return _text(path.read_text("utf-8-sig", "replace").strip())
+        except OSError:
+            continue
+    return ""
 
 
 def _text(value: Any) -> str:

@@ -18,12 +18,16 @@ MAX_DEPTH = 32
 
 @dataclass(frozen=True)
 class Found:
-    """`relative` to the folder that was walked, with "/" between; `beside`: all names in the file's own folder."""
+    """`relative` to the folder that was walked, with "/" between; `beside`: all names in the file's own folder.
+
+    `created` in Unix seconds, as far as the system keeps it (on Linux, when it was put there).
+    """
 
     relative: str
     path: str
     stamp: Stamp
     beside: frozenset[str]
+    created: float = 0.0
 
 
 def walk(folder: Path, endings: tuple[str, ...], whole: bool = False) -> list[Found]:
@@ -31,8 +35,13 @@ def walk(folder: Path, endings: tuple[str, ...], whole: bool = False) -> list[Fo
     is in it is passed over."""
     found = list(_below(str(folder), endings, whole, 0, frozenset()))
     start = len(str(folder).rstrip(os.sep)) + 1
-    files = [Found(path[start:].replace(os.sep, "/"), path, stamp, names) for path, stamp, names in found]
+    files = [Found(path[start:].replace(os.sep, "/"), path, *rest) for path, *rest in found]
     return sorted(files, key=lambda file: natural(file.relative))
+
+
+def created(status: os.stat_result) -> float:
+    """When a file was made, as A1111 takes it where the system does not know."""
+    return getattr(status, "st_birthtime", status.st_ctime)
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
@@ -47,7 +56,7 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 
 def _below(
     folder: str, endings: tuple[str, ...], whole: bool, depth: int, above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, Stamp, frozenset[str]]]:
+) -> Iterator[tuple[str, Stamp, frozenset[str], float]]:
     """Links are followed, but never into a folder that is being walked."""
     try:
         here = os.stat(folder)
@@ -61,9 +70,9 @@ def _below(
     if assembly.INDEX in names:
         if whole and depth:
             try:
-                yield folder, assembly.stamp_of(Path(folder)), names
+                yield folder, assembly.stamp_of(Path(folder)), names, created(here)
             except (OSError, BadFile):
-                yield folder, (0, here.st_mtime_ns), names  # its parts are missing; the list says so
+                yield folder, (0, here.st_mtime_ns), names, created(here)  # its parts are missing; the list says so
         return
     for entry in entries:
         try:
@@ -76,6 +85,6 @@ def _below(
             entry.name.encode("utf-8")  # a name that is not text could be neither shown nor written to infotext
             status = entry.stat()
             if stat.S_ISREG(status.st_mode):
-                yield entry.path, (status.st_size, status.st_mtime_ns), names
+                yield entry.path, (status.st_size, status.st_mtime_ns), names, created(status)
         except (OSError, UnicodeEncodeError):
             continue  # a broken link, or gone since

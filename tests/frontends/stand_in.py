@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from modules.imaging import embedded
 from modules.schema.errors import NotFound
 from modules.schema.events import (
     Cancelled,
@@ -96,7 +97,7 @@ class StandIn:
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
         self.model_files = ModelFiles(folders)
-        self.library = Library(folders, folders.database)
+        self.library = Library(folders, folders.database, embedded.read_picture)
         self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.warnings: list[str] = []
         self._settings = settings or Settings()

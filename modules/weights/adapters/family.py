@@ -53,7 +53,12 @@ def _by_names(keys: Iterable[str]) -> str | None:
 
 
 def _by_widths(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    return TEXT_WIDTHS.get(text_width(shapes) or 0)
+
+
+def text_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How wide the text is that its layers read; None where nothing tells."""
     for key, shape in shapes.items():
-        if len(shape) > 1 and shape[1] in TEXT_WIDTHS and _CROSS.search(key):
-            return TEXT_WIDTHS[shape[1]]
+        if len(shape) > 1 and _CROSS.search(key):
+            return shape[1]
     return None
