@@ -14,6 +14,7 @@ from modules.schema.events import Event
 from modules.schema.record import CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.cards import Cards
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
@@ -30,6 +31,7 @@ class FrontDesk(Protocol):
     prompts: PromptDesk
     model_files: ModelFiles
     library: Library
+    cards: Cards
     model_tasks: ModelTasks
 
     @property
@@ -95,7 +97,7 @@ class OwnDesk:
         self.owner = owner
         self.warnings = desk.warnings
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
-        self.library, self.model_tasks = desk.library, desk.model_tasks
+        self.library, self.model_tasks, self.cards = desk.library, desk.model_tasks, desk.cards
 
     @property
     def settings(self) -> Settings:

@@ -181,6 +181,7 @@ def parse(
         prompt, negative = _take_out_styles(styles, style_rule, prompt, negative, fields, version)
     if "Hypernet" in fields:
         prompt += f"<hypernet:{fields['Hypernet']}:{fields.get('Hypernet strength', '1.0')}>"
+    prompt += _additional_networks(fields)
     _old_first_pass(fields)
     for key, default in _DEFAULTS.items():
         fields.setdefault(key, default)
@@ -191,6 +192,17 @@ def parse(
     if backcompat and version is not None:
         _as_in_version(version, prompt, fields)
     return Infotext(prompt, negative, {key: value for key, value in fields.items() if key not in skip})
+
+
+def _additional_networks(fields: dict[str, Value]) -> str:
+    """The tags of the LoRAs that an extension older than tags wrote down: "AddNet Model 1: name(hash)" and so on."""
+    tags = ""
+    for key in fields:
+        number = key.removeprefix("AddNet Model ")
+        if number != key and fields.get(f"AddNet Module {number}") == "LoRA":
+            name = re.sub(r"\s*\([0-9a-fA-F]+\)$", "", str(fields[key]))
+            tags += f"<lora:{name}:{fields.get(f'AddNet Weight A {number}', '1.0')}>"
+    return f"\n{tags}" if tags else ""
 
 
 def _weighted(prompt: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.prompt.parse import Tag, extract_tags, schedule
@@ -38,6 +38,21 @@ def read_networks(prompt: str) -> tuple[tuple[NetworkUse, ...], tuple[str, ...]]
         except ValueError as error:
             problems.append(f"{tag} was left out: {error}.")
     return tuple(uses), tuple(problems)
+
+
+def renamed(prompt: str, hashes: str, here: Mapping[str, str]) -> str:
+    """A prompt from elsewhere with its LoRAs called as the same files are here.
+
+    `hashes`: the infotext's "Lora hashes" ("name: 12 digits, …"); `here`: 12 digits -> name. Tags of files that are
+    not known here stay as they are.
+    """
+    digits = {name.strip(): told.strip() for name, _, told in (pair.partition(":") for pair in hashes.split(","))}
+
+    def call(match: re.Match[str]) -> str:
+        bare = match[2].strip().replace(",", "")
+        return f"<{match[1]}:{here.get(digits.get(bare, ''), match[2])}{match[3]}"
+
+    return re.sub(r"<(lora|lyco):([^:>]+)([:>])", call, prompt)
 
 
 def problem_of(tag: Tag) -> str | None:

@@ -95,9 +95,9 @@ class CheckpointView(Frozen):
 class ModelView(Frozen):
     """A model file of any kind as the lists show it. `kind` is told by content (weights.kinds), `place` is the folder's
     name; `misplaced`: it is of another kind than its folder is for. `modified`, `created` in Unix seconds, `preview` a
-    path. `alias`, `widths`, `vectors`, `cover`: see `weights.glance`. `hash`: the 12 digits an infotext shows, where
-    they are known. What the user wrote down beside it: `description` to `sd_version`; `activation` are the words to
-    write with it (else the trainer's).
+    path, `preview_time` its state. `alias`, `widths`, `vectors`, `cover`: see `weights.glance`. `hash`: the 12 digits
+    an infotext shows, where they are known. What the user wrote down beside it: `description` to `sd_version`;
+    `activation` are the words to write with it (else the trainer's).
     """
 
     kind: str
@@ -121,6 +121,7 @@ class ModelView(Frozen):
     widths: tuple[int, ...] = ()
     vectors: int = 0
     cover: bool = False
+    preview_time: int = 0
     activation: str = ""
     preferred_weight: float = 0.0
     negative: str = ""

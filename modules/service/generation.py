@@ -35,6 +35,7 @@ from modules.schema.folders import Folders
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.cards import Cards
 from modules.service.database import Database
 from modules.service.gallery import Gallery
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
@@ -96,6 +97,7 @@ class GenerationService:
         self.catalogue = Catalogue(folders, folders.database)
         self.library = Library(folders, folders.database, embedded.read_picture)
         self.library.start()
+        self.cards = Cards(self.library, folders.state, lambda: self.settings)
         self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.model_files = ModelFiles(folders)
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")

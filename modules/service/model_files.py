@@ -1,6 +1,6 @@
 """What lies in the folders of the smaller model files, for lists: names and what their headers tell, no weights.
 
-    ModelFiles(folders).loras()   # [ModelFile("add_detail", Path(…), {"ss_output_name": "add_detail", …}, {…})]
+    ModelFiles(folders).loras()   # [ModelFile("add_detail", Path(…), {"ss_output_name": "add_detail", …})]
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ MOST = 20_000  # files of one kind that are listed
 
 @dataclass(frozen=True)
 class ModelFile:
-    """`shapes`: by tensor name; empty where the file could not be read, like `metadata`."""
+    """`metadata` is empty where the file could not be read."""
 
     name: str
     path: Path
     metadata: Mapping[str, str] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class ModelFiles:
@@ -41,9 +40,6 @@ class ModelFiles:
     def loras(self) -> list[ModelFile]:
         return [self._read(path) for path in _files([self._folders.lora], EXTENSIONS)]
 
-    def embeddings(self) -> list[ModelFile]:
-        return [self._read(path) for path in _files([self._folders.embeddings], EXTENSIONS)]
-
     def hypernetworks(self) -> list[ModelFile]:
         folder = self._folders.extra.get("hypernetworks", self._folders.models / "hypernetworks")
         return [ModelFile(path.stem, path) for path in _files([folder], (".pt", ".safetensors"))]
@@ -57,9 +53,7 @@ class ModelFiles:
         if stamp not in self._known:
             found = ModelFile(path.stem, path)
             with contextlib.suppress(EaselError):
-                header = read_header(path)
-                shapes = {key: tensor.shape for key, tensor in header.tensors.items()}
-                found = ModelFile(path.stem, path, dict(header.metadata), shapes)
+                found = ModelFile(path.stem, path, dict(read_header(path).metadata))
             self._known[stamp] = found
         return self._known[stamp]
 

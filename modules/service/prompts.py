@@ -19,7 +19,7 @@ from modules.schema.prompts import Problem, PromptCheck, TextCheck
 from modules.schema.settings import Settings
 from modules.service.styles import StyleStore
 from modules.weights.catalogue import Catalogue
-from modules.weights.glance import PICTURES
+from modules.weights.glance import PICTURES, Glance
 
 MAX_PROBLEMS = 20
 TOKENIZERS = {"sd2": tokens.OPEN_CLIP, "sdxl-refiner": tokens.OPEN_CLIP}
@@ -56,7 +56,7 @@ class PromptDesk:
         chosen = [known[name] for name in styles if name in known]
         family, towers = self._model(checkpoint or settings.model.sd_model_checkpoint)
         tokenizer = TOKENIZERS.get(family, tokens.CLIP)
-        embeddings = self._embeddings(tokenizer, towers)
+        embeddings = self._words_for(tokenizer, towers)
 
         def counted(text: str, negative: bool) -> TextCheck:
             problems = self._problems(text, negative, settings)
@@ -132,20 +132,25 @@ class PromptDesk:
         return view.family, tuple(sorted(view.towers)) or WIDTHS.get(view.family, ())
 
     def _is_network(self, kind: str, name: str) -> bool:
-        try:
-            self.catalogue.networks.find("hypernet" if kind == "hypernet" else "lora", name)
-        except NotFound:
-            return False
-        return True
+        return self.catalogue.networks.has("hypernet" if kind == "hypernet" else "lora", name)
 
-    def _embeddings(self, tokenizer: tokens.Tokenizer, towers: tuple[int, ...]) -> tokens.Embeddings:
-        """The words that stand for rows of towers of these widths, as the engine will know them."""
-        shelf, vectors = self.catalogue.networks, {}
+    def embeddings(self, checkpoint: str | None = None) -> tuple[dict[str, Glance], dict[str, Glance]]:
+        """By name, those that a checkpoint's text encoders can take, and the others."""
+        return self._sorted(self._model(checkpoint or self.settings().model.sd_model_checkpoint)[1])
+
+    def _sorted(self, towers: tuple[int, ...]) -> tuple[dict[str, Glance], dict[str, Glance]]:
+        shelf, fitting, others = self.catalogue.networks, {}, {}
         for file in shelf.files("embedding"):
             seen = shelf.facts(file, embedded.read_picture)
             name = seen.word if file.path.suffix.lower() in PICTURES else file.name
-            if name and seen.vectors and seen.widths == towers:
-                vectors[name] = seen.vectors
+            if name and seen.kind != "picture":
+                fits = seen.vectors and (not towers or seen.widths == towers)
+                (fitting if fits else others)[name] = seen
+        return fitting, others
+
+    def _words_for(self, tokenizer: tokens.Tokenizer, towers: tuple[int, ...]) -> tokens.Embeddings:
+        """The words that stand for rows of towers of these widths, as the engine will know them."""
+        vectors = {name: seen.vectors for name, seen in self._sorted(towers)[0].items()}
         with self._lock:
             key = (tokenizer, tuple(vectors.items()))
             if self._words is None or self._words[0] != key:  # taking thousands of names apart takes a while

@@ -285,6 +285,7 @@ def _view(place: Place, found: Found, seen: Glance, sha256: str | None, v3: str 
     path = Path(found.path)
     stem = os.path.splitext(path.name)[0]
     preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in found.beside), None)
+    shown = str(preview) if preview else found.path if path.suffix.lower() in PICTURES else None
     noted = any(f"{stem}{ending}" in found.beside for ending in (".json", *DESCRIPTIONS))
     notes = read_notes(path) if noted else NO_NOTES
     name = os.path.splitext(found.relative)[0] if path.suffix.lower() in place.endings else found.relative
@@ -309,7 +310,8 @@ def _view(place: Place, found: Found, seen: Glance, sha256: str | None, v3: str 
         problem=seen.problem,
         metadata=seen.metadata,
         cover=seen.cover,
-        preview=str(preview) if preview else found.path if path.suffix.lower() in PICTURES else None,
+        preview=shown,
+        preview_time=_time(shown) // 1_000_000 if shown else 0,
         description=notes.description,
         notes=notes.notes,
         activation=notes.activation or seen.trigger,

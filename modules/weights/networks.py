@@ -65,18 +65,25 @@ class Shelf:
         self._glances: dict[str, tuple[Stamp, Glance]] = {}
 
     def folder(self, kind: Kind) -> Path:
-        """Where the files of a kind lie."""
+        """Where the files of a kind belong."""
         if kind == "lora":
             return self.folders.lora
         if kind == "embedding":
             return self.folders.embeddings
         return self.folders.extra.get("hypernetworks", self.folders.models / "hypernetworks")
 
+    def folders_of(self, kind: Kind) -> list[Path]:
+        """Where they are looked for: LoRAs in the LyCORIS folder of older versions too."""
+        if kind != "lora":
+            return [self.folder(kind)]
+        return [self.folder(kind), self.folders.extra.get("lyco_dir_backcompat", self.folders.models / "LyCORIS")]
+
     def files(self, kind: Kind, refresh: bool = False) -> list[NetworkFile]:
         """All files of a kind, by path; looked for again after two seconds, or at once with `refresh`."""
         with self._lock:
             if refresh or time.monotonic() - self._scanned.get(kind, float("-inf")) > FRESH_SECONDS:
-                self._files[kind] = sorted(_walk(kind, self.folder(kind)), key=lambda file: file.relative.lower())
+                found = {file.path: file for folder in self.folders_of(kind) for file in _walk(kind, folder)}
+                self._files[kind] = sorted(found.values(), key=lambda file: file.relative.lower())
                 self._scanned[kind] = time.monotonic()
             return list(self._files[kind])
 
@@ -90,15 +97,22 @@ class Shelf:
         """
         for refresh in (False, True):
             files = self.files(kind, refresh)
-            found = [file for file in files if name == file.name] or [file for file in files if name == file.relative]
-            if not found and kind == "lora" and name.lower() not in NO_ALIASES:
-                found = [file for file in files if self.facts(file).alias == name]
-                found = found if len(found) == 1 else []
-            if found:
-                return found[-1]
+            if found := self._called(name, kind, files):
+                return found
         near = difflib.get_close_matches(name, [file.name for file in files], n=3, cutoff=0.3)
         tip = f"Nearest: {', '.join(near)}." if near else f"They lie in {self.folder(kind)}."
         raise NotFound(f"No {CALLED[kind]} is called {name!r}. {tip}")
+
+    def has(self, kind: Kind, name: str) -> bool:
+        """Whether `find` would find it, among files that were there two seconds ago."""
+        return self._called(name, kind, self.files(kind)) is not None
+
+    def _called(self, name: str, kind: Kind, files: list[NetworkFile]) -> NetworkFile | None:
+        found = [file for file in files if name == file.name] or [file for file in files if name == file.relative]
+        if not found and kind == "lora" and name.lower() not in NO_ALIASES:
+            found = [file for file in files if self.facts(file).alias == name]
+            found = found if len(found) == 1 else []
+        return found[-1] if found else None
 
     def facts(self, file: NetworkFile, read_picture: ReadPicture | None = None) -> Glance:
         """What the file's header tells; never raises for a file. `read_picture`: for embeddings in pictures."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modules.schema.errors import BadFile
+
 MAX_BYTES = 2**20
 PREVIEWS = tuple(f"{dot}{ending}" for dot in (".preview.", ".") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
 DESCRIPTIONS = (".txt", ".description.txt")
@@ -54,7 +56,7 @@ def read_notes(model: Path) -> Notes:
         clip_skip=clip_skip if type(clip_skip) is int and 1 <= clip_skip <= 12 else None,
         ema=raw.get("ema") is True,
         activation=_text(raw.get("activation text")),
-        preferred_weight=float(weight) if type(weight) in (int, float) and abs(weight) <= 100 else 0.0,
+        preferred_weight=float(weight) if isinstance(weight, int | float) and abs(weight) <= 100 else 0.0,
         negative=_text(raw.get("negative text")),
         sd_version=version if isinstance(version, str) and version != "Unknown" else "",
     )
@@ -62,14 +64,29 @@ def read_notes(model: Path) -> Notes:
 
 def read_raw(model: Path) -> dict[str, Any]:
     """Everything in the file, so that keys of others survive when ours are written; {} where there is no object."""
+    try:
+        return read_for_writing(model)
+    except BadFile:
+        return {}
+
+
+def read_for_writing(model: Path) -> dict[str, Any]:
+    """As `read_raw`, but {} only where there is no file.
+
+    Raises:
+        BadFile: there is one that cannot be understood, and must not be written over.
+    """
     path = notes_path(model)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return {}
-        found = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        if path.stat().st_size <= MAX_BYTES:
+            found = json.loads(path.read_text("utf-8-sig"))
+            if isinstance(found, dict):
+                return found
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        pass
+    raise BadFile(f"{path.name} beside the model holds no notes that can be read; move it away, then save again.")
 
 
 def _description(model: Path) -> str:

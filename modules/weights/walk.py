@@ -33,9 +33,11 @@ class Found:
 def walk(folder: Path, endings: tuple[str, ...], whole: bool = False) -> list[Found]:
     """Files with one of these endings (lower case). `whole`: a folder in the diffusers layout is one entry; else what
     is in it is passed over."""
-    found = list(_below(str(folder), endings, whole, 0, frozenset()))
     start = len(str(folder).rstrip(os.sep)) + 1
-    files = [Found(path[start:].replace(os.sep, "/"), path, *rest) for path, *rest in found]
+    files = [
+        Found(path[start:].replace(os.sep, "/"), path, stamp, names, made)
+        for path, stamp, names, made in _below(str(folder), endings, whole, 0, frozenset())
+    ]
     return sorted(files, key=lambda file: natural(file.relative))
 
 

@@ -35,6 +35,7 @@ from modules.schema.folders import Folders
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.service.cards import Cards
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
@@ -98,6 +99,7 @@ class StandIn:
         self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
         self.model_files = ModelFiles(folders)
         self.library = Library(folders, folders.database, embedded.read_picture)
+        self.cards = Cards(self.library, folders.state, lambda: self.settings)
         self.model_tasks = ModelTasks(folders, lambda: self.settings)
         self.warnings: list[str] = []
         self._settings = settings or Settings()

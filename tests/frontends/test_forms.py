@@ -238,3 +238,9 @@ def test_examples_are_shown_for_their_checkpoint_only_and_escaped():
     assert examples_html("postcards").count("<button") == len(EXAMPLES["postcards"])
     assert "a red house on green hills, night, moon" in examples_html("postcards")
     assert examples_html("dream") == examples_html(None) == ""
+
+
+def test_loras_of_an_infotext_are_called_as_they_are_here():
+    text = 'a <lora:ink:0.5>\nSteps: 3, Sampler: Euler, Seed: 1, Lora hashes: "ink: 0123456789ab"'
+    values = forms.values_from_infotext(text, "txt2img", Settings(), loras={"0123456789ab": "My Ink"})
+    assert values["prompt"] == "a <lora:My Ink:0.5>"

@@ -334,11 +334,13 @@ def test_lists_hold_what_lies_in_the_folders(client, service):
     ]
     embedding = service.folders.embeddings / "mood.safetensors"
     embedding.parent.mkdir(parents=True)
-    embedding.write_bytes(_safetensors({"emb_params": [4, 768]}, {}))
+    (width,) = service.checkpoint().towers
+    embedding.write_bytes(_safetensors({"emb_params": [4, width]}, {}))
     (service.folders.embeddings / "broken.pt").write_bytes(b"no")
+    (service.folders.embeddings / "foreign.safetensors").write_bytes(_safetensors({"emb_params": [2, 1024]}, {}))
     told = client.get("/sdapi/v1/embeddings").json()
-    assert (told["loaded"]["mood"]["vectors"], told["loaded"]["mood"]["shape"]) == (4, 768)
-    assert list(told["skipped"]) == ["broken"]
+    assert (told["loaded"]["mood"]["vectors"], told["loaded"]["mood"]["shape"]) == (4, width)
+    assert sorted(told["skipped"]) == ["broken", "foreign"]
     service.styles.save("oil", "oil painting of {prompt}", "photo")
     assert client.get("/sdapi/v1/prompt-styles").json() == [
         {"name": "oil", "prompt": "oil painting of {prompt}", "negative_prompt": "photo"}

@@ -159,3 +159,11 @@ def test_twice_the_text_is_at_most_2_3_times_the_work(piece):
     once, twice = (_steps(lambda n=n: read(piece * (n // len(piece)))) for n in (2_000, 4_000))
     assert twice <= 2.3 * once + 100
     read(piece * 40_000)
+
+
+def test_loras_of_the_extension_that_was_before_tags_become_tags() -> None:
+    said = (
+        "a house\nSteps: 3, Sampler: Euler, Seed: 1, AddNet Enabled: True, AddNet Module 1: LoRA, AddNet Model 1: "
+        "ink(0123456789ab), AddNet Weight A 1: 0.7, AddNet Weight B 1: 0.7, AddNet Module 2: Other, AddNet Model 2: x"
+    )
+    assert parse(said).prompt == "a house\n<lora:ink:0.7>"

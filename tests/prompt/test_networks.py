@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modules.prompt.networks import Strength, read_networks, strengths
+from modules.prompt.networks import Strength, read_networks, renamed, strengths
 from modules.prompt.parse import parse_prompt
 
 
@@ -90,3 +90,13 @@ def test_several_networks_share_one_table() -> None:
     a, b = Strength(0, 0), Strength(0.5, 0.5)
     assert strengths(uses, 4) == ((2, (a, b)), (4, (Strength(1, 1), b)))
     assert strengths((), 4) == ((4, ()),)
+
+
+def test_loras_of_another_machine_are_called_as_the_same_files_are_here() -> None:
+    here = {"0123456789ab": "My Ink", "ffffffffffff": "haze"}
+    hashes = "ink: 0123456789ab, fog a: ffffffffffff, gone: 999999999999"
+    text = "a <lora:ink:0.8> b <lyco:fog, a:1:0.5><lora:gone:1> <lora:ink> <lora:other:1> <hypernet:ink:1>"
+    wanted = "a <lora:My Ink:0.8> b <lyco:haze:1:0.5><lora:gone:1> <lora:My Ink> <lora:other:1> <hypernet:ink:1>"
+    assert renamed(text, hashes, here) == wanted
+    assert renamed(text, "", here) == text
+    assert renamed(text, "nonsense, : ,", here) == text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from modules.prompt.styles import Style, write_styles
@@ -14,6 +16,8 @@ from modules.schema.settings import Settings
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
 from modules.weights.catalogue import Catalogue
+from tests.weights.test_embeddings import as_json, pixel_coded
+from tests.weights.tiny import write_tiny_sd15
 
 
 class Desk(PromptDesk):
@@ -88,6 +92,32 @@ def test_embeddings_count_their_vectors(desk):
     assert desk.check("a oldstyle b").prompt.tokens == plain + 7
     words = desk.check("a othermodel b").prompt.tokens
     assert words == desk.check("a other b").prompt.tokens + desk.check("model").prompt.tokens  # no embedding: its words
+
+
+def test_embeddings_in_pictures_and_lists_count_their_vectors_too(desk, test_seed):
+    folder = desk.folders.embeddings
+    folder.mkdir()
+    pixel_coded(torch.ones(6, 768), 32, test_seed).save(folder / "somefile.png")
+    chunks = PngImagePlugin.PngInfo()
+    said = as_json(torch.ones(3, 768)).replace(b'"name": "written"', b'"name": "chunkword"')
+    chunks.add_text("sd-ti-embedding", base64.b64encode(said).decode())
+    Image.new("RGB", (16, 16), "red").save(folder / "other.png", pnginfo=chunks)
+    Image.new("RGB", (16, 16), "red").save(folder / "holiday.png")
+    torch.save([{"<one>": torch.zeros(2, 768)}, {"<two>": torch.zeros(1, 768)}], folder / "listword.pt")
+    torch.save({"<token>": torch.zeros(768)}, folder / "binword.bin")
+    for word, count in (("written", 6), ("chunkword", 3), ("listword", 3), ("binword", 1)):
+        assert desk.check(f"a {word} b").prompt.tokens == 2 + count, word
+    assert desk.check("holiday").prompt.tokens == 1
+
+
+def test_embeddings_of_a_small_model_are_counted_by_its_own_width(desk, test_seed):
+    write_tiny_sd15(desk.folders.checkpoint_dirs[0] / "tiny.safetensors", test_seed)
+    desk.folders.embeddings.mkdir()
+    save_file({"emb_params": torch.zeros(5, 32)}, desk.folders.embeddings / "ownword.safetensors")
+    save_file({"emb_params": torch.zeros(5, 768)}, desk.folders.embeddings / "easyneg.safetensors")
+    words = desk.check("easyneg").prompt.tokens
+    assert desk.check("ownword").prompt.tokens == 5
+    assert words != 5
 
 
 @pytest.mark.parametrize(

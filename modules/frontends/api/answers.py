@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -304,11 +304,3 @@ def state_of(view: JobView) -> State:
         sampling_step=view.step - done * of_batch if view.steps else 0,
         sampling_steps=of_batch,
     )
-
-
-def embedding_item(shapes: Mapping[str, Sequence[int]]) -> EmbeddingItem | None:
-    """What an embedding file holds: vectors and their length; None where it is none."""
-    rows = [shape for shape in shapes.values() if len(shape) == 2]
-    if not rows:
-        return None
-    return EmbeddingItem(shape=rows[0][1], vectors=rows[0][0])

@@ -356,12 +356,12 @@ def make_router(
 
     @router.get("/embeddings")
     def embeddings(mine: Mine) -> a.Embeddings:
-        found = {file.name: a.embedding_item(file.shapes) for file in mine.model_files.embeddings()}
-        nothing = a.EmbeddingItem(shape=0, vectors=0)
-        return a.Embeddings(
-            loaded={name: item for name, item in found.items() if item},
-            skipped={name: nothing for name, item in found.items() if not item},
+        """`skipped`: those that the checkpoint's text encoders cannot take, and damaged ones."""
+        loaded, skipped = (
+            {name: a.EmbeddingItem(shape=sum(seen.widths), vectors=seen.vectors) for name, seen in found.items()}
+            for found in mine.prompts.embeddings()
         )
+        return a.Embeddings(loaded=loaded, skipped=skipped)
 
     @router.get("/loras")
     def loras(mine: Mine) -> list[a.LoraItem]:

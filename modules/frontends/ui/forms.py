@@ -18,6 +18,7 @@ from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
+from modules.prompt.networks import renamed
 from modules.prompt.styles import Style
 from modules.sampling.table import SAMPLER_NAMES, SCHEDULE_LABELS, normalise
 from modules.schema.errors import BadRequest, EaselError
@@ -423,18 +424,23 @@ def values_from_infotext(
     views: Sequence[CheckpointView] = (),
     checkpoint: str | None = None,
     styles: Mapping[str, Style] | None = None,
+    loras: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a form gets from an infotext, by path. What the infotext does not tell, or tells in a way that makes no
-    sense here, is not in it: that stays as it is."""
+    sense here, is not in it: that stays as it is. `loras`: by hash, how those that are here are called."""
     told = infotext.parse(text, styles=styles)
     fields = dict(told.fields)
+    hashes = str(fields.get("Lora hashes", ""))
+    prompt = renamed(told.prompt, hashes, loras or {})
+    if "Hires prompt" in fields:
+        fields["Hires prompt"] = renamed(str(fields["Hires prompt"]), hashes, loras or {})
     if "Sampler" in fields:
         try:
             sampler, schedule = normalise(str(fields["Sampler"]), str(fields["Schedule type"]))
             fields |= {"Sampler": sampler.name, "Schedule type": schedule.label}
         except EaselError:
             del fields["Sampler"], fields["Schedule type"]
-    values: dict[str, Any] = {"prompt": told.prompt, "negative_prompt": told.negative_prompt}
+    values: dict[str, Any] = {"prompt": prompt, "negative_prompt": told.negative_prompt}
     if not infotext.read(text).fields:
         return values if told.prompt or told.negative_prompt else {}
     for path in FORMS[tab]:

@@ -246,7 +246,7 @@ def on_paste(service: FrontDesk, tab: str, text: str, checkpoint: str | None) ->
     """Updates of all fields from an infotext; from the newest picture's where there is no text."""
     text = text.strip() or newest_infotext(service)
     values = forms.values_from_infotext(
-        text, tab, service.settings, service.checkpoints(), checkpoint, service.styles.known()
+        text, tab, service.settings, service.checkpoints(), checkpoint, service.styles.known(), service.cards.by_hash()
     )
     updates = []
     for path in forms.FORMS[tab]:
