@@ -9,9 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
-from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.request import Extras, GenerationRequest, Hires, Mask, Refiner, Source
 
-PARTS: dict[str, type[BaseModel]] = {"hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask}
+PARTS: dict[str, type[BaseModel]] = {
+    "hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask, "extras": Extras,
+}  # fmt: skip
 LONGEST_PROMPT = 100_000  # characters; more is a pasted file, not a prompt
 
 

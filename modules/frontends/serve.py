@@ -103,7 +103,7 @@ def build_app(
         app.include_router(internal.make_router(tasks, told))
     if sharing.logins.asks(api=True):
         app.openapi = lambda: _with_login(FastAPI.openapi(app))
-    uploads = _add_page(app, service, root, sharing.max_body, flags or {}) if page else None
+    uploads = _add_page(app, service, root, sharing, flags or {}) if page else None
     # The last one added is the outermost.
     app.add_middleware(Timed, say=log_calls)
     app.add_middleware(
@@ -129,7 +129,7 @@ def _with_login(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int, flags: Mapping[str, Any]) -> Path:
+def _add_page(app: FastAPI, service: FrontDesk, root: str, sharing: Sharing, flags: Mapping[str, Any]) -> Path:
     """The Gradio page and its files; the folder that uploads through it lie in."""
     # Gradio takes most of a second to import, and must find SILENCE set.
     with without_stubs():
@@ -137,10 +137,12 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int, flags:
 
     from modules.frontends.ui.app import build_blocks, head, static_files
     from modules.frontends.ui.routes import make_router
+    from modules.frontends.ui.tabs_routes import make_tabs_router
     from modules.frontends.ui.theme import ThemeInAddress, make_theme
 
     files = static_files()
     app.include_router(make_router(flags))
+    app.include_router(make_tabs_router(sharing.shared))
 
     @app.get("/easel/{name}", include_in_schema=False)
     def static(name: str) -> Response:
@@ -163,7 +165,7 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, max_body: int, flags:
         pwa=False,
         show_error=True,
         enable_monitoring=False,
-        max_file_size=max_body,
+        max_file_size=sharing.max_body,
     )
     if flags.get("theme") in ("light", "dark"):
         app.add_middleware(ThemeInAddress, theme=flags["theme"])

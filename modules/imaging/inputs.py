@@ -46,6 +46,15 @@ def load(folder: Path, name: str) -> Image.Image:
     return ImageOps.exif_transpose(image) or image
 
 
+def read(folder: Path, name: str) -> bytes | None:
+    """The file of that name as it came; None where it is no longer kept."""
+    path = folder / name
+    try:
+        return path.read_bytes() if _NAME.fullmatch(name) else None
+    except OSError:
+        return None
+
+
 def sweep(folder: Path, wanted: Collection[str], older_than: float = 86400.0) -> int:
     """Remove kept pictures that no job wants and that were written more than `older_than` seconds ago; how many."""
     removed, now = 0, time.time()

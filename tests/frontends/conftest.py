@@ -135,13 +135,19 @@ class Program:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    with started(tmp_path_factory.mktemp("data"), ROOT / "models") as found:
+        yield found
+
+
+@contextmanager
+def started(data: Path, models: Path) -> Iterator[Program]:
+    """Easel on a data folder and a folder of models, from its start to its end."""
     if not list((ROOT / "models" / "Stable-diffusion").glob("*.safetensors")):
         pytest.skip("no checkpoint in models/Stable-diffusion")
-    data = tmp_path_factory.mktemp("data")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "webui.py", "--skip-prepare-environment", "--skip-torch-cuda-test"]
-    command += ["--data-dir", str(data), "--models-dir", str(ROOT / "models"), "--port", str(port)]
+    command += ["--data-dir", str(data), "--models-dir", str(models), "--port", str(port)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -104,6 +104,7 @@ class StandIn:
         self.warnings: list[str] = []
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
+        self._inputs: dict[str, bytes] = {}
         self._pictures: dict[str, tuple[bytes, SavedRecord]] = {}
         self._ids = itertools.count(1)
         self._told = threading.Condition()
@@ -136,7 +137,12 @@ class StandIn:
         pass
 
     def keep_input(self, data: bytes) -> str:
-        return hashlib.sha256(data).hexdigest()
+        name = hashlib.sha256(data).hexdigest()
+        self._inputs[name] = data
+        return name
+
+    def input(self, name: str) -> bytes | None:
+        return self._inputs.get(name)
 
     def submit(
         self, request: GenerationRequest, owner: str = "", key: str | None = None, webhook: str | None = None

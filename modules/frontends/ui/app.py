@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import forms, img2img, png_info, settings, txt2img
+from modules.frontends.ui import extras, forms, img2img, merger, png_info, settings, txt2img
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening
 from modules.schema.fields import facts
@@ -18,8 +18,11 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css",)
-SCRIPTS = ("easel.js", "language.js", "prompts.js", "pictures.js", "settings.js", "networks.js")
+STYLES = ("easel.css", "tabs.css")
+SCRIPTS = (
+    "easel.js", "language.js", "controls.js", "prompts.js", "pictures.js", "settings.js", "networks.js", "extras.js",
+    "merger.js",
+)  # fmt: skip
 
 
 def static_files() -> dict[str, bytes]:
@@ -67,8 +70,12 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
                 first = txt2img.build(service, checkpoint)
             with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
                 second = img2img.build(service, checkpoint)
+            with gr.Tab("Extras", id="extras", elem_id="tab_extras"):
+                extras.build()
             with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
                 png_info.build()
+            with gr.Tab("Checkpoint Merger", id="modelmerger", elem_id="tab_modelmerger"):
+                merger.build()
             with gr.Tab("Settings", id="settings", elem_id="tab_settings"):
                 settings.build()
         panels = (first, second)

@@ -14,6 +14,7 @@ FRAME = """
       <button type="button" class="easel-tool" data-do="send" data-to="txt2img">Send to txt2img</button>
       <button type="button" class="easel-tool" data-do="send" data-to="img2img">Send to img2img</button>
       <button type="button" class="easel-tool" data-do="send" data-to="inpaint">Send to inpaint</button>
+      <button type="button" class="easel-tool" data-do="send" data-to="extras">Send to extras</button>
       <button type="button" class="easel-tool" data-do="copy">Copy settings</button>
     </div>
     <div id="html_info_pnginfo"></div>

@@ -41,6 +41,9 @@ TOOLS = """
   <button type="button" class="easel-tool" id="{tab}_send_to_inpaint" data-do="send" data-to="inpaint"
     title="Draw a part of this picture anew, with its settings">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 16l1-4 8-8 3 3-8 8z M11 6l3 3"/></svg>To inpaint</button>
+  <button type="button" class="easel-tool" id="{tab}_send_to_extras" data-do="send" data-to="extras"
+    title="Enlarge this picture in Extras">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 17V9h8v8z M9 5V3h8v8h-2 M13 7l4-4"/></svg>To extras</button>
   {others}
 </div>
 """

@@ -6,11 +6,10 @@ a tenth of a second for a tab that is rarely opened.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
 from modules.frontends.ui.language import AUTOMATIC, NONE, Languages
+from modules.frontends.ui.own_forms import Option, option_of
 from modules.frontends.ui.panel import plain
 from modules.schema.fields import all_facts
 from modules.schema.settings import Settings
@@ -19,20 +18,6 @@ from modules.schema.settings import Settings
 ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
 SECTIONS_ELSEWHERE = ("api",)
 FRAME = '<div id="settings" class="easel-settings-page"></div>'
-
-
-class Option(BaseModel):
-    """One option as the page shows it; `ge`, `le`, `step` are None where they make no sense."""
-
-    key: str
-    label: str
-    hint: str
-    value: Any
-    default: Any
-    choices: tuple[Any, ...]
-    ge: float | None
-    le: float | None
-    step: float | None
 
 
 class Section(BaseModel):
@@ -50,13 +35,10 @@ def sections(settings: Settings, languages: Languages) -> list[Section]:
         if name in SECTIONS_ELSEWHERE or model is None:
             continue
         options = [
-            Option(
-                key=key, label=fact.label, hint=fact.hint, value=settings.option(key), default=fact.default,
-                choices=named.get(key, fact.choices), ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step,
-            )
+            option_of(key, fact, settings.option(key), choices=named.get(key, fact.choices))
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE
-        ]  # fmt: skip
+        ]
         found.append(Section(name=name, about=(model.__doc__ or "").split("\n")[0].split(" (")[0], options=options))
     return found
 

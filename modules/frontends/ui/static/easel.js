@@ -10,6 +10,7 @@
 "use strict";
 (() => {
     const TABS = ["txt2img", "img2img"];
+    const PANELS = [...TABS, "extras"];  // tabs whose jobs are followed; those before it have a form of Gradio's
     const TITLE = document.title || "Easel";
     const FINAL = new Set(["done", "failed", "cancelled"]);
     const ROOT = new URL("./", document.baseURI);
@@ -409,6 +410,7 @@
                 }
                 info(record);
                 viewer.draw();
+                document.dispatchEvent(new CustomEvent("easel:shown", { detail: { tab: TAB, record, frame } }));
             },
             drawFrame(frame, url, text, [width, height], kind) {
                 frame.dataset.kind = kind;
@@ -516,8 +518,9 @@
         };
     }
 
-    const panels = Object.fromEntries(TABS.map((tab) => [tab, makePanel(tab)]));
-    const shownTab = () => TABS.find((tab) => byId(`${tab}_generate`)?.offsetParent) ?? null;
+    const panels = Object.fromEntries(PANELS.map((tab) => [tab, makePanel(tab)]));
+    const shownTab = () => PANELS.find((tab) => byId(`${tab}_generate`)?.offsetParent) ?? null;
+    const tabOf = ({ request: { source } }) => source?.extras ? "extras" : source ? "img2img" : "txt2img";
 
     // ---- the whole window for one picture ----
 
@@ -603,9 +606,17 @@
         }
     }
 
+    /** The button of a tab that a narrow window has put away: Gradio knows it by its name only. */
+    function further(name) {
+        const found = Object.values(window.gradio_config.components).find(({ props }) => props.elem_id === `tab_${name}`);
+        const names = [found?.props.label, t(found?.props.label ?? "")];
+        return [...document.querySelectorAll("#tabs > .tab-wrapper .overflow-dropdown button")]
+            .find((button) => names.includes(button.textContent.trim()));
+    }
+
     /** Open a tab of the page and wait until its blocks are there. */
     async function openTab(name, wanted) {
-        byId(`tab_${name}-button`)?.click();
+        (byId(`tab_${name}-button`) ?? further(name))?.click();
         for (let k = 0; k < 200 && !byId(wanted); k++) await pause(25);
         await pause(60);  // and until Gradio listens to them
     }
@@ -618,9 +629,13 @@
         byId(`${tab}_take`).click();
     }
 
-    /** A picture, its infotext and size go to a tab: "txt2img", "img2img", or a mode of img2img. */
+    /** A picture, its infotext and size go to a tab: "txt2img", "img2img", "extras", or a mode of img2img. */
     async function send(to, { blob, infotext, width, height }) {
         if (to === "txt2img") return take("txt2img", infotext);
+        if (to === "extras") {
+            await openTab("extras", "extras_image");
+            return easel.extras.put(blob);
+        }
         await openTab("img2img", "mode_img2img");
         await easel.source?.put(blob, to);
         // As large as the picture is, which with hires fix is more than it says.
@@ -640,6 +655,20 @@
     const easel = {
         ...{ words: {}, language: { tag: "en" }, options: {}, ...window.easelPage },  // of ui/routes.py; words: English → the page's language
         source: null,  // the picture of img2img (pictures.js)
+        extras: null,  // the pictures to enlarge (extras.js)
+        /** Calls `act` with elements once all are in the page; Gradio builds a tab piece by piece when it is first opened. */
+        whenThere(ids, act) {
+            const look = () => {
+                const found = ids.map(byId), all = found.every(Boolean);
+                if (all) {
+                    watching.disconnect();
+                    act(...found);
+                }
+                return all;
+            };
+            const watching = new MutationObserver(look);
+            if (!look()) watching.observe(document.documentElement, { childList: true, subtree: true });
+        },
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
             if (!error) return panels[tab].submitted(id);
@@ -676,7 +705,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, send, take, shownTab, TABS },
+        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, send, take, openTab, shownTab, panels, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
@@ -763,22 +792,22 @@
     /** What this browser was doing: its last sessions; where it had none, whatever is running now. */
     async function comeBack() {
         const kept = {};
-        for (const tab of TABS) {
+        for (const tab of PANELS) {
             const views = panels[tab].kept().map((id) => ask(`jobs/${encodeURIComponent(id)}`).catch(() => null));
             kept[tab] = (await Promise.all(views)).filter(Boolean);
         }
         if (!Object.values(kept).flat().some((view) => !FINAL.has(view.state))) {
             const all = await ask("jobs?limit=50").catch(() => []);
-            for (const tab of TABS) {
-                const running = all.filter((view) => !FINAL.has(view.state) && (tab === "img2img") === Boolean(view.request.source));
+            for (const tab of PANELS) {
+                const running = all.filter((view) => !FINAL.has(view.state) && tabOf(view) === tab);
                 if (running.length) kept[tab] = running.reverse();
             }
         }
-        for (const tab of TABS) panels[tab].comeBack(kept[tab]);
+        for (const tab of PANELS) panels[tab].comeBack(kept[tab]);
     }
 
     // Gradio builds the page after this script may have run, and a tab's blocks when it is first opened.
-    const unseen = new Set(TABS);
+    const unseen = new Set(PANELS);
     function look() {
         for (const tab of unseen) {
             if (!byId(`${tab}_gallery`) || !byId(`${tab}_generate`)) continue;

@@ -38,12 +38,13 @@
 
     const pngOf = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 
-    /** Something that takes a picture by click, key, or drop. */
-    function dropZone(zone, picked, mayOpen = () => true) {
+    /** Something that takes a picture by click, key, or drop; with `several` it gives a list of them. */
+    function dropZone(zone, picked, { mayOpen = () => true, several = false } = {}) {
         const file = make("input", { type: "file", accept: "image/*", hidden: "", tabindex: "-1", "aria-hidden": "true" });
+        file.multiple = several;
         zone.after(file);
         file.onchange = () => {
-            if (file.files[0]) picked(file.files[0]);
+            if (file.files[0]) picked(several ? [...file.files] : file.files[0]);
             file.value = "";
         };
         zone.addEventListener("click", () => { if (mayOpen()) file.click(); });
@@ -58,11 +59,13 @@
             event.preventDefault();
             event.stopPropagation();
             zone.classList.remove("over");
-            const dropped = pictureIn(event.dataTransfer);
-            if (dropped) picked(dropped);
+            const dropped = [...(event.dataTransfer?.files ?? [])].filter(isPicture);
+            if (dropped.length) picked(several ? dropped : dropped[0]);
         });
         return file;
     }
+
+    Object.assign(window.easel.tools, { dropZone, store, isPicture });
 
     // ---- img2img ----
 
@@ -122,7 +125,7 @@
             this.maskZone = make("div", { id: "img_inpaint_mask", class: "easel-drop small", tabindex: "0", role: "button",
                 "aria-label": "Mask: choose a file" }, make("p", {}, "The mask: drop it here, or click to choose."));
             root.replaceChildren(row, this.zone, this.tools, this.other, this.maskZone);
-            this.file = dropZone(this.zone, (file) => this.put(file), () => !this.image);
+            this.file = dropZone(this.zone, (file) => this.put(file), { mayOpen: () => !this.image });
             dropZone(this.maskZone, (file) => this.putMask(file));
             this.listen();
             this.choose(this.mode);

@@ -1,0 +1,59 @@
+"""What the scripts of Extras, the Checkpoint Merger and the results panel ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from modules.frontends.api.errors import Refused
+from modules.frontends.api.native import PICTURE_HEADERS, Mine
+from modules.frontends.ui import extras, merger
+from modules.frontends.ui.own_forms import Part
+
+
+class ExtrasForm(BaseModel):
+    """`local`: folders of this machine may be named."""
+
+    parts: list[Part]
+    local: bool
+
+
+def make_tabs_router(shared: bool) -> APIRouter:
+    """`shared`: others than the owner reach the page, so nothing may be told or done about this machine's folders."""
+    router = APIRouter()
+
+    @router.get("/easel/extras", include_in_schema=False)
+    def extras_form(mine: Mine, refresh: bool = False) -> ExtrasForm:
+        if refresh:
+            mine.library.scan()
+        return ExtrasForm(parts=extras.parts(mine), local=not shared)
+
+    @router.post("/easel/extras/folder", include_in_schema=False)
+    def extras_folder(mine: Mine, folder: Annotated[str, Body(embed=True)]) -> extras.Folder:
+        """Keep the pictures of a folder as sources."""
+        if shared:
+            raise Refused(403, "Folders of this machine are open only to who sits at it; send the pictures instead.")
+        return extras.keep_folder(mine, folder)
+
+    @router.get("/easel/merger", include_in_schema=False)
+    def merger_page(mine: Mine, refresh: bool = False) -> merger.MergerPage:
+        return merger.page(mine, shared, refresh)
+
+    @router.get("/easel/merger/metadata", include_in_schema=False)
+    def merger_metadata(mine: Mine, names: Annotated[list[str], Query(max_length=3)] = []) -> dict[str, str]:  # noqa: B006
+        return merger.metadata_of(mine, names)
+
+    @router.get("/easel/inputs/{name}", include_in_schema=False)
+    def source(mine: Mine, name: str) -> Response:
+        """A picture that something was drawn from; no content once it is no longer kept. Who knows a name, which is
+        made from the picture, has had the picture or one drawn from it."""
+        data = mine.input(name)
+        if data is None:
+            return Response(status_code=204)
+        # Browsers know a picture by its bytes; nothing in it may run (the headers).
+        return Response(data, media_type="image/png", headers=PICTURE_HEADERS)
+
+    return router
