@@ -783,7 +783,7 @@
             if (element.tagName === "BUTTON") element.title = name;
         }
         if (late && tries) setTimeout(() => label(tab, tries - 1), 100);  // a busy machine puts parts in later
-        byId(`${tab}_generate`)?.setAttribute("title", "Ctrl+Enter");
+        if (byId(`${tab}_generate`) && !byId(`${tab}_generate`).title) byId(`${tab}_generate`).title = "Ctrl+Enter";
         byId(`${tab}_interrupt`)?.setAttribute("title", t("Stop this job (Esc)"));
         byId(`${tab}_skip`)?.setAttribute("title", t("Go on with the next picture (Alt+Enter)"));
         $(`#${tab}_seed input, #${tab}_seed textarea`)?.setAttribute("inputmode", "numeric");
