@@ -163,7 +163,7 @@ def test_checkpoints_are_merged_and_the_result_is_in_the_list(program, page):
         names = file.keys()
         assert not [key for key in names if key.startswith("first_stage_model")]
     page.click("#setting_sd_model_checkpoint input")
-    page.wait_for_selector("ul.options li:has-text('mixed.safetensors')")
+    page.wait_for_selector("[role=listbox] :text('mixed.safetensors')")
 
 
 def test_a_pickle_is_converted(program, page):

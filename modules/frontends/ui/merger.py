@@ -35,7 +35,7 @@ class MergerPage(BaseModel):
 def page(service: FrontDesk, shared: bool, refresh: bool = False) -> MergerPage:
     """All that the tab shows."""
     views = [view for view in service.checkpoints(refresh) if not view.problem]
-    names = ("", *(view.name for view in views))
+    names = ("", *dict.fromkeys(view.name for view in views))
     vaes = ("None", *dict.fromkeys(file.name for file in service.model_files.vaes()))
     shown = {name: {"choices": names} for name in MODELS} | {
         "bake_in_vae": {"choices": vaes},
