@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 from modules.schema.errors import NotFound
 from modules.schema.events import Event
-from modules.schema.record import CheckpointView, JobView, SavedRecord
+from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
+from modules.service.history import History
+from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
@@ -33,6 +35,10 @@ class FrontDesk(Protocol):
     library: Library
     cards: Cards
     model_tasks: ModelTasks
+    importer: Importer
+
+    @property
+    def history(self) -> History: ...
 
     @property
     def settings(self) -> Settings: ...
@@ -58,6 +64,20 @@ class FrontDesk(Protocol):
 
     def skip(self, id: str, /) -> Any: ...
 
+    def again(self, id: str, /, owner: str = "") -> str:
+        """Queues the request of a job once more; the new id."""
+        ...
+
+    def queue(self, owner: str | None = None, ended: int = 30) -> QueueView: ...
+
+    def hold_queue(self, held: bool, owner: str | None = None) -> Any:
+        """Whether further jobs are begun, of one owner or of all."""
+        ...
+
+    def watch(self, seen: tuple[int, int], timeout: float, /) -> tuple[int, int]:
+        """Waits until something happened in the queue: counts of all, and of what changed more than progress."""
+        ...
+
     def pause(self, id: str, /) -> Any: ...
 
     def resume(self, id: str, /) -> Any: ...
@@ -67,6 +87,8 @@ class FrontDesk(Protocol):
     def preview(self, id: str, /) -> tuple[int, str, bytes] | None: ...
 
     def picture(self, record_id: str, /) -> tuple[bytes | Path, SavedRecord]: ...
+
+    def thumbnail(self, record_id: str, /) -> bytes: ...
 
     def keep_input(self, data: bytes, /) -> str:
         """Stores a picture to draw from and returns its name for a request."""
@@ -102,6 +124,11 @@ class OwnDesk:
         self.warnings = desk.warnings
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
         self.library, self.model_tasks, self.cards = desk.library, desk.model_tasks, desk.cards
+        self.importer = desk.importer
+
+    @property
+    def history(self) -> History:
+        return self._desk.history.of(self.owner)
 
     @property
     def settings(self) -> Settings:
@@ -133,6 +160,18 @@ class OwnDesk:
     def skip(self, id: str, /) -> Any:
         return self._desk.skip(self.job(id).id)
 
+    def again(self, id: str, /, owner: str = "") -> str:
+        return self._desk.again(self.job(id).id, self.owner)
+
+    def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:
+        return self._desk.queue(self.owner, ended)
+
+    def hold_queue(self, held: bool, owner: str | None = None) -> Any:
+        return self._desk.hold_queue(held, self.owner)
+
+    def watch(self, seen: tuple[int, int], timeout: float, /) -> tuple[int, int]:
+        return self._desk.watch(seen, timeout)
+
     def pause(self, id: str, /) -> Any:
         return self._desk.pause(self.job(id).id)
 
@@ -147,9 +186,14 @@ class OwnDesk:
 
     def picture(self, record_id: str, /) -> tuple[bytes | Path, SavedRecord]:
         found, record = self._desk.picture(record_id)
-        if self._desk.job(record.job).owner != self.owner:
+        owner = self._desk.job(record.job).owner if record.job else self._desk.history.owner_of(record_id)
+        if owner != self.owner:
             raise NotFound("No picture of that id is known; the list shows those that are.")
         return found, record
+
+    def thumbnail(self, record_id: str, /) -> bytes:
+        self.picture(record_id)
+        return self._desk.thumbnail(record_id)
 
     def keep_input(self, data: bytes, /) -> str:
         return self._desk.keep_input(data)

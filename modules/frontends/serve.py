@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from modules.frontends.api import cards, errors, internal, logins, models, native, sdapi
+from modules.frontends.api import cards, errors, history, internal, logins, models, native, queue, sdapi
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
 from modules.frontends.api.log import Timed
 from modules.frontends.api.logins import Logins, made_login
@@ -96,6 +96,8 @@ def build_app(
     app.include_router(native.make_router(service, app.state.streams))
     app.include_router(models.make_models_router(service, may_write=not sharing.shared))
     app.include_router(cards.make_cards_router(may_write=not sharing.shared))
+    app.include_router(history.make_router(may_import=not sharing.shared))
+    app.include_router(queue.make_router(app.state.streams))
     if api:
         tasks = sdapi.Tasks()
         told = flags or {}

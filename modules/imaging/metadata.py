@@ -82,6 +82,21 @@ def _user_comment(raw: object) -> str | None:
     return text.strip("\0") or None
 
 
+def peek(path: Path, max_bytes: int = MAX_BYTES) -> tuple[int, int, str | None]:
+    """Width, height and infotext of a picture file, from its head: no pixel is decoded. BadFile where it is none."""
+    try:
+        if path.stat().st_size > max_bytes:
+            raise BadFile(f"{path.name} is larger than {max_bytes // 2**20} MB.")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadFile(f"{path.name} is {image.width}x{image.height}; that is too large.")
+            return image.width, image.height, read_infotext(image)
+    except (BadFile, MemoryError):
+        raise
+    except Exception:
+        raise BadFile(f"{path.name} is no picture that this program reads, or damaged.") from None
+
+
 def open_bounded(
     source: bytes | Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, name: str = ""
 ) -> Image.Image:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -148,6 +149,44 @@ def _fill_and_publish(
         raise
     if not overwrite:
         _remove(disk, temp)
+
+
+def move_file(source: Path, target: Path, aside: bool = False, disk: Disk = DISK) -> Path:
+    """Moves a file, its bytes and times as they are, to a name that is free; where it lies then.
+
+    NameTaken where the name is in use, or with `aside` a name with a number; DiskTrouble for everything else. When it
+    raises, the file is still in its old place. Between two disks it is copied, made durable, then removed.
+    """
+    first = target
+    for number in range(1, _MAX_TRIES):
+        try:
+            make_folders(target.parent, disk)
+            try:
+                disk.link(source, target)
+                disk.sync_folder(target.parent)
+            except OSError as error:
+                if isinstance(error, FileExistsError) or error.errno not in _NO_LINKS:
+                    raise
+                safe_write(target, source.read_bytes(), disk=disk)
+                with contextlib.suppress(OSError):
+                    shutil.copystat(source, target)
+            break
+        except (FileExistsError, NameTaken) as error:
+            if not aside:
+                raise NameTaken(f"{target.name} is there already; it was left as it is.") from error
+            target = first.with_name(f"{first.stem}-{number}{first.suffix}")
+        except OSError as error:
+            raise trouble(error, target) from error
+    else:
+        raise DiskTrouble(f"{first.parent} holds {_MAX_TRIES} files called {first.stem}; move some away.")
+    try:
+        disk.remove(source)
+        disk.sync_folder(source.parent)
+    except OSError as error:
+        if source.exists():
+            _remove(disk, target)
+            raise trouble(error, source) from error
+    return target
 
 
 def _remove(disk: Disk, path: Path) -> None:

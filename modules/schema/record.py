@@ -63,6 +63,18 @@ class JobView(Frozen):
     cancelling: bool = False
 
 
+class QueueView(Frozen):
+    """The queue of one user. `jobs`: the one being drawn, then those that wait, in their order; `ended`: the last ones
+    that came to their end. `held`: nothing further is begun until it is let go. `others_before`: jobs of others that
+    are drawn before the first waiting one here. `trouble`: why nothing goes on."""
+
+    jobs: tuple[JobView, ...] = ()
+    ended: tuple[JobView, ...] = ()
+    held: bool = False
+    others_before: int = 0
+    trouble: str | None = None
+
+
 class CheckpointView(Frozen):
     """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height).
 

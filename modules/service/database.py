@@ -57,6 +57,81 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE INDEX IF NOT EXISTS records_by_job ON records (job, number);
 """
+# The history (service.history): every picture made here or imported, what it says about itself as columns, its words
+# as an index, and what it was drawn from. `state`: here, trashed (in our folder) or hidden (imported; never touched).
+PICTURES = """
+CREATE TABLE IF NOT EXISTS pictures (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    job TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL,
+    day TEXT NOT NULL,
+    path TEXT NOT NULL,
+    file TEXT NOT NULL,
+    imported INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'here',
+    missing INTEGER NOT NULL DEFAULT 0,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    seed INTEGER,
+    steps INTEGER,
+    cfg_scale REAL,
+    task TEXT NOT NULL,
+    model TEXT NOT NULL DEFAULT '',
+    sampler TEXT NOT NULL DEFAULT '',
+    networks TEXT NOT NULL DEFAULT '',
+    prompt TEXT NOT NULL,
+    negative TEXT NOT NULL,
+    infotext TEXT NOT NULL,
+    bytes INTEGER,
+    modified REAL,
+    sha256 TEXT,
+    rating INTEGER NOT NULL DEFAULT 0,
+    favourite INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS pictures_by_day ON pictures (state, day, created, owner, rating, favourite, task);
+CREATE INDEX IF NOT EXISTS pictures_by_rating ON pictures (state, rating, created, owner, favourite, task);
+CREATE INDEX IF NOT EXISTS pictures_by_path ON pictures (path);
+CREATE INDEX IF NOT EXISTS pictures_by_sha ON pictures (sha256);
+CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job);
+CREATE INDEX IF NOT EXISTS pictures_unhashed ON pictures (imported, bytes) WHERE sha256 IS NULL;
+CREATE VIRTUAL TABLE IF NOT EXISTS pictures_words USING fts5 (
+    prompt, negative, model, networks, sampler, file, content='pictures', content_rowid='place',
+    tokenize="unicode61 remove_diacritics 2", prefix='1 2 3'
+);
+CREATE TRIGGER IF NOT EXISTS pictures_added AFTER INSERT ON pictures BEGIN
+    INSERT INTO pictures_words (rowid, prompt, negative, model, networks, sampler, file)
+    VALUES (new.place, new.prompt, new.negative, new.model, new.networks, new.sampler, new.file);
+END;
+CREATE TRIGGER IF NOT EXISTS pictures_removed AFTER DELETE ON pictures BEGIN
+    INSERT INTO pictures_words (pictures_words, rowid, prompt, negative, model, networks, sampler, file)
+    VALUES ('delete', old.place, old.prompt, old.negative, old.model, old.networks, old.sampler, old.file);
+    DELETE FROM picture_parents WHERE child = old.place;
+END;
+CREATE TRIGGER IF NOT EXISTS pictures_told AFTER UPDATE OF prompt, negative, model, networks, sampler, file ON pictures
+BEGIN
+    INSERT INTO pictures_words (pictures_words, rowid, prompt, negative, model, networks, sampler, file)
+    VALUES ('delete', old.place, old.prompt, old.negative, old.model, old.networks, old.sampler, old.file);
+    INSERT INTO pictures_words (rowid, prompt, negative, model, networks, sampler, file)
+    VALUES (new.place, new.prompt, new.negative, new.model, new.networks, new.sampler, new.file);
+END;
+CREATE TABLE IF NOT EXISTS picture_parents (
+    child INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    PRIMARY KEY (child, sha256, kind)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS picture_children ON picture_parents (sha256);
+CREATE TABLE IF NOT EXISTS sources (
+    sha256 TEXT PRIMARY KEY,
+    origin TEXT,
+    width INTEGER,
+    height INTEGER,
+    thumbnail BLOB
+);
+CREATE TABLE IF NOT EXISTS switches (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
 # Columns that came later; a file of an earlier version gets them. Indices that need them are made after.
 ADDED = {"rank": "REAL", "turn": "INTEGER NOT NULL DEFAULT 0", "webhook": "TEXT"}
 INDICES = "CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, turn);"
@@ -136,6 +211,7 @@ def _connect(path: str) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(SCHEMA)
+        db.executescript(PICTURES)
         present = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
         for name, kind in ADDED.items():
             if name not in present:

@@ -32,19 +32,23 @@ from modules.imaging.save import kept_as, save_named, sweep_leftovers
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
-from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
+from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
 from modules.service.database import Database
 from modules.service.gallery import Gallery
+from modules.service.history import History
+from modules.service.importing import Importer
 from modules.service.jobs import FINAL_EVENTS, Job, JobStore
+from modules.service.keeper import Keeper, adopt
 from modules.service.lock import FolderLock
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
 from modules.service.styles import StyleStore
+from modules.service.thumbnails import small
 from modules.service.webhook import Webhooks
 from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
 from modules.weights.catalogue import Catalogue
@@ -92,6 +96,8 @@ class GenerationService:
         self._database = self._open_database()
         self._jobs = JobStore(self._database)
         self.gallery = Gallery(self._database)
+        self.history = History(self._database, folders)
+        self.importer = Importer(self._database, folders)
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
         self.warnings += self._settings.warnings
         self.catalogue = Catalogue(folders, folders.database)
@@ -111,8 +117,11 @@ class GenerationService:
         self._unsaved: OrderedDict[str, bytes] = OrderedDict()
         self._to_save: deque[SavedRecord] = deque()  # pictures that could not be saved; the dispatcher's alone
         self._closing = False
+        self._news = [0, 0]  # counts of everything that happened, and of what changed more than a job's progress
 
+        self._adopt()
         self._jobs.recover()
+        self._keeper = Keeper(self._database, folders)
         self._webhooks = Webhooks(self._jobs, self._jobs.view)
         self._worker = worker_factory(folders)
         self._worker.warm(self.settings)
@@ -135,13 +144,19 @@ class GenerationService:
         self.warnings += database.warnings
         return database
 
+    def _adopt(self) -> None:
+        try:
+            adopt(self._database, self._jobs, self.folders)
+        except (EaselError, OSError, sqlite3.Error):  # what is not listed is at worst drawn a second time
+            log.exception("pictures of the last run")
+
     def _sweep(self, started: float) -> None:
         """Removes what an earlier run had half written, and now and then source pictures that no job waits for."""
         for name in (self._settings.settings.saving.outdir_txt2img_samples, self.folders.state):
             sweep_leftovers(self.folders.data / name, started)
         while not self._closing:
             with contextlib.suppress(OSError, EaselError, sqlite3.Error):  # an hour later they are looked at again
-                inputs.sweep(self.folders.inputs, self._jobs.inputs_wanted())
+                inputs.sweep(self.folders.inputs, self._jobs.inputs_wanted() | self.history.sources_wanted())
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, SWEEP_SECONDS)
 
@@ -172,9 +187,20 @@ class GenerationService:
             raise BadRequest(
                 "The request holds characters or values that cannot be written down; send plain text and numbers."
             ) from None
-        with self._changed:
-            self._changed.notify_all()
+        self._tell()
         return job
+
+    def again(self, job: str, owner: str = "") -> str:
+        """Queues the same request once more, with the settings of now; a seed that was left open is drawn anew."""
+        view = self._jobs.view(job)
+        return self.submit(view.request, owner or view.owner)
+
+    def _tell(self, more: bool = True) -> None:
+        """Something happened; `more` than the progress of a job."""
+        with self._changed:
+            self._news[0] += 1
+            self._news[1] += more
+            self._changed.notify_all()
 
     def follow(self, job: str, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, ev.Event]]:
         """The events of a job above a position, those that were and those to come, until its final one.
@@ -235,18 +261,41 @@ class GenerationService:
         trouble, stopping = self._trouble, self._running == view.id and self._cancel_asked > 0
         return view.model_copy(update={"cancelling": stopping} | ({"text": trouble} if trouble else {}))
 
+    def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:
+        """What is drawn and what waits, in order, and the last jobs that ended; of one owner if asked."""
+        return QueueView(
+            jobs=tuple(self._as_now(view) for view in self._jobs.unfinished(owner)),
+            ended=tuple(self._jobs.ended(ended, owner)),
+            held=self._jobs.held(owner),
+            others_before=self._jobs.others_before(owner),
+            trouble=self._trouble,
+        )
+
+    def hold_queue(self, held: bool, owner: str | None = None) -> None:
+        """Whether further jobs are begun: of one owner, or of all. The one being drawn goes on."""
+        self._jobs.hold_all(owner, held)
+        self._tell()
+
+    def watch(self, seen: tuple[int, int], timeout: float) -> tuple[int, int]:
+        """Waits until something happened since `seen`: counts of all that happens in the queue, and of what changed
+        more than a job's progress. At most `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: tuple(self._news) != seen or self._closing, timeout)
+            return self._news[0], self._news[1]
+
     def pause(self, job: str) -> None:
         """A waiting job is passed over until it is resumed. BadRequest where it does not wait."""
         self._jobs.hold(job, True)
+        self._tell()
 
     def resume(self, job: str) -> None:
         self._jobs.hold(job, False)
-        with self._changed:
-            self._changed.notify_all()
+        self._tell()
 
     def move(self, job: str, before: str | None = None) -> None:
         """Puts a waiting job before another waiting one of its owner, or behind all of them."""
         self._jobs.move(job, before)
+        self._tell()
 
     def cancel(self, job: str) -> None:
         """Ends a job: a waiting one at once, the running one at its next step. Nothing happens to a finished one.
@@ -254,8 +303,7 @@ class GenerationService:
         Asked again after twenty seconds, a worker that does not listen is ended by force. NotFound for an unknown id.
         """
         if self._jobs.cancel_queued(job):
-            with self._changed:
-                self._changed.notify_all()
+            self._tell()
             self._webhooks.wake()
             return
         with self._changed:
@@ -263,6 +311,7 @@ class GenerationService:
                 return
             first, now = self._cancel_asked, time.monotonic()
             self._cancel_asked = first or now
+        self._tell()
         self._worker.cancel(job)
         if first and now - first > FORCE_SECONDS:
             self._worker.kill()
@@ -291,17 +340,33 @@ class GenerationService:
         return inputs.read(self.folders.inputs, name)
 
     def picture(self, record_id: str) -> tuple[bytes | Path, SavedRecord]:
-        """The file of a picture, or its bytes where it could not be saved. NotFound where neither is there."""
-        record = self.gallery.get(record_id)
+        """The file of a picture (made, imported or in the trash), or its bytes where it could not be saved. NotFound
+        where neither is there."""
+        try:
+            record = self.gallery.get(record_id)
+        except NotFound:
+            record = self.history.record(record_id)
         with self._changed:
             data = self._unsaved.get(record_id)
         if data is not None:
             return data, record
-        path = self.folders.data / record.path if record.path else None
+        if record.path is None:
+            raise NotFound("That picture was never saved.")
+        try:
+            path = self.history.file(record_id)
+        except NotFound:  # not in the history yet: of a version that had none
+            path = self.folders.data / record.path
         if path is None or not path.is_file():
-            reason = "was never saved" if path is None else f"is no longer at {record.path}"
-            raise NotFound(f"That picture {reason}.")
+            raise NotFound(f"That picture is no longer at {record.path}.")
         return path, record
+
+    def thumbnail(self, record_id: str) -> bytes:
+        """A small WebP of a picture. NotFound as for the picture."""
+        found, record = self.picture(record_id)
+        if isinstance(found, Path):
+            with contextlib.suppress(NotFound):
+                return self.history.thumbnail(record_id)
+        return small(found, name=f"Picture {record.id}")
 
     def checkpoints(self, refresh: bool = False) -> list[CheckpointView]:
         return self.catalogue.checkpoints(refresh)
@@ -345,6 +410,8 @@ class GenerationService:
         self._webhooks.close()
         self.model_tasks.close()
         self.library.close()
+        self.importer.close()
+        self._keeper.close()
         self._worker.close()
         self._dispatcher.join(timeout=CLOSE_SECONDS)
         self._database.close()
@@ -367,7 +434,7 @@ class GenerationService:
                             self._changed.wait()
                         continue
                     self._running, self._cancel_asked = job.id, 0.0
-                    self._changed.notify_all()
+                    self._tell()
                 self._draw(job)
             except DiskTrouble as error:  # the queue itself cannot be read or written: wait for the disk
                 self._pause(error.message)
@@ -394,7 +461,7 @@ class GenerationService:
         finally:
             with self._changed:
                 self._running, self._preview = None, None
-                self._changed.notify_all()
+                self._tell()
         if not ended:
             self._publish(job.id, ev.Failed(code="worker_lost", message="The worker went silent; try again."))
 
@@ -404,7 +471,7 @@ class GenerationService:
             with self._changed:
                 number = self._preview[1] + 1 if self._preview and self._preview[0] == job else 1
                 self._preview = (job, number, event)
-                self._changed.notify_all()
+                self._tell(more=False)
             return
         if isinstance(event, ev.ImageReady) and event.data is not None:
             self._keep(event.record.id, event.data)
@@ -417,9 +484,11 @@ class GenerationService:
                     self._trouble = None
                     if isinstance(event, FINAL_EVENTS):
                         self._running, self._preview = None, None
-                    self._changed.notify_all()
+                    self._tell(more=not isinstance(event, ev.Progress))
                 if isinstance(event, FINAL_EVENTS):
                     self._webhooks.wake()
+                if isinstance(event, ev.ImageReady):
+                    self._keeper.wake()
                 return
             except DiskTrouble as error:
                 if isinstance(event, ev.Progress):
@@ -445,6 +514,7 @@ class GenerationService:
                     path = save_named(image, record.infotext, fields, self.settings.saving, self.folders.data)
                     place = kept_as(path, self.folders.data)
                     self._jobs.saved_later(record.model_copy(update={"path": place, "problem": None}))
+                    self._keeper.wake()
                     with self._changed:
                         self._unsaved.pop(record.id, None)
             except DiskTrouble as error:
@@ -459,6 +529,8 @@ class GenerationService:
 
     def _pause(self, reason: str | None) -> None:
         with self._changed:
-            self._trouble = reason
+            if self._trouble != reason:
+                self._trouble = reason
+                self._tell()
             if not self._closing:
                 self._changed.wait(RETRY_SECONDS)

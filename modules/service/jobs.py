@@ -25,6 +25,7 @@ from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.database import Database
 from modules.service.gallery import Gallery
+from modules.service.history import enter
 
 MAX_ATTEMPTS = 3
 POSITION_JUMP = 1_000_000
@@ -98,7 +99,11 @@ class JobStore:
         The owner whose turn is longest ago comes first, so that nobody waits behind somebody else's hundred jobs.
         """
         last_turn = "SELECT coalesce(max(turn), 0) FROM jobs AS others WHERE others.owner = jobs.owner"
-        next_row = f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY ({last_turn}), {PLACE} LIMIT 1"
+        held = "SELECT 1 FROM switches WHERE name IN ('held', 'held:' || jobs.owner)"
+        next_row = (
+            f"SELECT * FROM jobs WHERE state = 'queued' AND NOT EXISTS ({held})"
+            f" ORDER BY ({last_turn}), {PLACE} LIMIT 1"
+        )
         while True:
             with self._database.write() as db:
                 row = db.execute(next_row).fetchone()
@@ -132,6 +137,7 @@ class JobStore:
                 return _finish(db, job, event)
             if isinstance(event, ev.ImageReady):
                 Gallery.add(db, event.record)
+                enter(db, event.record)
             return _append(db, job, event)
 
     def cancel_queued(self, job: str) -> bool:
@@ -150,6 +156,19 @@ class JobStore:
         with self._database.write() as db:
             if _waiting(db, job) != ("paused" if paused else "queued"):
                 db.execute("UPDATE jobs SET state = ? WHERE id = ?", ("paused" if paused else "queued", job))
+
+    def hold_all(self, owner: str | None, held: bool) -> None:
+        """No further job of this owner (None: of anybody) is taken until they are let go. Holds over a restart."""
+        with self._database.write() as db:
+            if held:
+                db.execute("INSERT OR IGNORE INTO switches VALUES (?)", (_switch(owner),))
+            else:
+                db.execute("DELETE FROM switches WHERE name = ?", (_switch(owner),))
+
+    def held(self, owner: str | None) -> bool:
+        """Whether the jobs of this owner are held, by the owner or all together."""
+        names = {row["name"] for row in self._database.read("SELECT name FROM switches")}
+        return "held" in names or _switch(owner) in names
 
     def move(self, job: str, before: str | None) -> None:
         """Puts a waiting job before another one of the same owner, or behind all of them (None).
@@ -203,6 +222,7 @@ class JobStore:
         """A picture that had been kept in memory lies on the disk now."""
         with self._database.write() as db:
             Gallery.add(db, record)
+            enter(db, record)
             events = db.execute("SELECT position, body FROM events WHERE job = ? AND kind = 'image'", (record.job,))
             for row in events.fetchall():
                 event = ev.EVENT.validate_json(row["body"])
@@ -277,6 +297,37 @@ class JobStore:
         rows = self._database.read(f"SELECT * FROM jobs {where} ORDER BY place DESC LIMIT ?", values)
         places = self._places()
         return [self._view(row, places) for row in rows]
+
+    def unfinished(self, owner: str | None = None) -> list[JobView]:
+        """What is drawn, then what waits (the paused included) in its order; of one owner if asked."""
+        where, values = ("AND owner = ?", (owner,)) if owner is not None else ("", ())
+        rows = self._database.read(
+            f"SELECT * FROM jobs WHERE state IN ('running', 'queued', 'paused') {where}"
+            f" ORDER BY state != 'running', {PLACE}",
+            values,
+        )
+        places = self._places()
+        return [self._view(row, places) for row in rows]
+
+    def ended(self, limit: int, owner: str | None = None) -> list[JobView]:
+        """Jobs that came to their end, the last one first; of one owner if asked."""
+        where, values = ("AND owner = ?", (owner,)) if owner is not None else ("", ())
+        rows = self._database.read(
+            f"SELECT * FROM jobs WHERE finished NOTNULL {where} ORDER BY finished DESC LIMIT ?", (*values, limit)
+        )
+        return [self._view(row, {}) for row in rows]
+
+    def others_before(self, owner: str | None) -> int:
+        """How many jobs of others are drawn before the first waiting one of this owner."""
+        if owner is None:
+            return 0
+        running = self._database.read("SELECT owner FROM jobs WHERE state = 'running'")
+        waiting = self._database.read("SELECT id, owner FROM jobs WHERE state = 'queued'")
+        owners = {row["id"]: row["owner"] for row in waiting}
+        queue = [owners.get(job) for job in self.order()]
+        if owner not in queue:
+            return 0
+        return sum(row["owner"] != owner for row in running) + queue.index(owner)
 
     def current(self, owner: str | None = None) -> JobView | None:
         """The job that is being drawn, else the first that waits; of one owner if asked."""
@@ -374,6 +425,10 @@ def _finish(db: sqlite3.Connection, job: str, event: ev.Event, jump: int = 0) ->
         {"job": job},
     )
     return position
+
+
+def _switch(owner: str | None) -> str:
+    return "held" if owner is None else f"held:{owner}"
 
 
 def _unknown(job: str) -> NotFound:

@@ -21,7 +21,11 @@ import pytest
 import uvicorn
 
 from modules.frontends import serve
+from modules.schema.folders import Folders
+from modules.service.generation import GenerationService
+from modules.service.worker import ThreadWorker
 from tests.frontends.stand_in import StandIn
+from tests.service.fake_engine import Engine
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM_FLAGS = [
@@ -39,18 +43,19 @@ class Served:
 
 
 @contextmanager
-def serving(flags: dict[str, Any] | None = None) -> Iterator[Served]:
-    """The app over a stand-in that takes 20 ms a step, on a free port; `flags` as of a command line."""
-    service = StandIn(pace=0.02)
+def serving(service: Any = None, **more: Any) -> Iterator[Served]:
+    """The app over a service (a stand-in that takes 20 ms a step), on a free port; both are closed in the end. `more`:
+    as for `serve.build_app`, as flags of a command line."""
+    service = service or StandIn(pace=0.02)
     bound = serve.open_port("127.0.0.1", 0)
-    app = serve.build_app(service, flags=flags)
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    app = serve.build_app(service, **more)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
     yield Served(service, f"http://127.0.0.1:{bound.getsockname()[1]}/")
+    app.state.streams.close()
     server.should_exit = True
     thread.join(10)
     service.close()
@@ -59,8 +64,17 @@ def serving(flags: dict[str, Any] | None = None) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving() as found:
-        yield found
+    with serving() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app over the real service, its queue and history, with the fake engine (its prompt says what happens)."""
+    folders = Folders.under(tmp_path_factory.mktemp("data"))
+    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    with serving(service) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,18 @@ from modules.schema.events import (
     Warned,
 )
 from modules.schema.folders import Folders
-from modules.schema.record import FINAL_STATES, CheckpointView, JobView, SavedRecord
+from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
+from modules.service.database import Database
+from modules.service.history import History, enter
+from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
+from modules.service.thumbnails import small
 from modules.weights.catalogue import Catalogue
 from modules.weights.library import Library
 
@@ -101,7 +105,12 @@ class StandIn:
         self.library = Library(folders, folders.database, embedded.read_picture)
         self.cards = Cards(self.library, folders.state, lambda: self.settings)
         self.model_tasks = ModelTasks(folders, lambda: self.settings)
+        self._database = Database(None)
+        self.history = History(self._database, folders)
+        self.importer = Importer(self._database, folders)
         self.warnings: list[str] = []
+        self._held = False
+        self._news = 0
         self._settings = settings or Settings()
         self._jobs: dict[str, _Job] = {}
         self._inputs: dict[str, bytes] = {}
@@ -184,6 +193,26 @@ class StandIn:
         waiting = [self.job(id) for id, job in self._jobs.items() if job.state in ("running", "queued")]
         return next((view for view in waiting if owner in (None, view.owner)), None)
 
+    def again(self, id: str, owner: str = "") -> str:
+        return self.submit(self._find(id).request, owner)
+
+    def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:
+        mine = [self.job(id) for id, job in self._jobs.items() if owner in (None, job.owner)]
+        waiting = [view for view in mine if view.state not in FINAL_STATES]
+        over = [view for view in mine if view.state in FINAL_STATES]
+        return QueueView(jobs=tuple(waiting), ended=tuple(over[::-1][:ended]), held=self._held)
+
+    def hold_queue(self, held: bool, owner: str | None = None) -> None:
+        with self._told:
+            self._held = held
+            self._news += 1
+            self._told.notify_all()
+
+    def watch(self, seen: tuple[int, int], timeout: float) -> tuple[int, int]:
+        with self._told:
+            self._told.wait_for(lambda: self._news != seen[0] or self._closing, timeout)
+            return self._news, self._news
+
     def pause(self, id: str) -> None:
         self._find(id)
 
@@ -216,6 +245,10 @@ class StandIn:
             raise NotFound(f"There is no picture {record_id!r}.")
         return self._pictures[record_id]
 
+    def thumbnail(self, record_id: str) -> bytes:
+        found, _ = self.picture(record_id)
+        return small(found)
+
     def hold(self, step: int) -> None:
         self._hold = step
 
@@ -242,6 +275,7 @@ class StandIn:
                 job.events = [(n, e) for n, e in job.events if not isinstance(e, Preview)]
             job.count += 1
             job.events.append((job.count, event))
+            self._news += 1
             self._told.notify_all()
 
     def _work(self) -> None:
@@ -250,7 +284,7 @@ class StandIn:
                 waiting = next((j for j in self._jobs.values() if j.state == "queued"), None)
                 if self._closing:
                     return
-                if waiting is None:
+                if waiting is None or self._held:
                     self._told.wait(1)
                     continue
                 waiting.state, waiting.started = "running", time.time()
@@ -315,6 +349,11 @@ class StandIn:
             width=request.width, height=request.height, seed=seed, infotext=text, created=time.time(),
         )  # fmt: skip
         self._pictures[record.id] = (out.getvalue(), record)
+        path = self.folders.data / str(record.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(out.getvalue())
+        with self._database.write() as db:
+            enter(db, record)
         with self._told:
             job.images.append(record)
             self._tell(job, ImageReady(record=record))

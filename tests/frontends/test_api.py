@@ -75,7 +75,7 @@ def test_thumbnails_are_small(client):
     view = finished(client, submit(client, width=1024, height=512))
     small = client.get(f"pictures/{view['images'][0]['id']}/thumbnail")
     assert small.headers["content-type"] == "image/webp"
-    assert Image.open(io.BytesIO(small.content)).size == (320, 160)
+    assert Image.open(io.BytesIO(small.content)).size == (384, 192)
 
 
 @pytest.mark.parametrize("how", ["header", "query"])

@@ -81,7 +81,13 @@ class Engine:
     def _save(
         self, job: str, request: GenerationRequest, settings: Settings, image: Image.Image, k: int, unsaved: bool
     ) -> ImageReady:
-        seed, infotext = request.seed + k, f"{request.prompt}\nSteps: {request.steps}, Seed: {request.seed + k}"
+        seed, source = request.seed + k, request.source
+        infotext = (
+            f"{request.prompt}\nSteps: {request.steps}, Sampler: {request.sampler}, CFG scale: {request.cfg_scale:g},"
+            f" Seed: {seed}, Size: {request.width}x{request.height}, Model: fake"
+        )
+        parents = (source.images[k % len(source.images)],) if source and source.images else ()
+        parents += (source.mask.image,) if source and source.mask else ()
         path, data = None, None
         if unsaved or not settings.saving.samples_save:
             data = encode_png(image, infotext)
@@ -90,7 +96,7 @@ class Engine:
             path = kept_as(saved, self.folders.data)
         record = SavedRecord(
             id=uuid.uuid4().hex, job=job, index=k, path=path, width=image.width, height=image.height, seed=seed,
-            infotext=infotext, created=time.time(), problem="no disk" if unsaved else None,
+            infotext=infotext, created=time.time(), problem="no disk" if unsaved else None, parents=parents,
         )  # fmt: skip
         return ImageReady(record=record, data=data)
 

@@ -2,7 +2,7 @@
 
 POST /jobs {"prompt": "a red house"} → 201 {"id": "…"}; with Idempotency-Key the same job however often it is sent
 GET /jobs · GET /jobs/{id}           → state, progress, and the records of finished pictures
-POST /jobs/{id}/cancel · skip · pause · resume · move
+POST /jobs/{id}/cancel · skip · pause · resume · move · again
 GET /events/{id}                     → server-sent events, resumable with Last-Event-ID or ?after=
 GET /pictures/{id} · thumbnail · filmstrip
 POST /prompt/check {"prompt": "a (red"} → tokens, chunk boundaries, problems, for both prompts
@@ -11,10 +11,9 @@ GET /styles · POST /styles · POST /styles/delete · POST /styles/apply
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -27,7 +26,6 @@ from pydantic import BaseModel
 from modules.frontends.api.metrics import metrics_text
 from modules.frontends.desk import FrontDesk, desk_of
 from modules.frontends.requests import check_length, make_request, well_formed
-from modules.imaging.metadata import open_bounded
 from modules.schema.errors import NotFound, WorkerLost
 from modules.schema.events import Event, ImageReady, Preview
 from modules.schema.fields import facts
@@ -39,7 +37,6 @@ from modules.schema.version import NAME, VERSION
 HEARTBEAT = 15.0  # seconds of silence after which a comment line tells proxies and browsers that we are alive
 FOLLOWERS = 256  # event streams at once; each holds a thread while it waits
 WAITERS = 512  # requests that wait for their job at once, likewise; further ones wait to wait
-THUMBNAIL = 320  # pixels, longest side
 MAX_STEPS = int(facts(GenerationRequest, "steps").le or 150)
 
 T = TypeVar("T")
@@ -94,6 +91,13 @@ class Streams:
     async def run(self, wait: Callable[[], T]) -> T:
         """What `wait` gives, which may take as long as a job. WorkerLost when the streams are closed meanwhile."""
         return await self._run(wait, self._waiters)
+
+    async def follow(self, wait: Callable[[], T]) -> T | None:
+        """What `wait` gives, in a follower's thread; None when the streams are closed meanwhile."""
+        try:
+            return await self._run(wait, self._followers)
+        except WorkerLost:
+            return None
 
     async def _run(self, wait: Callable[[], T], threads: CapacityLimiter) -> T:
         with CancelScope() as scope:
@@ -157,9 +161,17 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         return JobId(id=job)
 
     @router.post("/inputs", status_code=201, openapi_extra=PICTURE_SCHEMA)
-    async def keep_input(request: Request, mine: Mine) -> JobId:
+    async def keep_input(
+        request: Request,
+        mine: Mine,
+        origin: Annotated[str | None, Query(max_length=64, description="The picture it was painted over")] = None,
+    ) -> JobId:
         """Stores a picture to draw from (the body is its file); its id goes into the request's `source`."""
-        return JobId(id=await to_thread.run_sync(mine.keep_input, await request.body()))
+        name = await to_thread.run_sync(mine.keep_input, await request.body())
+        if origin:
+            with contextlib.suppress(NotFound):  # forgotten meanwhile: then it came from nowhere
+                await to_thread.run_sync(mine.history.note_origin, name, origin)
+        return JobId(id=name)
 
     @router.get("/jobs")
     def jobs(mine: Mine, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[JobView]:
@@ -190,6 +202,11 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         """Puts a waiting job before another one, or behind all."""
         mine.move(id, before)
         return JobId(id=id)
+
+    @router.post("/jobs/{id}/again", status_code=201)
+    def again(id: str, mine: Mine) -> JobId:
+        """Queues the same request once more; the answer is the new job."""
+        return JobId(id=mine.again(id))
 
     @router.post("/jobs/{id}/cancel", status_code=202)
     def cancel(id: str, mine: Mine) -> JobId:
@@ -233,19 +250,9 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
             raise NotFound("That picture has no filmstrip.")
         return Response(path.read_bytes(), media_type="image/png", headers=PICTURE_HEADERS)
 
-    @lru_cache(maxsize=256)
-    def small(id: str) -> bytes:
-        data, record = _bytes_of(service, id)
-        image = open_bounded(data, name=_file_name(record))
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        out = io.BytesIO()
-        image.save(out, "WEBP", quality=85)
-        return out.getvalue()
-
     @router.get("/pictures/{id}/thumbnail")
     def thumbnail(id: str, mine: Mine) -> Response:
-        mine.picture(id)
-        return Response(small(id), media_type="image/webp", headers=PICTURE_HEADERS)
+        return Response(mine.thumbnail(id), media_type="image/webp", headers=PICTURE_HEADERS)
 
     @router.post("/prompt/check")
     def check(
