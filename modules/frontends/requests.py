@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,13 @@ from pydantic import BaseModel, ValidationError
 
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
-from modules.schema.request import Extras, GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.request import Extras, GenerationRequest, Hires, Inversion, Mask, Outpaint, Refiner, Soft, Source
+from modules.schema.rounds import Loopback, Tiles
+from modules.schema.scripts import SCRIPT_OF, SCRIPTS, Asked
 
 PARTS: dict[str, type[BaseModel]] = {
-    "hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask, "extras": Extras,
+    "hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask, "tiles": Tiles, "loopback": Loopback,
+    "outpaint": Outpaint, "inversion": Inversion, "extras": Extras, "soft": Soft, "script": Asked,
 }  # fmt: skip
 LONGEST_PROMPT = 100_000  # characters; more is a pasted file, not a prompt
 
@@ -40,6 +44,9 @@ def _path(location: Sequence[int | str]) -> list[str]:
     for part in map(str, location):
         if model is None:
             break  # places in a list, keys of a dictionary, members of a union
+        if part in SCRIPT_OF and path == ["script"]:
+            model = SCRIPT_OF[part].model
+            continue
         path.append(part)
         model = PARTS.get(part) if part in model.model_fields else None
     return path
@@ -49,6 +56,13 @@ def _sentence(path: Sequence[str], values: Mapping[str, Any]) -> str:
     if not path:
         return "Send one JSON object of request fields."
     model = PARTS[path[-2]] if len(path) > 1 else GenerationRequest
+    if path[0] == "script":
+        asked = values.get("script")
+        row = SCRIPT_OF.get(str(asked.get("name", "")) if isinstance(asked, Mapping) else "")
+        if row is None or row.part != "script":
+            names = ", ".join(row.key for row in SCRIPTS if row.part == "script")
+            return f"A script's name is one of: {names}."
+        model = row.model if len(path) > 1 else GenerationRequest
     if path[-1] not in model.model_fields:
         return f"There is no field called {path[-1]!r}; remove it."
     value: Any = values
@@ -90,3 +104,23 @@ def check_length(name: str, text: str) -> None:
 def well_formed(text: str) -> str:
     """The text with lone surrogates replaced and without NUL."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+
+
+def put_script(nested: dict[str, Any], text: Any) -> None:
+    """Put the chosen script into the loose values of a request; BadRequest's `field` is "script"."""
+    if not text:
+        return
+    try:
+        asked = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict) or not isinstance(asked.get("args", {}), dict):
+        raise BadRequest("What the script is to do cannot be read; choose it again.", field="script")
+    row = SCRIPT_OF.get(str(asked.get("name", "")))
+    if row is None:
+        raise BadRequest("There is no such script; choose one of the list.", field="script")
+    values = row.values(asked.get("args", {}))
+    if row.part == "script":
+        nested["script"] = values
+    else:
+        nested.setdefault("source", {})[row.part.removeprefix("source.")] = values

@@ -235,11 +235,21 @@ def encode_png(image: Image.Image, infotext: str | None) -> bytes:
 
 
 def save_picture(
-    image: Image.Image, infotext: str, plan: Plan, k: int, data_dir: Path, user: str = "", disk: Disk = DISK
-) -> str:
-    """Saves picture k of a plan; returns its path as records hold it (`kept_as`). Raises as `save_named`."""
-    fields = fields_of(plan, k, user)
-    return kept_as(save_named(image, infotext, fields, plan.settings.saving, data_dir, disk=disk), data_dir)
+    image: Image.Image, infotext: str, plan: Plan, k: int, data_dir: Path, user: str = "", disk: Disk = DISK,
+    *, basename: str = "", grid: bool = False,
+) -> str:  # fmt: skip
+    """Saves picture k of a plan, or a grid that begins with it, into the folder of grids; returns its path as records
+    hold it (`kept_as`). Raises as `save_named`."""
+    fields, saving = fields_of(plan, k, user), plan.settings.saving
+    if grid:
+        places = {
+            "outdir_txt2img_samples": saving.outdir_txt2img_grids,
+            "outdir_img2img_samples": saving.outdir_img2img_grids,
+            "samples_filename_pattern": "[seed]",
+            "save_images_add_number": True,
+        }
+        saving = saving.model_copy(update=places)
+    return kept_as(save_named(image, infotext, fields, saving, data_dir, basename, disk), data_dir)
 
 
 def save_beside(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from PIL import Image
 
 from modules.memory.devices import DeviceFacts
 from modules.pipeline.text import ConditioningCache
@@ -12,6 +14,7 @@ from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import Cancelled
 from modules.schema.events import Event, Warned
 from modules.schema.folders import Folders
+from modules.schema.plan import Plan
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency
@@ -30,13 +33,22 @@ class Control(Protocol):
         ...
 
 
+class Kept(NamedTuple):
+    """A finished picture: number k of its plan."""
+
+    plan: Plan
+    k: int
+    image: Image.Image
+
+
 class Skipped(Exception):
     """The user asked for the next picture; ends one batch, not the job."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """`emit` takes events as they happen; `conditionings` outlives jobs (its keys hold all that matters)."""
+    """`emit` takes events as they happen; `conditionings` outlives jobs (its keys hold all that matters). `kept`: what
+    a script holds on to for its grids, by number of the picture; it outlives an attempt that ran out of memory."""
 
     job: str
     emit: Callable[[Event], None]
@@ -49,6 +61,7 @@ class RunContext:
     conditionings: ConditioningCache
     upscalers: Upscalers
     said: set[str] = field(default_factory=set)
+    kept: dict[int, Kept] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         """Tell the user something, once in a job."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,7 +28,7 @@ from modules.prompt import styles, wildcards
 from modules.schema.errors import DiskTrouble
 from modules.schema.events import ImageReady, Warned
 from modules.schema.plan import Plan
-from modules.schema.record import SavedRecord
+from modules.schema.record import Role, SavedRecord
 from modules.schema.request import GenerationRequest, Loopback, Tiles
 from modules.weights.residency import LoadedModel
 from modules.weights.sizes import sizes_of
@@ -40,10 +42,31 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     """
     if request.source is not None and request.source.extras is not None:
         return extras.enlarge(request, request.source.extras, ctx)
+    return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in drawn(request, ctx)]
+
+
+def planned(request: GenerationRequest, ctx: RunContext) -> Plan:
+    """The plan of a request, with what its styles files have wrong among its warnings."""
     known_styles, problems = styles.load_styles(ctx.folders.styles_files)
     places = wildcards.places(ctx.folders.wildcards, ctx.folders.data / "extensions")
     plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
-    for message in (*(problems if request.styles else ()), *plan.warnings):
+    if not (problems and request.styles):
+        return plan
+    return plan.model_copy(update={"warnings": (*problems, *plan.warnings)})
+
+
+def steps_of(plan: Plan, given: Pictures | None, ctx: RunContext) -> tuple[int, int]:
+    """How many steps each batch of a plan takes, and how many batches there are."""
+    each = sum(run.steps_run for run in passes.passes(plan))
+    asked = plan.request.source
+    each += asked.inversion.steps if asked and asked.inversion else 0
+    return each, _drawings(plan, given, finder(ctx, plan)) if given else len(plan.batches())
+
+
+def drawn(request: GenerationRequest, ctx: RunContext) -> Iterator[Made]:
+    """The pictures of a request, one by one as they are finished; raises as `generate`."""
+    plan = planned(request, ctx)
+    for message in plan.warnings:
         ctx.emit(Warned(message=message))
     given = source.read(plan, ctx.folders)
     prepared = None
@@ -51,10 +74,7 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         plan, prepared = source.ready(plan, given, finder(ctx, plan))
         for message in prepared.warnings:
             ctx.emit(Warned(message=message))
-    meter = Meter(
-        ctx, plan, sum(run.steps_run for run in passes.passes(plan)),
-        _drawings(plan, given, finder(ctx, plan)) if given else None,
-    )  # fmt: skip
+    meter = Meter(ctx, plan, *steps_of(plan, given, ctx))
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
     sizes, shape = sizes_of(plan.checkpoint, ctx.folders), budget.Shape(width, height, plan.request.batch_size)
@@ -65,12 +85,11 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         job = Job(models, ctx, meter)
         asked = plan.request.source
         if asked is not None and asked.tiles is not None and given is not None:
-            walk = in_tiles(plan, given, asked.tiles, job)
+            yield from in_tiles(plan, given, asked.tiles, job)
         elif asked is not None and asked.loopback is not None and given is not None:
-            walk = in_loops(plan, given, asked.loopback, job)
+            yield from in_loops(plan, given, asked.loopback, job)
         else:
-            walk = pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
-        return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in walk]
+            yield from pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
 
 
 @dataclass(frozen=True)
@@ -215,25 +234,31 @@ def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
     return (first, asked.mask.image) if asked.mask else (first,)
 
 
-def publish(image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext) -> SavedRecord:
-    """Save one picture, its filmstrip beside it, and announce it.
+def publish(
+    image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext,
+    *, index: int | None = None, role: Role = "picture", told: Mapping[str, Any] = MappingProxyType({}),
+    basename: str = "",
+) -> SavedRecord:  # fmt: skip
+    """Save one picture, its filmstrip beside it, and announce it as number `index` (k) of its job.
 
-    One that cannot be saved is handed over in memory, with the reason.
+    One that cannot be saved is handed over in memory, with the reason. `told`: what its infotext tells besides.
     """
-    infotext = infotext_of(plan, k)
+    infotext = infotext_of(plan, k, told)
+    saving = plan.settings.saving
     path, beside, problem, data = None, None, None, None
-    if plan.settings.saving.samples_save:
+    if saving.grid_save if role == "grid" else saving.samples_save:
         try:
-            path = save_picture(image, infotext, plan, k, ctx.folders.data)
+            path = save_picture(image, infotext, plan, k, ctx.folders.data, basename=basename, grid=role == "grid")
             beside = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None
         except DiskTrouble as error:
             problem = error.message
     if path is None:
         data = encode_png(image, infotext)
     record = SavedRecord(
-        id=uuid.uuid4().hex, job=ctx.job, index=k, path=path, width=image.width, height=image.height,
-        seed=plan.seeds[k], infotext=infotext, created=time.time(), problem=problem, filmstrip=beside,
-        parents=parents_of(plan, k),
+        id=uuid.uuid4().hex, job=ctx.job, index=k if index is None else index, path=path,
+        width=image.width, height=image.height, seed=plan.seeds[k], infotext=infotext, created=time.time(),
+        problem=problem, filmstrip=beside,
+        parents=parents_of(plan, k), role=role,
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

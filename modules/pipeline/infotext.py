@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from modules.pipeline import networks, passes
@@ -35,8 +37,9 @@ ALWAYS_READ = {
 }  # fmt: skip
 
 
-def infotext_of(plan: Plan, k: int) -> str:
-    """The infotext of picture k, in A1111's layout and order of keys."""
+def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The infotext of picture k, in A1111's layout and order of keys; `more` is told behind all else but the version.
+    """
     request, settings = plan.request, plan.settings
     options, prompting, drawing = settings.sampling, settings.prompting, settings.drawing
     sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
@@ -111,6 +114,7 @@ def infotext_of(plan: Plan, k: int) -> str:
         templates = {"Template": plan.template, "Negative Template": plan.negative_template}
         fields |= {name: text for name, text in templates.items() if text}
         fields["Wildcards"] = plan.draws[k]
+    fields |= more
     fields["Version"] = f"{NAME} {VERSION}"
     return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
 
@@ -165,7 +169,9 @@ def _source_fields(source: Source) -> dict[str, Any]:
     if source.loopback is not None:
         fields |= _told(source.loopback)
     if source.outpaint is not None:
-        fields |= {key: value for key, value in _told(source.outpaint).items() if value}
+        fields |= {key: value for key, value in _told(source.outpaint).items() if value and value != "edges"}
+    if source.inversion is not None:
+        fields |= _told(source.inversion)
     mask: Mask | None = source.mask
     if mask is None:
         return fields

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from modules.pipeline import depth, latents, networks, text
+from modules.pipeline import depth, inversion, latents, networks, text
 from modules.pipeline.context import RunContext
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
 from modules.pipeline.latents import Start
@@ -17,6 +17,7 @@ from modules.pipeline.text import PictureConditioning
 from modules.sampling import noise, samplers, schedules, table
 from modules.schema.errors import NotANumber
 from modules.schema.plan import Plan, SecondPass
+from modules.schema.request import Inversion
 from modules.weights.residency import LoadedModel
 
 
@@ -140,7 +141,13 @@ def sample(
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,
     )
-    if start is None:
+    asked = request.source.inversion if request.source and not run.second else None
+    if start is not None and asked is not None:
+        found = _found(plan, asked, batch, models, denoiser, start, ctx, meter)
+        # The picture itself is not kept beneath this noise.
+        first = inversion.mixed(found, source.initial, asked) - start.latents / float(levels.table[-1])
+        x = walk.from_picture(start.latents, first, extra_noise=plan.settings.drawing.img2img_extra_noise)
+    elif start is None:
         x = walk.from_noise(source.initial, sgm_noise_multiplier=options.sgm_noise_multiplier)
     else:
         first = source.initial if run.second else source.initial * noise_multiplier(plan)
@@ -156,6 +163,35 @@ def sample(
             "set Precision to float32 in the settings."
         )
     return drawn if start is None else start.finished(drawn)
+
+
+def _found(
+    plan: Plan, asked: Inversion, batch: range, models: Models, like: Denoiser, start: Start, ctx: RunContext,
+    meter: Meter,
+) -> Tensor:  # fmt: skip
+    """The noise [B, C, h, w] that the source of a batch would have come from, by the prompt asked for."""
+    size = plan.request.width, plan.request.height
+
+    def condition(model: LoadedModel) -> list[PictureConditioning]:
+        words = networks.words_in([asked.prompt, asked.negative_prompt], model, ctx)
+        known = text.condition(
+            model, asked.prompt, asked.negative_prompt, asked.steps, plan.settings, size, ctx.conditionings,
+            words.embeddings,
+        )  # fmt: skip
+        return [known for _ in batch]
+
+    backwards = replace(
+        like, condition=condition, guiding=Guiding(asked.cfg_scale), total=asked.steps, start=None, wants_uncond=False,
+        timesteps=False, lcm=False, handover=None, calls=0,
+    )  # fmt: skip
+    sigmas = inversion.rising(asked.steps, like.levels)
+    meter.say("Finding the noise")
+    found = inversion.found_noise(
+        backwards, start.latents, sigmas, asked.sigma_adjustment,
+        lambda step, denoised: meter.step(step, models.current, denoised),
+    )  # fmt: skip
+    meter.start_pass("Drawing", asked.steps)
+    return found
 
 
 def tiling(plan: Plan) -> tuple[bool, bool]:

@@ -11,7 +11,14 @@ from modules.sampling import table
 from modules.schema.errors import BadRequest
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.record import CheckpointView
-from modules.schema.request import SAME_CHECKPOINT, SAME_SAMPLER, SAME_SCHEDULER, GenerationRequest
+from modules.schema.request import (
+    SAME_CHECKPOINT,
+    SAME_SAMPLER,
+    SAME_SCHEDULER,
+    SEEDS,
+    GenerationRequest,
+    seeded,
+)
 from modules.schema.settings import SECTION_OF, Settings
 from modules.weights.catalogue import Catalogue
 
@@ -22,8 +29,7 @@ MAX_SIDE = 16384
 
 def with_seeds(request: GenerationRequest) -> GenerationRequest:
     """The request with seeds that are asked for at random (-1) drawn."""
-    drawn = {name: random.randrange(SEED_RANGE) for name in ("seed", "subseed") if getattr(request, name) == -1}
-    return request.model_copy(update=drawn) if drawn else request
+    return seeded(request, {name: random.randrange(SEED_RANGE) for name in SEEDS})
 
 
 def make_plan(

@@ -16,7 +16,8 @@ from modules.imaging.resize import Upscale
 from modules.pipeline.source import Pictures, Prepared
 from modules.schema.errors import BadRequest
 from modules.schema.plan import Plan
-from modules.schema.request import Loopback, Source, Tiles
+from modules.schema.request import Source
+from modules.schema.rounds import Loopback, Tiles
 
 MAX_PIXELS = 16384 * 16384
 # How far from the first strength to the last a round is, by its share of the way.
@@ -38,6 +39,8 @@ def check(source: Source, width: int, height: int) -> None:
         asked = source.outpaint
         if not (asked.left or asked.right or asked.up or asked.down):
             raise BadRequest("Outpainting needs at least one direction with some pixels.", field="outpaint")
+    if source.inversion is not None and source.mask is not None:
+        raise BadRequest("The noise of a source is found for the whole picture; leave the mask out.", field="mask")
     if source.tiles is not None and source.tiles.overlap >= min(width, height):
         raise BadRequest(
             f"The overlap of {source.tiles.overlap} leaves nothing of tiles of {width}x{height}; make it smaller.",

@@ -16,9 +16,9 @@ from modules.memory import devices, policy
 from modules.memory.fastest import Fastest
 from modules.nets.attention import ATTENTIONS
 from modules.pipeline import text
-from modules.pipeline.context import Control, RunContext
-from modules.pipeline.generate import generate
+from modules.pipeline.context import Control, Kept, RunContext
 from modules.pipeline.plan import with_seeds
+from modules.pipeline.scripted import generate
 from modules.pipeline.text import ConditioningCache
 from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import EaselError, OutOfMemory
@@ -83,6 +83,7 @@ class Engine:
         """
         finished = set(control.finished)
         request = with_seeds(request)  # what goes on after a failure is the same job
+        kept: dict[int, Kept] = {}
 
         def told(event: Event) -> None:
             if isinstance(event, ImageReady):
@@ -93,7 +94,7 @@ class Engine:
             while True:
                 ctx = RunContext(
                     job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
-                    self.residency, self.facts, self.conditionings, self.upscalers,
+                    self.residency, self.facts, self.conditionings, self.upscalers, kept=kept,
                 )  # fmt: skip
                 saving = self._drawn(request, ctx)
                 if saving is None:

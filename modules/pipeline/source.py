@@ -23,6 +23,7 @@ from modules.imaging.masks import (
     unmasked,
 )  # fmt: skip
 from modules.imaging.resize import Mode, Upscale, resize
+from modules.imaging.spectrum import matching_noise
 from modules.imaging.upscale import Find, find_upscaler
 from modules.schema.folders import Folders
 from modules.schema.plan import Plan
@@ -31,6 +32,7 @@ from modules.schema.request import Mask, Outpaint, Soft, Source
 RESIZE: tuple[Mode, ...] = ("stretch", "cover", "fit")
 LATENT_RESIZE = 3
 FILL_ORIGINAL, FILL_NOISE, FILL_NOTHING = 1, 2, 3
+OUTPAINT_CONTENT = {"latent noise": FILL_NOISE, "latent nothing": FILL_NOTHING}
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _prepared(plan: Plan, source: Source, given: Pictures, upscale: Upscale | No
 
 
 def _outpainted(plan: Plan, asked: Outpaint, given: Pictures) -> tuple[Plan, Prepared]:
-    """The pictures with their outermost rows and columns drawn out to the new edges, and a mask over what is new.
+    """The pictures on a larger canvas and a mask over what is new, which begins with their outermost rows and columns
+    drawn out to the new edges, or with what else is asked for.
 
     The size becomes what it must be. A picture keeps every pixel further inside than the blur of the mask's edge.
     """
@@ -195,8 +198,20 @@ def _outpainted(plan: Plan, asked: Outpaint, given: Pictures) -> tuple[Plan, Pre
         for p in pictures
     ]
     overlays = tuple(unmasked(picture, hardened(mask)) for picture in drawn_out)
-    prepared = Prepared(tuple(drawn_out), mask, overlays=overlays)
+    if asked.fill == "fill":
+        drawn_out = [fill(picture, mask) for picture in drawn_out]
+    elif asked.fill == "noise":
+        drawn_out = [_in_noise(picture, size, (left, top), asked) for picture in pictures]
+    content = OUTPAINT_CONTENT.get(asked.fill, FILL_ORIGINAL)
+    prepared = Prepared(tuple(drawn_out), mask, content=content, overlays=overlays)
     return _with_request(plan, width=size[0], height=size[1]), prepared
+
+
+def _in_noise(picture: Image.Image, size: tuple[int, int], at: tuple[int, int], asked: Outpaint) -> Image.Image:
+    """A picture on a canvas of noise of its own kind; the same noise each time."""
+    canvas = matching_noise(picture, size, asked.noise_q, asked.color_variation, seed=0)
+    canvas.paste(picture, at)
+    return canvas
 
 
 def _border(size: tuple[int, int], box: Box, inside: int) -> Image.Image:

@@ -5,6 +5,7 @@
     `source` with `mask`  only a part of it (inpainting); with `outpaint` beyond its edges, with `tiles` enlarged in
                           pieces, with `loopback` again and again, with `extras` not drawn but only enlarged
     `refiner`             another checkpoint draws the last part of any of them
+    `script`              several requests made of this one, and what is made of their pictures
 
 Pictures are named by the SHA-256 of their file (`imaging.inputs.keep` stores it and gives the name), so that a
 request stays a few hundred bytes of JSON wherever it is kept.
@@ -12,11 +13,14 @@ request stays a few hundred bytes of JSON wherever it is kept.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints
 
 from modules.schema.fields import Frozen, fact
+from modules.schema.rounds import Loopback, Tiles
+from modules.schema.scripts import Script
 
 MAX_SEED = 2**64 - 1
 InputName = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -72,29 +76,7 @@ class Mask(Frozen):
     soft: Soft | None = fact(None, label="Soft inpainting")
 
 
-CURVES = ("Aggressive", "Linear", "Lazy")
-
-
-class Tiles(Frozen):
-    """The source enlarged, then drawn over in overlapping tiles of the asked size (A1111's SD upscale)."""
-
-    scale_factor: int | float = fact(2.0, label="Scale Factor", ge=1, le=16, soft_le=4, step=0.05)
-    upscaler: str = fact("None", label="Upscaler", infotext="SD upscale upscaler")
-    overlap: int = fact(
-        64, label="Tile overlap", ge=0, le=2048, soft_le=256, step=16, infotext="SD upscale overlap", hint="in pixels"
-    )
-
-
-class Loopback(Frozen):
-    """Each result is the next one's source. The strength goes from the source's to the final one along a curve."""
-
-    loops: int = fact(4, label="Loops", ge=1, le=1000, soft_le=32, step=1)
-    final_denoising_strength: int | float = fact(
-        0.5, label="Final denoising strength", ge=0, le=1, step=0.01, infotext="Final denoising strength"
-    )
-    denoising_curve: str = fact(
-        "Linear", label="Denoising strength curve", choices=CURVES, infotext="Denoising curve"
-    )
+OUTPAINT_FILLS = ("edges", "noise", "fill", "latent noise", "latent nothing")
 
 
 class Outpaint(Frozen):
@@ -108,6 +90,24 @@ class Outpaint(Frozen):
         8, label="Mask blur", ge=0, le=64, step=1, infotext="Outpaint blur",
         hint="How far inside the source its edge is drawn anew, in pixels.",
     )  # fmt: skip
+    fill: Literal["edges", "noise", "fill", "latent noise", "latent nothing"] = fact(
+        "edges", label="What the new part begins with", choices=OUTPAINT_FILLS, infotext="Outpaint fill"
+    )
+    noise_q: float = fact(1.0, label="Fall-off exponent", ge=0, le=4, step=0.01, hint="of the noise; low is fine grain")
+    color_variation: float = fact(0.05, label="Color variation", ge=0, le=1, step=0.01, hint="of the noise")
+
+
+class Inversion(Frozen):
+    """The noise to begin with is found by walking back from the source along this prompt (A1111's alternative test)."""
+
+    prompt: str = fact("", label="Decode prompt", infotext="Decode prompt")
+    negative_prompt: str = fact("", label="Decode negative prompt", infotext="Decode negative prompt")
+    cfg_scale: float = fact(1.0, label="Decode CFG scale", ge=0, le=15, step=0.1, infotext="Decode CFG scale")
+    steps: int = fact(50, label="Decode steps", ge=1, le=150, step=1, infotext="Decode steps")
+    randomness: float = fact(
+        0.0, label="Randomness", ge=0, le=1, step=0.01, infotext="Randomness", hint="the share of the seed's own noise"
+    )
+    sigma_adjustment: bool = fact(False, label="Sigma adjustment", infotext="Sigma Adjustment")
 
 
 class Extras(Frozen):
@@ -148,6 +148,7 @@ class Source(Frozen):
     outpaint: Outpaint | None = fact(None, label="Outpainting")
     tiles: Tiles | None = fact(None, label="SD upscale")
     loopback: Loopback | None = fact(None, label="Loopback")
+    inversion: Inversion | None = fact(None, label="Noise found in the source")
     extras: Extras | None = fact(None, label="Extras")
 
 
@@ -225,3 +226,15 @@ class GenerationRequest(Frozen):
     )
 
     override_settings: dict[str, Any] = fact({}, label="Override settings")
+    script: Script | None = fact(None, label="Script", hint="Makes several requests of this one.")
+
+
+SEEDS = ("seed", "subseed")
+
+
+def seeded(request: GenerationRequest, drawn: Mapping[str, int]) -> GenerationRequest:
+    """The request with the seeds that it left open (-1) as drawn; its script knows that they were."""
+    found: dict[str, Any] = {name: drawn[name] for name in SEEDS if getattr(request, name) == -1}
+    if "seed" in found and request.script is not None:
+        found["script"] = request.script.model_copy(update={"seed_drawn": True})
+    return request.model_copy(update=found) if found else request

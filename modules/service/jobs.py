@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, NotFound, TooMany
 from modules.schema.record import FINAL_STATES, JobState, JobView, SavedRecord
-from modules.schema.request import GenerationRequest
+from modules.schema.request import SEEDS, GenerationRequest, seeded
 from modules.schema.settings import Settings
 from modules.service.database import Database
 from modules.service.gallery import Gallery
@@ -32,7 +32,6 @@ POSITION_JUMP = 1_000_000
 """Events of progress after the last durable write may be lost with the machine, though followers saw them; a job that
 starts again numbers its events from well above, so that nobody who resumes misses one."""
 SEED_RANGE = 2**32 - 2
-SEEDS = ("seed", "subseed")
 FINAL_EVENTS = (ev.Done, ev.Failed, ev.Cancelled)
 _INPUT_NAME = re.compile("[0-9a-f]{64}")
 # A job stands where it came, or where its owner put it.
@@ -395,9 +394,8 @@ def _waiting(db: sqlite3.Connection, job: str) -> JobState:
 
 def _job(row: sqlite3.Row) -> Job:
     request = GenerationRequest.model_validate_json(row["request"])
-    drawn = {name: row[name] for name in SEEDS if getattr(request, name) == -1}
     settings = Settings.model_validate_json(row["settings"])
-    return Job(row["id"], request.model_copy(update=drawn), settings, row["attempts"] + 1)
+    return Job(row["id"], seeded(request, {name: row[name] for name in SEEDS}), settings, row["attempts"] + 1)
 
 
 def _append(db: sqlite3.Connection, job: str, event: ev.Event, jump: int = 0) -> int:

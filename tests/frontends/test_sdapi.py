@@ -20,7 +20,9 @@ from modules.frontends.api.bodies import Img2Img, Txt2Img, request_of
 from modules.imaging.metadata import encode, read_infotext
 from modules.schema.errors import BadRequest
 from modules.schema.folders import Folders
-from modules.schema.request import GenerationRequest
+from modules.schema.request import GenerationRequest, Refiner
+from modules.schema.rounds import Tiles
+from modules.schema.scripts import OutpaintingMk2, PromptMatrix, XyzPlot
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
 from modules.weights.headers import read_header
@@ -170,6 +172,62 @@ def test_scripts_of_the_original_become_parts_of_the_request():
         request({**body, "script_args": list(range(9))}, Img2Img)
 
 
+def test_scripts_take_arguments_by_place_and_by_name():
+    args = [1, "1-3", [], "CFG Scale", "4,7", None, 0, "", "", False, True, False, False, False, False, False, 4, False]
+    plot = request({"script_name": "X/Y/Z Plot", "script_args": args}).script
+    assert isinstance(plot, XyzPlot)
+    assert (plot.x_type, plot.x_values, plot.y_type, plot.z_type) == ("1", "1-3", "CFG Scale", "0")
+    assert (plot.draw_legend, plot.include_lone_images, plot.margin_size) == (False, True, 4)
+    assert plot.z_values_dropdown == ()
+    named = request({"script_name": "prompt matrix", "script_args": {"put_at_start": True, "margin_size": 6}}).script
+    assert named == PromptMatrix(put_at_start=True, margin_size=6)
+    picture = {"init_images": ["a"]}
+    body = {**picture, "script_name": "outpainting mk2", "script_args": ["<p>", 64, 4, ["left", "up"], 1, 0.1]}
+    outpainting = request(body, Img2Img).script
+    assert outpainting == OutpaintingMk2(pixels=64, mask_blur=4, direction=("left", "up"), color_variation=0.1)
+    body = {**picture, "script_name": "sd upscale", "script_args": ["", 16, 1, 2]}
+    assert source_of(body).tiles == Tiles(upscaler="Lanczos", overlap=16, scale_factor=2)
+    with pytest.raises(BadRequest, match="Grid margins") as wrong:
+        request({"script_name": "prompt matrix", "script_args": [False, False, "positive", "comma", 9999]})
+    assert wrong.value.field == "script.margin_size"
+
+
+def test_scripts_that_always_take_part_fill_what_is_left_out():
+    scripts = {
+        "Refiner": {"args": [True, "fine", 0.7]}, "Sampler": {"args": [9, "Euler a", "Karras"]},
+        "Seed": {"args": [5, True, 6, 0.25]}, "Hypertile": {"args": []}, "Extra options": {"args": []},
+    }  # fmt: skip
+    made = request({"alwayson_scripts": scripts, "seed": 77})
+    assert made.refiner == Refiner(refiner_checkpoint="fine", refiner_switch_at=0.7)
+    assert (made.steps, made.sampler, made.scheduler) == (9, "Euler a", "Karras")
+    assert (made.seed, made.subseed, made.subseed_strength) == (77, 6, 0.25)
+    off = request({"alwayson_scripts": {"refiner": {"args": [False, "fine", 0.7]}}})
+    assert off.refiner is None
+    with pytest.raises(BadRequest, match="steps"):
+        request({"alwayson_scripts": {"sampler": {"args": [0]}}})
+
+
+def test_scripts_are_listed_with_what_they_take(client):
+    told = client.get("/sdapi/v1/scripts").json()
+    assert told["txt2img"] == [
+        "prompt matrix", "prompts from file or textbox", "x/y/z plot", "refiner", "sampler", "seed", "extra options",
+        "hypertile",
+    ]  # fmt: skip
+    assert {*told["txt2img"], "loopback", "sd upscale", "outpainting mk2", "poor man's outpainting",
+            "img2img alternative test", "soft inpainting"} == {*told["img2img"]}  # fmt: skip
+    items = client.get("/sdapi/v1/script-info").json()
+    assert {(one["name"], one["is_img2img"]) for one in items} == {
+        (name, tab == "img2img") for tab, names in told.items() for name in names
+    }
+    plot = next(one for one in items if one["name"] == "x/y/z plot" and not one["is_img2img"])
+    assert [arg["name"] for arg in plot["args"]][:4] == ["x_type", "x_values", "x_values_dropdown", "y_type"]
+    assert plot["args"][0]["choices"][6] == "CFG Scale"
+    margin = next(arg for arg in plot["args"] if arg["name"] == "margin_size")
+    assert (margin["label"], margin["value"], margin["minimum"], margin["maximum"], margin["step"]) == (
+        "Grid margins (px)", 0, 0, 500, 2,
+    )  # fmt: skip
+
+
 def test_an_infotext_fills_what_the_request_leaves_out():
     text = (
         "a red house\nNegative prompt: blurry\nSteps: 6, Sampler: Euler a, Schedule type: Karras, CFG scale: 5, "
@@ -204,6 +262,9 @@ REFUSED = [
     ("txt2img", {"sampler_name": "No such"}, 400, "sampler_name"),
     ("txt2img", {"scheduler": "No such"}, 400, "scheduler"),
     ("txt2img", {"script_name": "no such"}, 422, "script_name"),
+    ("txt2img", {"script_name": "loopback"}, 422, "script_name"),
+    ("txt2img", {"script_name": "prompt matrix", "script_args": [1] * 9}, 422, "script_args"),
+    ("txt2img", {"script_name": "x/y/z plot", "script_args": {"nonsense": 1}}, 422, "script.nonsense"),
     ("txt2img", {"alwayson_scripts": {"No such": {"args": []}}}, 422, "alwayson_scripts"),
     ("txt2img", {"restore_faces": True}, 422, "restore_faces"),
     ("txt2img", {"override_settings": {"sd_model_checkpoint": "no such"}}, 404, None),

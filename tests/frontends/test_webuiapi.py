@@ -129,7 +129,7 @@ def test_it_lists(api):
     assert [name.split(".")[0] for name in api.util_get_model_names()] == ["postcards"]
     assert [one["name"] for one in api.get_upscalers()][:3] == ["None", "Lanczos", "Nearest"]
     assert api.get_latent_upscale_modes()[0] == {"name": "Latent"}
-    assert api.get_scripts() == {"txt2img": [], "img2img": ["sd upscale", "loopback", "soft inpainting"]}
+    assert {"prompt matrix", "x/y/z plot", "refiner"} <= {*api.get_scripts()["txt2img"]}
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_memory()["ram"]["total"] > 0
     for empty in (
@@ -139,6 +139,16 @@ def test_it_lists(api):
         assert empty() == []
     for old in (api.get_artists, api.get_artist_categories):
         assert old()["detail"] == "Not Found"
+
+
+def test_it_makes_a_plot(api, test_seed):
+    args = [1, f"{test_seed % 1000}-{test_seed % 1000 + 1}", [], 4, "2,3", [], 0, "", [], False, True]
+    found = api.txt2img(prompt="a red house", script_name="X/Y/Z Plot", script_args=args, **SMALL)
+    side = SMALL["width"]
+    assert [image.size for image in found.images] == [(2 * side, 2 * side), *[(side, side)] * 4]
+    assert np.array_equal(pixels(found.images[0])[:side, side:], pixels(found.images[2]))
+    assert found.info["index_of_first_image"] == 1
+    assert len(found.info["infotexts"]) == 5
 
 
 def test_it_waits_without_blocking(api, test_seed):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from modules.imaging import inputs
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Soft, Source, Tiles
+from modules.schema.scripts import SCRIPT_OF
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -92,9 +93,13 @@ def request_of(body: dict[str, Any], folders: Folders) -> GenerationRequest:
     source, hires, refiner = _source(body, folders), _hires(body), _refiner(body)
     if source is not None:
         source = _scripted(source, *named, scripts)
+    script = None
+    if named[0] and SCRIPT_OF[named[0]].part == "script":
+        row = SCRIPT_OF[named[0]]
+        script = row.model(**row.by_place(named[1]))
     return GenerationRequest(
         checkpoint=checkpoint, sampler=sampler, override_settings=override,
-        source=source, hires=hires, refiner=refiner, **body,
+        source=source, hires=hires, refiner=refiner, script=script, **body,
     )  # fmt: skip
 
 

@@ -157,11 +157,23 @@ class Scripts(Answer):
     img2img: list[str]
 
 
+class ScriptArgument(Answer):
+    """One argument; an empty name is a place that means nothing here."""
+
+    name: str
+    label: str
+    value: Any
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: list[Any] | None = None
+
+
 class ScriptItem(Answer):
     name: str
     is_alwayson: bool
     is_img2img: bool
-    args: list[dict[str, Any]]
+    args: list[ScriptArgument]
 
 
 class ExtensionItem(Answer):
@@ -237,7 +249,8 @@ _OWN_PLACE = {
 def info_of(view: JobView) -> str:
     """A1111's `info` of a finished job: JSON in a text. What the pictures say of themselves decides."""
     request = view.request
-    told = [infotext.read(image.infotext) for image in view.images]
+    alone = [image for image in view.images if image.role != "grid"]
+    told = [infotext.read(image.infotext) for image in alone]
     first: Mapping[str, Any] = told[0].fields if told else {}
     count = request.n_iter * request.batch_size
     varied = request.subseed_strength > 0
@@ -245,6 +258,10 @@ def info_of(view: JobView) -> str:
     negatives = [each.negative_prompt for each in told] or [request.negative_prompt] * count
     strength = request.source or request.hires
     seeds = [view.seed if varied else view.seed + k for k in range(count)]
+    subseeds = [view.subseed + k for k in range(count)]
+    if request.script is not None and alone:
+        seeds = [image.seed for image in alone]
+        subseeds = [view.subseed + k for k in range(len(alone))]
     return json.dumps(
         {
             "prompt": prompts[0],
@@ -254,7 +271,7 @@ def info_of(view: JobView) -> str:
             "seed": seeds[0],
             "all_seeds": seeds,
             "subseed": view.subseed,
-            "all_subseeds": [view.subseed + k for k in range(count)],
+            "all_subseeds": subseeds,
             "subseed_strength": request.subseed_strength,
             "width": request.width,
             "height": request.height,
@@ -272,7 +289,7 @@ def info_of(view: JobView) -> str:
             "seed_resize_from_h": request.seed_resize_from_h,
             "denoising_strength": strength.denoising_strength if strength else None,
             "extra_generation_params": {k: v for k, v in first.items() if k not in _OWN_PLACE},
-            "index_of_first_image": 0,
+            "index_of_first_image": len(view.images) - len(alone),
             "infotexts": [image.infotext for image in view.images],
             "styles": list(request.styles),
             "job_timestamp": timestamp(view.started or view.created),
@@ -292,13 +309,14 @@ def timestamp(moment: float) -> str:
 def state_of(view: JobView) -> State:
     """The job as A1111's shared state: batches are counted, steps are those of one batch."""
     request = view.request
-    of_batch = max(1, view.steps // request.n_iter) if view.steps else request.steps
+    batches = request.n_iter if request.script is None else max(1, view.steps // request.steps)
+    of_batch = max(1, view.steps // batches) if view.steps else request.steps
     # A batch is done when the next one has begun.
-    done = min(max(view.step - 1, 0) // of_batch, request.n_iter - 1) if view.steps else 0
+    done = min(max(view.step - 1, 0) // of_batch, batches - 1) if view.steps else 0
     return State(
         interrupted=view.cancelling,
-        job=f"Batch {done + 1} out of {request.n_iter}" if request.n_iter > 1 else "scripts_txt2img",
-        job_count=request.n_iter,
+        job=f"Batch {done + 1} out of {batches}" if batches > 1 else "scripts_txt2img",
+        job_count=batches,
         job_timestamp=timestamp(view.started or view.created),
         job_no=done,
         sampling_step=view.step - done * of_batch if view.steps else 0,

@@ -11,10 +11,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from modules.frontends.requests import make_request, well_formed
+from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
 from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Soft, Source
+from modules.schema.scripts import SCRIPT_OF
 from modules.schema.settings import SECTION_OF, Settings
 
 DEEPEST = 64
@@ -66,8 +68,12 @@ class Common(Lenient):
     send_images: bool = Field(True, description="false: the answer holds no pictures.")
     save_images: bool = Field(False, description="Also save the pictures on the server.")
     script_name: str | None = Field(None, description="A name of /scripts.")
-    script_args: list[Any] = []
-    alwayson_scripts: dict[str, Any] = {}
+    script_args: list[Any] | dict[str, Any] = Field(
+        [], description="By place, as /script-info lists them; or an object of arguments by name."
+    )
+    alwayson_scripts: dict[str, Any] = Field(
+        {}, description='By title: {"Refiner": {"args": [true, "model", 0.8]}}; args may be an object, too.'
+    )
     force_task_id: str | None = Field(None, max_length=200, description="An id for /internal/progress.")
     infotext: str | None = Field(None, max_length=1_000_000, description="Fills what the request leaves out.")
     firstpass_image: str | None = Field(None, description="Not supported.")
@@ -80,7 +86,7 @@ DEFAULTS: dict[str, Any] = {
     "inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0,
 }  # fmt: skip
 # Fields of the request that the API writes otherwise.
-_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings"}
+_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings", "script"}
 
 
 def _fields(model: type[BaseModel], leave_out: set[str]) -> dict[str, Any]:
@@ -129,12 +135,16 @@ Img2Img = create_model(
     include_init_images=(bool, Field(False, description="The answer's parameters hold the pictures sent.")),
 )
 
-# Scripts of the original by their titles: the part of the source they stand for, and their arguments in order.
-SCRIPTS: dict[str, tuple[str, ...]] = {
-    "sd upscale": ("tiles", "", "overlap", "upscaler", "scale_factor"),
-    "loopback": ("loopback", "loops", "final_denoising_strength", "denoising_curve", ""),
+# Scripts that always take part, by their titles, and their arguments in order. A1111 heeds those of the first three for
+# its page only; here they fill what the body leaves out. The others have none that mean anything here.
+ALWAYS_ON: dict[str, tuple[str, ...]] = {
+    "refiner": ("", "refiner_checkpoint", "refiner_switch_at"),
+    "sampler": ("steps", "sampler_name", "scheduler"),
+    "seed": ("seed", "", "subseed", "subseed_strength", "seed_resize_from_w", "seed_resize_from_h"),
+    "extra options": (),
+    "hypertile": (),
 }
-ALWAYS_ON = ("soft inpainting",)
+SOFT_INPAINTING = "soft inpainting"
 Body = TypeVar("Body", bound=Common)
 Keep = Callable[[str, str], str]
 """Stores a picture that came as text: (text, name of the field) → its name for a request."""
@@ -142,7 +152,7 @@ Keep = Callable[[str, str], str]
 
 def request_of(body: Common, keep: Keep) -> GenerationRequest:
     """The request a body stands for. BadRequest names the field that makes no sense."""
-    body = filled_from_infotext(body)
+    body = filled_from_always_on(filled_from_infotext(body))
     given = body.model_dump()
     _refuse(given)
     override = dict(body.override_settings or {})
@@ -169,22 +179,61 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
         values["hires"] = _without_nulls(given, HIRES)
     if "init_images" in given:
         values["source"] = _source(given, keep)
+    if given["script_name"]:
+        row = SCRIPT_OF[given["script_name"].lower()]
+        args = given["script_args"]
+        asked = row.values(dict(args) if isinstance(args, dict) else row.by_place(args))
+        if row.part == "script":
+            values["script"] = asked
+        else:
+            values["source"][row.part.removeprefix("source.")] = _upscaler_by_number(asked)
     return make_request(values)
 
 
 def _source(given: dict[str, Any], keep: Keep) -> dict[str, Any]:
     source = _without_nulls(given, SOURCE) | {"images": [keep(text, "init_images") for text in given["init_images"]]}
-    if given["script_name"]:
-        names = SCRIPTS[given["script_name"].lower()]
-        source[names[0]] = _by_place(names[1:], given["script_args"], "script_args")
     if given["mask"]:
         blur = {} if given["mask_blur"] is None else dict.fromkeys(("mask_blur_x", "mask_blur_y"), given["mask_blur"])
         source["mask"] = _without_nulls(given, MASK) | blur | {"image": keep(given["mask"], "mask")}
-        for asked in given["alwayson_scripts"].values():
-            args = asked.get("args", []) if isinstance(asked, dict) else []
-            if isinstance(args, list) and args[:1] == [True]:
-                source["mask"]["soft"] = _by_place(tuple(Soft.model_fields), args[1:], "alwayson_scripts")
+        args = _always_on_args(given["alwayson_scripts"], SOFT_INPAINTING)
+        if isinstance(args, list) and args[:1] == [True]:
+            source["mask"]["soft"] = _by_place(tuple(Soft.model_fields), args[1:], "alwayson_scripts")
     return source
+
+
+def _upscaler_by_number(asked: dict[str, Any]) -> dict[str, Any]:
+    """A1111 takes an upscaler by its place in the list, too."""
+    text = asked.get("upscaler")
+    if isinstance(text, str) and text.isdigit() and int(text) < len(UPSCALERS):
+        return {**asked, "upscaler": UPSCALERS[int(text)]}
+    return asked
+
+
+def _always_on_args(scripts: Mapping[str, Any], title: str) -> Any:
+    """The arguments of an always-on script; none where it is not there."""
+    asked = next((value for name, value in scripts.items() if name.lower() == title), None)
+    return asked.get("args", []) if isinstance(asked, dict) else []
+
+
+def filled_from_always_on(body: Body) -> Body:
+    """The body with what the always-on scripts tell of the fields it leaves out."""
+    found: dict[str, Any] = {}
+    for title, names in ALWAYS_ON.items():
+        args = _always_on_args(body.alwayson_scripts, title)
+        if isinstance(args, list):
+            if title == "refiner" and args[:1] != [True]:
+                continue
+            args = _by_place(names, args, "alwayson_scripts") if names else {}
+        if isinstance(args, dict):
+            found |= {name: value for name, value in args.items() if name in names}
+    found = {name: value for name, value in found.items() if value is not None and name not in body.model_fields_set}
+    if not found:
+        return body
+    try:
+        return type(body).model_validate(found | body.model_dump(include=body.model_fields_set))
+    except ValidationError as error:
+        name = error.errors()[0]["loc"][0]
+        raise BadRequest(f"An always-on script asks for a {name} that is not possible.", field=str(name)) from None
 
 
 def _by_place(names: tuple[str, ...], args: list[Any], field: str) -> dict[str, Any]:

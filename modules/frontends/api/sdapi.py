@@ -18,7 +18,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, Field, create_model
 
 from modules.frontends.api import answers as a
-from modules.frontends.api.bodies import ALWAYS_ON, SCRIPTS, Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
+from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
 from modules.frontends.api.errors import JobFailed, Refused
 from modules.frontends.api.extras import (
     ExtraBatch,
@@ -33,6 +33,7 @@ from modules.frontends.api.extras import (
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.native import Mine, Streams, user_of
 from modules.frontends.api.pictures import from_text, to_text
+from modules.frontends.api.scripts import always_on, names_of, script_items
 from modules.frontends.desk import FrontDesk
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.imaging.upscale import UPSCALERS, unknown
@@ -42,6 +43,7 @@ from modules.sampling.table import normalise
 from modules.schema.errors import BadFile, BadRequest, EaselError, NotFound
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest, Source
+from modules.schema.scripts import scripts_of
 from modules.schema.settings import SECTION_OF, Api
 
 LATENT_UPSCALE_MODES = (
@@ -386,11 +388,13 @@ def make_router(
 
     @router.get("/scripts")
     def scripts() -> a.Scripts:
-        return a.Scripts(txt2img=[], img2img=[*SCRIPTS, *ALWAYS_ON])
+        """Names that script_name and alwayson_scripts take."""
+        return a.Scripts(txt2img=names_of("txt2img"), img2img=names_of("img2img"))
 
     @router.get("/script-info")
     def script_info() -> list[a.ScriptItem]:
-        return []
+        """What each takes, in the order of script_args; `name` is the key for arguments by name."""
+        return script_items()
 
     @router.get("/extensions")
     def extensions() -> list[a.ExtensionItem]:
@@ -465,7 +469,8 @@ def answer(mine: FrontDesk, view: JobView, body: Common) -> a.Generated:
     """A finished job in A1111's words; JobFailed where it failed. What an interrupt left is answered as it is."""
     if view.state == "failed":
         raise JobFailed(view.error_code or "error", view.error or "The drawing failed.")
-    pictures = [to_text(_bytes(mine, image.id)) for image in view.images] if body.send_images else []
+    shown = [image for image in view.images if image.role != "part"]
+    pictures = [to_text(_bytes(mine, image.id)) for image in shown] if body.send_images else []
     parameters = body.model_dump(mode="json")
     if not parameters.get("include_init_images"):
         parameters |= {name: None for name in ("init_images", "mask") if name in parameters}
@@ -492,18 +497,17 @@ def opened(data: bytes, field: str) -> Any:
 
 def refuse_scripts(body: Common) -> None:
     """A1111 answers 422 to names it does not know."""
-    known = isinstance(body, Img2Img)
-    if body.script_name and not (known and body.script_name.lower() in SCRIPTS):
+    tab = "img2img" if isinstance(body, Img2Img) else "txt2img"
+    if body.script_name and body.script_name.lower() not in {row.key for row in scripts_of(tab)}:
         raise Refused(
             422, f"Script {body.script_name[:60]!r} not found; /scripts lists those there are.", field="script_name"
         )
     for name in body.alwayson_scripts:
-        if known and str(name).lower() in ALWAYS_ON:
-            continue
-        raise Refused(
-            422, f"Always on script {str(name)[:60]!r} not found; /scripts lists those there are.",
-            field="alwayson_scripts",
-        )  # fmt: skip
+        if str(name).lower() not in always_on(tab):
+            raise Refused(
+                422, f"Always on script {str(name)[:60]!r} not found; /scripts lists those there are.",
+                field="alwayson_scripts",
+            )  # fmt: skip
 
 
 def queue_text(view: JobView) -> str:

@@ -15,7 +15,7 @@ import gradio as gr
 from pydantic import BaseModel
 
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
-from modules.frontends.requests import make_request
+from modules.frontends.requests import make_request, put_script
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.prompt.networks import renamed
@@ -64,6 +64,7 @@ COMMON: dict[str, str] = {
     "refiner.refiner_switch_at": "T_switch_at",
     "filmstrip": "T_filmstrip",
     "override_settings": "T_override_settings",
+    "script": "T_script",
 }
 TXT2IMG = COMMON | {
     "hires": "T_hr-checkbox",
@@ -133,7 +134,7 @@ LABELS = {
 SHOWN_DEFAULTS: dict[str, Any] = {
     "hires.hr_checkpoint_name": SAME_CHECKPOINT, "hires.hr_sampler_name": SAME_SAMPLER,
     "hires.hr_scheduler": SAME_SCHEDULER, "hires": False, "refiner": False, "override_settings": [], "styles": [],
-    "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None,
+    "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None, "script": "",
 }  # fmt: skip
 # Infotext keys of fields that are not written under one key of their own.
 KEYS = {
@@ -297,6 +298,7 @@ def request_from_form(
     if not chosen.pop("seed_extra"):
         for path in SEED_EXTRAS:
             del chosen[path]
+    script = chosen.pop("script")
     settings, model = overrides(chosen.pop("override_settings"))
     nested: dict[str, Any] = {"checkpoint": model or checkpoint or None, "override_settings": settings}
     if tab == "img2img":
@@ -310,6 +312,7 @@ def request_from_form(
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = value
+    put_script(nested, script)
     return make_request(nested)
 
 

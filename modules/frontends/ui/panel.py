@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk, desk_of
-from modules.frontends.ui import forms
+from modules.frontends.ui import forms, scripts
 from modules.schema.errors import EaselError
 
 PROMPT_HINT = "Describe the picture"
@@ -150,6 +150,7 @@ class Panel:
         with gr.Accordion("More", open=False, elem_id=f"{self.tab}_more", elem_classes="easel-more"):
             self.slider("cfg_rescale")
             self.slider("filmstrip")
+        self.fields["script"] = scripts.build(self.tab)
         self.dropdown(
             "override_settings", choices=(), multiselect=True, allow_custom_value=True, elem_classes="easel-overrides"
         )
@@ -172,7 +173,11 @@ class Panel:
 
         # Straight to the handler (queue=False): the answer is an id, there within milliseconds. Raw values
         # (preprocess=False): what is wrong with them is said by the same sentence as in the REST API.
-        collect = f"async (name, sent, ...values) => [name, await window.easel.collect('{tab}'), ...values]"
+        place = paths.index("script")
+        collect = (
+            f"async (name, sent, ...values) => [name, await window.easel.collect('{tab}'),"
+            f" ...window.easel.withScript('{tab}', values, {place})]"
+        )
         buttons["generate"].click(
             submit, [checkpoint, pictures or submitted, *ordered], submitted, preprocess=False,
             trigger_mode="multiple", js=collect, **AT_ONCE,
@@ -237,7 +242,7 @@ def on_generate(
     try:
         return json.dumps({"id": service.submit(forms.request_from_form(values, checkpoint, tab, pictures))})
     except EaselError as error:
-        known = error.field in forms.FORMS[tab]
+        known = error.field in forms.FORMS[tab] and error.field != "script"
         field = forms.element(tab, error.field) if known and error.field else None
         return json.dumps({"error": {"message": error.message, "field": field}})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Request
@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from modules.frontends.api.native import Mine
+from modules.frontends.ui import scripts
 from modules.frontends.ui.language import Languages
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, sections
 from modules.imaging.metadata import open_bounded, read_infotext
@@ -72,6 +73,11 @@ def make_router(flags: Mapping[str, Any]) -> APIRouter:
                 raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
         mine.change_settings(changes)
         return sections(mine.settings, languages)
+
+    @router.get("/easel/scripts/{tab}", include_in_schema=False)
+    def scripts_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> scripts.ScriptPage:
+        """What the list of scripts of a tab shows."""
+        return scripts.page(mine, tab)
 
     return router
 

@@ -352,18 +352,37 @@
             end() {
                 this.live = false;
                 this.previewUrl = null;
-                if (!this.pinned) this.selected = this.records.length - 1;
+                this.tidy();
+                if (!this.pinned) this.selected = this.firstOfNewest();
                 this.draw();
+            },
+            /** Parts of a finished grid that were not asked for by themselves are not shown; they are in the folder. */
+            tidy() {
+                const whole = new Set(this.records.filter(({ role }) => role === "grid").map(({ job }) => job));
+                const shown = this.current();
+                this.records = this.records.filter(({ role, job }) => role !== "part" || !whole.has(job));
+                this.selected = this.records.indexOf(shown);
+                if (this.selected < 0) this.pinned = false;
+            },
+            /** A job's grid, or its last picture. */
+            firstOfNewest() {
+                const last = this.records.length - 1, job = this.records[last]?.job;
+                const grid = this.records.findIndex((record) => record.job === job && record.role === "grid");
+                return grid < 0 ? last : grid;
             },
             shape(request) {
                 this.size = [request.width, request.height];
-                this.several = request.n_iter * request.batch_size > 1;
+                this.several = request.n_iter * request.batch_size > 1 || Boolean(request.script);
                 this.draw();
             },
             add(record) {
                 if (this.records.some((known) => known.id === record.id)) return;
-                this.records.push(record);
-                if (!this.pinned) this.selected = this.records.length - 1;
+                const before = this.records.findIndex(({ job, role }) => job === record.job && role !== "grid");
+                if (record.role === "grid" && before >= 0) {
+                    if (this.selected >= before) this.selected += 1;
+                    this.records.splice(before, 0, record);
+                } else this.records.push(record);
+                if (!this.pinned) this.selected = record.role === "grid" ? this.firstOfNewest() : this.records.length - 1;
                 this.previewUrl = null;
                 this.draw();
             },
@@ -510,6 +529,8 @@
                     session.jobs.push({ id: view.id, over: FINAL.has(view.state) });
                     if (FINAL.has(view.state)) view.images.forEach((record) => gallery.add(record));
                 }
+                gallery.tidy();
+                if (!gallery.pinned) gallery.selected = gallery.firstOfNewest();
                 session.keep();
                 const last = views[views.length - 1];
                 if (last && FINAL.has(last.state)) closing({ ...last, error: null, state: last.state === "failed" ? "" : last.state });

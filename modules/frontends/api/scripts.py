@@ -1,0 +1,71 @@
+"""/scripts and /script-info: what the table of scripts tells, in A1111's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from modules.frontends.api import answers as a
+from modules.frontends.api.bodies import ALWAYS_ON, SOFT_INPAINTING
+from modules.schema.axes import axes_of
+from modules.schema.fields import Facts, facts
+from modules.schema.request import GenerationRequest, Refiner, Soft
+from modules.schema.scripts import SCRIPTS, scripts_of
+
+TABS = ("txt2img", "img2img")
+_RENAMED = {"sampler_name": "sampler"}
+
+
+def always_on(tab: str) -> tuple[str, ...]:
+    """Titles that alwayson_scripts takes, in lower case."""
+    return (*ALWAYS_ON, SOFT_INPAINTING) if tab == "img2img" else tuple(ALWAYS_ON)
+
+
+def names_of(tab: str) -> list[str]:
+    return [*(row.key for row in scripts_of(tab)), *always_on(tab)]
+
+
+def script_items() -> list[a.ScriptItem]:
+    """All scripts of both tabs."""
+    items = []
+    for tab in TABS:
+        for row in SCRIPTS:
+            if tab in row.tabs:
+                args = [_argument(row.model, name, tab) for name in row.args]
+                items.append(a.ScriptItem(name=row.key, is_alwayson=False, is_img2img=tab == "img2img", args=args))
+        for title in always_on(tab):
+            items.append(
+                a.ScriptItem(name=title, is_alwayson=True, is_img2img=tab == "img2img", args=_of_always_on(title))
+            )
+    return items
+
+
+def _of_always_on(title: str) -> list[a.ScriptArgument]:
+    if title == SOFT_INPAINTING:
+        return [a.ScriptArgument(name="", label="Soft inpainting", value=False)] + [
+            _argument(Soft, name) for name in Soft.model_fields
+        ]
+    found = []
+    for name in ALWAYS_ON[title]:
+        model = Refiner if name in Refiner.model_fields else GenerationRequest
+        known = facts(model, _RENAMED.get(name, name)) if name else None
+        found.append(_told(known, name) if known else a.ScriptArgument(name="", label="", value=False))
+    return found
+
+
+def _argument(model: type[BaseModel], name: str, tab: str = "") -> a.ScriptArgument:
+    if not name:
+        return a.ScriptArgument(name="", label="", value=None)
+    told = _told(facts(model, name), name)
+    if name in ("x_type", "y_type", "z_type"):
+        return told.model_copy(update={"choices": [axis.label for axis in axes_of(tab)]})
+    return told
+
+
+def _told(known: Facts, name: str) -> a.ScriptArgument:
+    value: Any = list(known.default) if isinstance(known.default, tuple) else known.default
+    return a.ScriptArgument(
+        name=name, label=known.label, value=value, minimum=known.ge, maximum=known.le, step=known.step,
+        choices=list(known.choices) or None,
+    )  # fmt: skip

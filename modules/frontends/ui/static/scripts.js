@@ -1,0 +1,223 @@
+// Scripts: the list at the end of a form and what the chosen one takes; all of it from one list of the server.
+"use strict";
+(() => {
+    const { $, byId, make, t, ask, toast, TABS } = window.easel.tools;
+    const store = (tab) => `easel.${tab}.script`;
+
+    class Picker {
+        constructor(tab) {
+            this.tab = tab;
+            this.page = null;
+            this.chosen = "";
+            this.values = {};  // key of a script → {argument: value}; what is not there is at its default
+            try {
+                const kept = JSON.parse(localStorage.getItem(store(tab)) || "{}");
+                if (typeof kept.chosen === "string") this.chosen = kept.chosen;
+                if (kept.values && typeof kept.values === "object") this.values = kept.values;
+            } catch { /* a broken memory is none */ }
+        }
+        keep() {
+            try {
+                localStorage.setItem(store(this.tab), JSON.stringify({ chosen: this.chosen, values: this.values }));
+            } catch { /* no room: it is forgotten with the page */ }
+        }
+        async mount(root) {
+            this.body = make("div", { class: "easel-script-body" });
+            this.list = make("select", { id: "script_list", "data-tab": this.tab });
+            const none = make("option", { value: "" }, t("None"));
+            this.list.append(none);
+            root.replaceChildren(make("label", { class: "easel-script-head" }, make("span", {}, t("Script")), this.list), this.body);
+            this.list.onchange = () => {
+                this.chosen = this.list.value;
+                this.keep();
+                this.draw();
+            };
+            await this.load();
+        }
+        async load() {
+            try {
+                this.page = await ask(`easel/scripts/${this.tab}`);
+            } catch (error) {
+                toast(error.message, "error");
+                return;
+            }
+            this.list.replaceChildren(this.list.firstChild, ...this.page.scripts.map(({ key, title }) => make("option", { value: key }, t(title))));
+            if (!this.page.scripts.some(({ key }) => key === this.chosen)) this.chosen = "";
+            this.list.value = this.chosen;
+            this.draw();
+        }
+        script() { return this.page?.scripts.find(({ key }) => key === this.chosen); }
+        get(name) {
+            const own = this.values[this.chosen] ?? {};
+            if (name in own) return own[name];
+            return this.script().fields.find((field) => field.name === name)?.value ?? [];
+        }
+        set(name, value) {
+            (this.values[this.chosen] ??= {})[name] = value;
+            this.keep();
+        }
+        /** What goes along with Generate. */
+        text() {
+            const script = this.script();
+            if (!script) return "";
+            const args = {};
+            for (const field of script.fields) {
+                args[field.name] = this.get(field.name);
+                if (field.kind === "axis") args[`${field.name[0]}_values_dropdown`] = this.get(`${field.name[0]}_values_dropdown`);
+            }
+            return JSON.stringify({ name: script.key, args });
+        }
+        id(name) { return `script_${this.tab}_${this.chosen.replaceAll("/", "").replaceAll(" ", "_")}_${name}`; }
+
+        draw() {
+            const script = this.script();
+            this.body.hidden = !script;
+            this.body.replaceChildren();
+            if (!script) return;
+            const switches = make("div", { class: "easel-script-switches" });
+            let put = false;
+            for (const field of script.fields) {
+                if (field.kind === "axis") this.body.append(this.axis(field));
+                else if (/^[xyz]_values$/.test(field.name)) continue;
+                else if (field.kind === "switch") {
+                    switches.append(this.field(field));
+                    if (!put) this.body.append(switches);
+                    put = true;
+                } else this.body.append(this.field(field));
+            }
+            if (script.fields.some(({ kind }) => kind === "axis")) this.body.insertBefore(this.swaps(), switches);
+        }
+        field(field) {
+            const id = this.id(field.name), value = this.get(field.name);
+            const about = field.hint ? { title: t(field.hint) } : {};
+            const label = make("span", { class: "easel-script-label" }, t(field.label));
+            if (field.kind === "switch") {
+                const box = make("input", { type: "checkbox", id });
+                box.checked = Boolean(value);
+                box.onchange = () => {
+                    this.set(field.name, box.checked);
+                    if (field.name === "csv_mode") this.draw();
+                };
+                return make("label", { class: "easel-script-switch", ...about }, box, label);
+            }
+            if (field.kind === "several") {
+                const group = make("fieldset", { class: "easel-script-field", id, ...about }, make("legend", { class: "easel-script-label" }, t(field.label)));
+                group.append(this.chips(field.name, field.choices.map(([name]) => name)));
+                return group;
+            }
+            let input;
+            if (field.kind === "choice") {
+                input = make("select", { id }, ...field.choices.map(([name], k) => make("option", { value: String(k) }, t(name))));
+                input.value = String(Math.max(0, field.choices.findIndex(([, choice]) => choice === value)));
+                input.onchange = () => this.set(field.name, field.choices[Number(input.value)][1]);
+            } else if (field.kind === "number") {
+                return this.number(field, id, value, label, about);
+            } else if (field.lines > 1) {
+                input = make("textarea", { id, rows: String(field.lines), spellcheck: "false" });
+                input.value = value;
+                input.oninput = () => this.set(field.name, input.value);
+            } else {
+                input = make("input", { type: "text", id, autocomplete: "off", spellcheck: "false" });
+                input.value = value;
+                input.oninput = () => this.set(field.name, input.value);
+            }
+            const row = make("label", { class: "easel-script-field", ...about }, label, input);
+            if (field.name !== "prompt_txt") return row;
+            const file = make("input", { type: "file", accept: ".txt,text/plain", class: "easel-script-file", "aria-label": t("Load a file of prompts") });
+            file.onchange = async () => {
+                input.value = await file.files[0].text();
+                this.set(field.name, input.value);
+            };
+            return make("div", { class: "easel-script-field" }, row, file);
+        }
+        number(field, id, value, label, about) {
+            const limits = { min: String(field.ge ?? 0), max: String(field.le ?? 100), step: String(field.step ?? "any") };
+            const slider = make("input", { type: "range", ...limits, "aria-label": t(field.label) });
+            const box = make("input", { type: "number", id, ...limits });
+            slider.value = box.value = String(value);
+            const take = (from, to) => () => {
+                if (from.value === "" || !Number.isFinite(Number(from.value))) return;
+                to.value = from.value;
+                this.set(field.name, Number(from.value));
+            };
+            slider.oninput = take(slider, box);
+            box.oninput = take(box, slider);
+            return make("div", { class: "easel-script-field easel-script-number", ...about }, make("label", { for: id }, label), box, slider);
+        }
+        /** Buttons that are in or out; the chosen ones are an argument. */
+        chips(name, choices) {
+            const group = make("div", { class: "easel-chips" });
+            for (const choice of choices) {
+                const chip = make("button", { type: "button", class: "easel-chip", "aria-pressed": String(this.get(name).includes(choice)) }, choice);
+                chip.onclick = () => {
+                    const now = this.get(name), out = now.includes(choice);
+                    this.set(name, choices.filter((each) => (each === choice ? !out : now.includes(each))));
+                    chip.setAttribute("aria-pressed", String(!out));
+                };
+                group.append(chip);
+            }
+            return group;
+        }
+        axis(field) {
+            const letter = field.name[0], type = this.get(field.name);
+            const known = this.page.axes.find(({ label }) => label === type) ?? this.page.axes[0];
+            const select = make("select", { id: this.id(field.name) }, ...this.page.axes.map(({ label }) => make("option", { value: label }, t(label))));
+            select.value = known.label;
+            select.onchange = () => {
+                this.set(field.name, select.value);
+                this.set(`${letter}_values`, "");
+                this.set(`${letter}_values_dropdown`, []);
+                this.draw();
+                byId(this.id(field.name)).focus();
+            };
+            const row = make("div", { class: "easel-script-axis" },
+                make("label", { class: "easel-script-field" }, make("span", { class: "easel-script-label" }, t(field.label)), select));
+            if (known.kind === "text" && known === this.page.axes[0]) return row;
+            const label = t("{axis} values", { axis: letter.toUpperCase() });
+            if (known.choices.length && !this.get("csv_mode")) {
+                const name = `${letter}_values_dropdown`;
+                const all = make("button", { type: "button", class: "easel-chip-all", title: t("Choose all, or none") }, t("All"));
+                all.onclick = () => {
+                    this.set(name, this.get(name).length === known.choices.length ? [] : [...known.choices]);
+                    this.draw();
+                };
+                row.append(make("fieldset", { class: "easel-script-field", id: this.id(name) },
+                    make("legend", { class: "easel-script-label" }, label, all), this.chips(name, known.choices)));
+                return row;
+            }
+            const examples = { whole: "1, 2, 3 · 1-9 (+2) · 1-9 [5]", number: "0.5, 1 · 0-1 (+0.25) · 0-1 [5]", switch: "Yes, No", text: "a, b, \"c, d\"" };
+            const input = make("input", { type: "text", id: this.id(`${letter}_values`), autocomplete: "off", spellcheck: "false", placeholder: examples[known.kind] });
+            input.value = this.get(`${letter}_values`);
+            input.oninput = () => this.set(`${letter}_values`, input.value);
+            row.append(make("label", { class: "easel-script-field" }, make("span", { class: "easel-script-label" }, label), input));
+            return row;
+        }
+        swaps() {
+            const row = make("div", { class: "easel-script-swaps" });
+            for (const [one, other] of [["x", "y"], ["y", "z"], ["x", "z"]]) {
+                const names = { one: one.toUpperCase(), other: other.toUpperCase() };
+                const button = make("button", { type: "button", class: "easel-chip", title: t("Swap {one} and {other} axes", names) }, `${names.one} ⇄ ${names.other}`);
+                button.onclick = () => {
+                    for (const part of ["type", "values", "values_dropdown"]) {
+                        const kept = this.get(`${one}_${part}`);
+                        this.set(`${one}_${part}`, this.get(`${other}_${part}`));
+                        this.set(`${other}_${part}`, kept);
+                    }
+                    this.draw();
+                };
+                row.append(button);
+            }
+            return row;
+        }
+    }
+
+    const pickers = new Map(TABS.map((tab) => [tab, new Picker(tab)]));
+    /** The values of a form with what its script is to do put in at that place. */
+    window.easel.withScript = (tab, values, place) => values.map((value, k) => (k === place ? pickers.get(tab).text() : value));
+    const mount = (tab) => {
+        const root = byId(`${tab}_scripts`);
+        if (root && !$(".easel-script-head", root)) pickers.get(tab).mount(root);
+    };
+    document.addEventListener("easel:mounted", (event) => mount(event.detail));
+    TABS.forEach(mount);
+})();
