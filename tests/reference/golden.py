@@ -93,10 +93,10 @@ def request_of(body: dict[str, Any], folders: Folders) -> GenerationRequest:
     source, hires, refiner = _source(body, folders), _hires(body), _refiner(body)
     if source is not None:
         source = _scripted(source, *named, scripts)
-    script = None
+    script: Any = None
     if named[0] and SCRIPT_OF[named[0]].part == "script":
         row = SCRIPT_OF[named[0]]
-        script = row.model(**row.by_place(named[1]))
+        script = row.values(row.by_place(named[1]))
     return GenerationRequest(
         checkpoint=checkpoint, sampler=sampler, override_settings=override,
         source=source, hires=hires, refiner=refiner, script=script, **body,
