@@ -36,7 +36,7 @@ def test_a_prompt_matrix_and_a_plot(program: Program, real_context: Any, watch: 
 
     picker.locator("#script_list").select_option("prompt matrix")
     page.fill("#txt2img_prompt textarea", "a red house|night")
-    page.fill("#script_txt2img_prompt_matrix_margin_size", "6")
+    page.fill("#script_txt2img_prompt_matrix_margin_size input[type=number]", "6")
     generate(page, 2, test_seed % 1000)
     (matrix,) = grids(program)
     with Image.open(matrix) as image:

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
     const { $, byId, make, t, ask, toast, TABS } = window.easel.tools;
+    const { controls } = window.easel;
     const store = (tab) => `easel.${tab}.script`;
 
     class Picker {
@@ -88,67 +89,34 @@
             if (script.fields.some(({ kind }) => kind === "axis")) this.body.insertBefore(this.swaps(), switches);
         }
         field(field) {
-            const id = this.id(field.name), value = this.get(field.name);
-            const about = field.hint ? { title: t(field.hint) } : {};
-            const label = make("span", { class: "easel-script-label" }, t(field.label));
-            if (field.kind === "switch") {
-                const box = make("input", { type: "checkbox", id });
-                box.checked = Boolean(value);
-                box.onchange = () => {
-                    this.set(field.name, box.checked);
-                    if (field.name === "csv_mode") this.draw();
-                };
-                return make("label", { class: "easel-script-switch", ...about }, box, label);
-            }
             if (field.kind === "several") {
-                const group = make("fieldset", { class: "easel-script-field", id, ...about }, make("legend", { class: "easel-script-label" }, t(field.label)));
+                const group = make("fieldset", { class: "easel-script-field", id: this.id(field.name), title: t(field.hint) }, make("legend", { class: "easel-script-label" }, t(field.label)));
                 group.append(this.chips(field.name, field.choices.map(([name]) => name)));
                 return group;
             }
-            let input;
-            if (field.kind === "choice") {
-                input = make("select", { id }, ...field.choices.map(([name], k) => make("option", { value: String(k) }, t(name))));
-                input.value = String(Math.max(0, field.choices.findIndex(([, choice]) => choice === value)));
-                input.onchange = () => this.set(field.name, field.choices[Number(input.value)][1]);
-            } else if (field.kind === "number") {
-                return this.number(field, id, value, label, about);
-            } else if (field.lines > 1) {
-                input = make("textarea", { id, rows: String(field.lines), spellcheck: "false" });
-                input.value = value;
-                input.oninput = () => this.set(field.name, input.value);
-            } else {
-                input = make("input", { type: "text", id, autocomplete: "off", spellcheck: "false" });
-                input.value = value;
-                input.oninput = () => this.set(field.name, input.value);
-            }
-            const row = make("label", { class: "easel-script-field", ...about }, label, input);
-            if (field.name !== "prompt_txt") return row;
+            const made = controls.of({
+                label: field.label, hint: field.hint, ge: field.ge, le: field.le, step: field.step, default: field.value,
+                value: this.get(field.name), lines: field.lines > 1 ? field.lines : 0, choices: field.choices.map(([, choice]) => choice),
+                names: field.choices.map(([name]) => name),
+            }, this.id(field.name));
+            made.onchange = () => {
+                this.set(field.name, made.get());
+                if (field.name === "csv_mode") this.draw();
+            };
+            if (field.name !== "prompt_txt") return made.element;
             const file = make("input", { type: "file", accept: ".txt,text/plain", class: "easel-script-file", "aria-label": t("Load a file of prompts") });
             file.onchange = async () => {
-                input.value = await file.files[0].text();
-                this.set(field.name, input.value);
+                if (!file.files.length) return;
+                made.set(await file.files[0].text());
+                made.onchange();
             };
-            return make("div", { class: "easel-script-field" }, row, file);
-        }
-        number(field, id, value, label, about) {
-            const limits = { min: String(field.ge ?? 0), max: String(field.le ?? 100), step: String(field.step ?? "any") };
-            const slider = make("input", { type: "range", ...limits, "aria-label": t(field.label) });
-            const box = make("input", { type: "number", id, ...limits });
-            slider.value = box.value = String(value);
-            const take = (from, to) => () => {
-                if (from.value === "" || !Number.isFinite(Number(from.value))) return;
-                to.value = from.value;
-                this.set(field.name, Number(from.value));
-            };
-            slider.oninput = take(slider, box);
-            box.oninput = take(box, slider);
-            return make("div", { class: "easel-script-field easel-script-number", ...about }, make("label", { for: id }, label), box, slider);
+            return make("div", { class: "easel-script-field" }, made.element, file);
         }
         /** Buttons that are in or out; the chosen ones are an argument. */
         chips(name, choices) {
             const group = make("div", { class: "easel-chips" });
             for (const choice of choices) {
-                const chip = make("button", { type: "button", class: "easel-chip", "aria-pressed": String(this.get(name).includes(choice)) }, choice);
+                const chip = make("button", { type: "button", class: "easel-chip", translate: "no", "aria-pressed": String(this.get(name).includes(choice)) }, choice);
                 chip.onclick = () => {
                     const now = this.get(name), out = now.includes(choice);
                     this.set(name, choices.filter((each) => (each === choice ? !out : now.includes(each))));
