@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,12 +24,46 @@ from PIL import Image
 from modules.imaging.save import sweep_leftovers
 from modules.schema.folders import Folders
 from modules.service.generation import GenerationService
+from tests.service import victim, writer
 from tests.service.test_generation import finish
 from tests.service.victim import JOBS
 
 ROOT = Path(__file__).parent.parent.parent
-KILLS = int(os.environ.get("KILLS", "12"))
-WRITER_KILLS = int(os.environ.get("WRITER_KILLS", "6"))
+FULL = bool(os.environ.get("TEST_FULL"))
+KILLS = 200 if FULL else 20
+WRITER_KILLS = 1000 if FULL else 200
+# A process forked off one that has everything loaded begins within milliseconds.
+FORKING = "forkserver" in multiprocessing.get_all_start_methods()
+FORKS: Any = multiprocessing.get_context("forkserver" if FORKING else "spawn")
+if FORKING:
+    FORKS.set_forkserver_preload(["tests.service.victim", "tests.service.writer"])
+
+
+@dataclass
+class Forked:
+    """A process that tells what it has acknowledged, and can be killed."""
+
+    process: Any
+    told: Connection
+
+    @classmethod
+    def begin(cls, target: Callable[..., None], *args: object) -> Forked:
+        ours, theirs = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=target, args=(theirs, *args))
+        process.start()
+        theirs.close()
+        return cls(process, ours)
+
+    def kill(self) -> list[Any]:
+        """What it still told before it died."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        last = []
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                last.append(self.told.recv())
+        self.told.close()
+        return last
 
 
 def _words(server: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
@@ -44,20 +84,15 @@ def test_killed_servers_lose_no_job_and_list_no_broken_picture(
     rng = random.Random(test_seed)
     acknowledged: list[str] = []
     for number in range(KILLS):
-        server = _start(folders.data, number * JOBS, "thread")
+        server = Forked.begin(victim.forked, folders.data, number * JOBS, JOBS)
         enough = rng.randrange(1, JOBS + 1)
-        for kind, value in _words(server):
+        while enough:
+            kind, value = server.told.recv()
             if kind == "job":
                 acknowledged.append(value)
                 enough -= 1
-            if not enough:
-                break
         time.sleep(rng.random() * 0.08)
-        os.kill(server.pid, signal.SIGKILL)
-        acknowledged += [value for kind, value in _words(server) if kind == "job"]
-        server.wait()
-        assert server.stdout is not None
-        server.stdout.close()
+        acknowledged += [value for kind, value in server.kill() if kind == "job"]
     service = open_service("thread")
     views = [finish(service, job) for job in acknowledged]
     assert len(set(acknowledged)) == len(acknowledged) >= KILLS
@@ -86,15 +121,10 @@ def test_a_killed_writer_loses_no_picture_it_acknowledged(tmp_path: Path, test_s
     rng = random.Random(test_seed)
     acknowledged: list[tuple[str, Path]] = []
     for number in range(WRITER_KILLS):
-        command = [sys.executable, "-m", "tests.service.writer", str(tmp_path), str(number * 10_000)]
-        writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        acknowledged.append(_saved(writer.stdout.readline()))
+        killed = Forked.begin(writer.forked, tmp_path, number * 10_000)
+        acknowledged.append(killed.told.recv())
         time.sleep(rng.random() * 0.05)
-        os.kill(writer.pid, signal.SIGKILL)
-        acknowledged += [_saved(line) for line in writer.stdout if line.endswith("\n")]
-        writer.wait()
-        writer.stdout.close()
+        acknowledged += killed.kill()
     assert len({path for _, path in acknowledged}) == len(acknowledged) >= WRITER_KILLS
     for seed, path in acknowledged:
         with Image.open(path) as image:
@@ -105,11 +135,6 @@ def test_a_killed_writer_loses_no_picture_it_acknowledged(tmp_path: Path, test_s
             image.load()
     leftovers = len(list(tmp_path.rglob("*.part")))
     assert sweep_leftovers(tmp_path, time.time() + 10) == leftovers <= WRITER_KILLS
-
-
-def _saved(line: str) -> tuple[str, Path]:
-    seed, _, path = line.strip().partition(" ")
-    return seed, Path(path)
 
 
 @pytest.mark.parametrize("jobs", [0, JOBS], ids=["idle", "drawing"])

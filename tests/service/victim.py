@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
@@ -20,16 +23,25 @@ JOBS = 4
 
 
 def main() -> None:
-    folders, first, kind = Folders.under(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
+    serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), lambda *told: print(*told, flush=True))
+
+
+def serve(data: Path, first: int, kind: str, jobs: int, tell: Callable[[str, Any], None]) -> None:
+    """Runs for a minute, or until it is killed."""
     process = partial(ProcessWorker, engine="tests.service.fake_engine:Engine")
-    service = GenerationService(folders, _thread if kind == "thread" else process)
+    service = GenerationService(Folders.under(data), _thread if kind == "thread" else process)
     while kind == "process" and not service.stats()["worker"]["ready"]:
         time.sleep(0.01)
-    print("pid", service.stats()["worker"].get("pid"), flush=True)
-    for number in range(first, first + int(sys.argv[4])):
+    tell("pid", service.stats()["worker"].get("pid"))
+    for number in range(first, first + jobs):
         request = GenerationRequest(prompt="step=0.004", steps=5, width=64, height=64, seed=number, n_iter=2)
-        print("job", service.submit(request, key=str(number)), flush=True)
+        tell("job", service.submit(request, key=str(number)))
     time.sleep(60)
+
+
+def forked(told: Connection, data: Path, first: int, jobs: int) -> None:
+    """The same in a process that was forked off: the engine in a thread of it."""
+    serve(data, first, "thread", jobs, lambda kind, value: told.send((kind, value)))
 
 
 def _thread(folders: Folders) -> ThreadWorker:

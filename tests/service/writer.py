@@ -1,12 +1,9 @@
-"""A process that saves pictures as fast as it can, for being killed: tells each name once it is acknowledged.
-
-python -m tests.service.writer <data folder> <first seed>
-"""
+"""A process that saves pictures as fast as it can, for being killed: tells each name once it is acknowledged."""
 
 from __future__ import annotations
 
 import itertools
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from PIL import Image
@@ -16,12 +13,7 @@ from modules.imaging.save import save_named
 from modules.schema.settings import Saving
 
 
-def main() -> None:
-    data, first = Path(sys.argv[1]), int(sys.argv[2])
+def forked(told: Connection, data: Path, first: int) -> None:
     for seed in itertools.count(first):
         image = Image.effect_noise((64, 64), seed % 100 + 1).convert("RGB")
-        print(seed, save_named(image, f"Seed: {seed}", NameFields(seed=seed), Saving(), data), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        told.send((seed, save_named(image, f"Seed: {seed}", NameFields(seed=seed), Saving(), data)))
