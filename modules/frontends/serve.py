@@ -138,6 +138,7 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, sharing: Sharing, fla
         import gradio
 
     from modules.frontends.ui.app import build_blocks, head, static_files
+    from modules.frontends.ui.editor import make_router as make_editor_router
     from modules.frontends.ui.routes import make_router
     from modules.frontends.ui.tabs_routes import make_tabs_router
     from modules.frontends.ui.theme import ThemeInAddress, make_theme
@@ -145,6 +146,7 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, sharing: Sharing, fla
     files = static_files()
     app.include_router(make_router(flags))
     app.include_router(make_tabs_router(sharing.shared))
+    app.include_router(make_editor_router())
 
     @app.get("/easel/{name}", include_in_schema=False)
     def static(name: str) -> Response:

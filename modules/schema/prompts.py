@@ -6,11 +6,13 @@ from modules.schema.fields import Frozen
 
 
 class Problem(Frozen):
-    """A place in the text, `[start, end)` in characters, and one sentence on what is odd about it."""
+    """A place in the text, `[start, end)` in characters, one sentence on what is odd about it, and what to write there
+    instead, where that can be guessed."""
 
     start: int
     end: int
     message: str
+    fix: str | None = None
 
 
 class TextCheck(Frozen):
@@ -29,6 +31,25 @@ class PromptCheck(Frozen):
     prompt: TextCheck
     negative_prompt: TextCheck
     counted: bool = True
+
+
+class PromptNames(Frozen):
+    """What a prompt may name, for completing: sorted names, without folders and endings."""
+
+    lora: tuple[str, ...] = ()
+    hypernet: tuple[str, ...] = ()
+    embedding: tuple[str, ...] = ()
+    wildcard: tuple[str, ...] = ()
+    style: tuple[str, ...] = ()
+
+
+class TagView(Frozen):
+    """A tag of a tag list: `alias` is how it was asked for, empty where that is its own name."""
+
+    name: str
+    category: str = ""
+    count: int = 0
+    alias: str = ""
 
 
 class StyleView(Frozen):

@@ -6,20 +6,24 @@ the chosen checkpoint's first text tower. Wildcards are counted as written, sinc
 
 from __future__ import annotations
 
+import difflib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from modules.imaging import embedded
 from modules.prompt import counter, networks, parse, tokens, wildcards
 from modules.prompt.styles import Style, apply_styles
 from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
-from modules.schema.prompts import Problem, PromptCheck, TextCheck
+from modules.schema.prompts import Problem, PromptCheck, PromptNames, TagView, TextCheck
 from modules.schema.settings import Settings
 from modules.service.styles import StyleStore
+from modules.service.tag_files import TagFiles
 from modules.weights.catalogue import Catalogue
 from modules.weights.glance import PICTURES, Glance
+from modules.weights.networks import Kind
 
 MAX_PROBLEMS = 20
 TOKENIZERS = {"sd2": tokens.OPEN_CLIP, "sdxl-refiner": tokens.OPEN_CLIP}
@@ -39,6 +43,7 @@ class PromptDesk:
         self.folders, self.catalogue, self.styles, self.settings = folders, catalogue, styles, settings
         self._lock = threading.Lock()
         self._words: tuple[object, tokens.Embeddings] | None = None
+        self._tag_files = TagFiles(folders.data)
 
     def check(
         self,
@@ -83,6 +88,27 @@ class PromptDesk:
             counted=not prompting.disable_token_counters,
         )
 
+    # ---- names ----
+
+    def names(self) -> PromptNames:
+        """All that can be named, of every kind."""
+
+        def named(kind: Kind) -> tuple[str, ...]:
+            return tuple(sorted({file.name for file in self.catalogue.networks.files(kind)}, key=str.lower))
+
+        fitting, others = self._sorted(())
+        return PromptNames(
+            lora=named("lora"),
+            hypernet=named("hypernet"),
+            embedding=tuple(sorted({**fitting, **others}, key=str.lower)),
+            wildcard=tuple(wildcards.names(*self._wildcard_places())),
+            style=tuple(self.styles.known()),
+        )
+
+    def tags(self, start: str) -> list[TagView]:
+        """Tags of the user's tag lists that begin so."""
+        return self._tag_files.find(start)
+
     # ---- problems ----
 
     def _problems(self, text: str, negative: bool, settings: Settings) -> tuple[Problem, ...]:
@@ -93,33 +119,44 @@ class PromptDesk:
         if prompting.prompt_wildcards == "Files and choices":
             inside = wildcards.brace_spans(text)
             found = [span for span in found if not any(start <= span.start < end for start, end in inside)]
-        found += self._tag_problems(text, negative)
+        odd = [Problem(start=s.start, end=s.end, message=s.message, fix=_escaped(text, s)) for s in found]
+        odd += self._tag_problems(text, negative)
         if prompting.prompt_wildcards != "Off":
-            found += self._wildcard_problems(text)
-        found.sort(key=lambda span: (span.start, span.end))
-        return tuple(Problem(start=span.start, end=span.end, message=span.message) for span in found[:MAX_PROBLEMS])
+            odd += self._wildcard_problems(text)
+        odd.sort(key=lambda problem: (problem.start, problem.end))
+        return tuple(odd[:MAX_PROBLEMS])
 
-    def _tag_problems(self, text: str, negative: bool) -> Iterator[parse.Span]:
+    def _tag_problems(self, text: str, negative: bool) -> Iterator[Problem]:
         for start, end, tag in parse.tag_spans(text):
+            fix = None
             if negative:
-                yield parse.Span(start, end, "Network tags act in the prompt; in the negative prompt this is text.")
+                message = "Network tags act in the prompt; in the negative prompt this is text."
             elif tag.kind not in NETWORK_KINDS:
-                yield parse.Span(start, end, f"<{tag.kind}:…> is no kind of network; it is taken out and does nothing.")
+                message = f"<{tag.kind}:…> is no kind of network; it is taken out and does nothing."
+                near = _nearest(tag.kind, NETWORK_KINDS)
+                fix = f"<{near}{text[start + 1 + len(tag.kind) : end]}" if near else None
             elif problem := networks.problem_of(tag):
-                yield parse.Span(start, end, f"This network tag does nothing: {problem}.")
+                message = f"This network tag does nothing: {problem}."
             elif not self._is_network(tag.kind, tag.positional[0]):
-                kind, name = "hypernet" if tag.kind == "hypernet" else "lora", tag.positional[0]
+                kind: Kind = "hypernet" if tag.kind == "hypernet" else "lora"
+                name = tag.positional[0]
                 folder = self.catalogue.networks.folder(kind).name
-                yield parse.Span(start, end, f"No file in {folder} is called {name}; this tag does nothing.")
+                message = f"No file in {folder} is called {name}; this tag does nothing."
+                near = _nearest(name, [file.name for file in self.catalogue.networks.files(kind)])
+                fix = text[start:end].replace(f":{name}", f":{near}", 1) if near else None
+            else:
+                continue
+            yield Problem(start=start, end=end, message=message, fix=fix)
 
-    def _wildcard_problems(self, text: str) -> Iterator[parse.Span]:
+    def _wildcard_problems(self, text: str) -> Iterator[Problem]:
         lookup = None
         for start, end, name in wildcards.name_spans(text):
             if lookup is None:
-                places = wildcards.places(self.folders.wildcards, self.folders.data / "extensions")
-                lookup = wildcards.folder_lookup(*places)
+                lookup = wildcards.folder_lookup(*self._wildcard_places())
             if not lookup(name):
-                yield parse.Span(start, end, f"No wildcard file is called {name}.txt, so this stays as text.")
+                message = f"No wildcard file is called {name}.txt, so this stays as text."
+                near = _nearest(name, wildcards.names(*self._wildcard_places()))
+                yield Problem(start=start, end=end, message=message, fix=f"__{near}__" if near else None)
 
     # ---- files ----
 
@@ -130,6 +167,9 @@ class PromptDesk:
         except NotFound:
             return "sd1", WIDTHS["sd1"]
         return view.family, tuple(sorted(view.towers)) or WIDTHS.get(view.family, ())
+
+    def _wildcard_places(self) -> tuple[Path, ...]:
+        return wildcards.places(self.folders.wildcards, self.folders.data / "extensions")
 
     def _is_network(self, kind: str, name: str) -> bool:
         return self.catalogue.networks.has("hypernet" if kind == "hypernet" else "lora", name)
@@ -156,6 +196,19 @@ class PromptDesk:
             if self._words is None or self._words[0] != key:  # taking thousands of names apart takes a while
                 self._words = (key, tokens.embeddings(tokenizer, vectors))
             return self._words[1]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """The name that was probably meant, if any."""
+    small = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), small, n=1, cutoff=0.6)
+    return small[found[0]] if found else None
+
+
+def _escaped(text: str, span: parse.Span) -> str | None:
+    """A stray sign, written so that it is that sign."""
+    sign = text[span.start : span.end]
+    return f"\\{sign}" if sign in ("(", ")", "[", "]", "|") else None
 
 
 _PLACE = "\ue000"  # for private use: stands for the typed text while styles are merged around it

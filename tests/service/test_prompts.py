@@ -153,3 +153,45 @@ def test_what_is_there_is_no_problem(desk):
 def test_a_prompt_that_changes_at_every_step_is_still_counted_soon(desk):
     many = "".join(f"[{'|'.join('ab' * n)}] " for n in (1, 2, 3, 5, 7, 11)) + "cat " * 20_000
     assert desk.check(many, steps=150).prompt.tokens > 20_000
+
+
+def test_what_was_probably_meant_is_offered(desk):
+    for path in ("models/Lora/sub/Ink Wash.safetensors", "wildcards/animals.txt", "models/hypernetworks/anime.pt"):
+        (desk.folders.data / path).parent.mkdir(parents=True, exist_ok=True)
+        (desk.folders.data / path).write_bytes(b"cat")
+    text = "<lora:ink wsh:0.5:x=1> __animls__ <hypernet:anme:1> <lra:Ink Wash:1> (a <lora:nothing alike:1>"
+    found = {text[problem.start : problem.end]: problem.fix for problem in desk.check(text).prompt.problems}
+    assert found == {
+        "<lora:ink wsh:0.5:x=1>": "<lora:Ink Wash:0.5:x=1>",
+        "__animls__": "__animals__",
+        "<hypernet:anme:1>": "<hypernet:anime:1>",
+        "<lra:Ink Wash:1>": "<lora:Ink Wash:1>",
+        "(": "\\(",
+        "<lora:nothing alike:1>": None,
+    }
+
+
+def test_names_of_every_kind_are_listed(desk):
+    for path in ("models/Lora/b.safetensors", "models/Lora/A/a.pt", "embeddings/bad.pt", "wildcards/x/cats.txt"):
+        (desk.folders.data / path).parent.mkdir(parents=True, exist_ok=True)
+        (desk.folders.data / path).write_bytes(b"x")
+    desk.styles.save("Ink", "ink", "")
+    found = desk.names()
+    assert (found.lora, found.embedding, found.wildcard, found.style) == (("a", "b"), ("bad",), ("x/cats",), ("Ink",))
+    assert found.hypernet == ()
+
+
+def test_tag_lists_are_searched_by_name_and_alias(desk):
+    folder = desk.folders.data / "extensions" / "complete" / "tags"
+    folder.mkdir(parents=True)
+    lines = ['blue_eyes,0,500,"azure_eyes,eyes_of_blue"', "blue_sky,0,900", "Blue_Hair", '"a""b,c",0,x', ",,", "\0"]
+    (folder / "danbooru.csv").write_bytes("\r\n".join(lines).encode())
+    (folder / "broken.csv").write_bytes(b'\xff\xfe"never closed,\n' * 50)
+    assert [(tag.name, tag.count, tag.alias) for tag in desk.tags("blue ")] == [
+        ("blue_sky", 900, ""), ("blue_eyes", 500, ""), ("Blue_Hair", 0, ""),
+    ]  # fmt: skip
+    assert [(tag.name, tag.alias) for tag in desk.tags("AZURE")] == [("blue_eyes", "azure_eyes")]
+    assert desk.tags("eyes") == desk.tags("eyes_of") == desk.tags("eyes_of_blue") != []
+    assert desk.tags("") == desk.tags("zzz") == []
+    (folder / "danbooru.csv").write_text("blue_moon,0,1\n")
+    assert [tag.name for tag in desk.tags("blue")] == ["blue_moon"]

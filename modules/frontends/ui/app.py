@@ -18,10 +18,10 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css", "tabs.css", "scripts.css")
+STYLES = ("easel.css", "editor.css", "tabs.css", "scripts.css")
 SCRIPTS = (
-    "easel.js", "language.js", "controls.js", "prompts.js", "pictures.js", "settings.js", "networks.js", "extras.js",
-    "merger.js", "scripts.js",
+    "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
+    "extras.js", "merger.js", "scripts.js",
 )  # fmt: skip
 
 

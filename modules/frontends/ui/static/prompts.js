@@ -1,9 +1,9 @@
-// Writing prompts: token counters, what is odd about a prompt, styles, and keys that change weights.
+// What is said about prompts: token counters and what is odd, asked of the server; and styles.
 //
 //   easel:form     event of easel.js: the form's values changed
 //   counters       ask the server what it would count, some moments after the last key
+//   easel:checked  event for the editor (editor.js): the answer about one prompt
 //   stylesDialog   save, change and delete styles
-//   keys           Ctrl+↑/↓ weight of the selection, Alt+←/→ move it between commas
 "use strict";
 (() => {
     const { $, byId, make, ask, toast, write, pause, t, heard } = window.easel.tools;
@@ -28,16 +28,17 @@
             prompt: { box: `#${TAB}_prompt textarea`, counter: `${TAB}_token_counter` },
             negative_prompt: { box: `#${TAB}_neg_prompt textarea`, counter: `${TAB}_negative_token_counter` },
         };
+        const HIRES = { prompt: { box: "#hires_prompt textarea" }, negative_prompt: { box: "#hires_neg_prompt textarea" } };
 
         // ---- counters ----
 
-        const counters = {
+        /** Questions about one pair of prompts; those of the hires pass have no counter and no notes. */
+        const countersOf = (PROMPTS) => ({
             asked: null,   // what the newest question was about
             waiting: null,
             told: {},      // by prompt, problems as shown
 
-            form(values) {
-                const { prompt, negative_prompt, styles, steps, checkpoint } = values;
+            form({ prompt, negative_prompt, styles, steps, checkpoint }) {
                 const question = { prompt: prompt ?? "", negative_prompt: negative_prompt ?? "", styles: styles ?? [],
                     steps: Math.min(150, Math.max(1, Math.round(steps) || 20)), checkpoint: checkpoint || null };
                 const key = JSON.stringify(question);
@@ -56,13 +57,20 @@
                 }
                 if (this.asked !== key) return;
                 for (const name of Object.keys(PROMPTS)) {
+                    this.report(name, question[name], answer[name], false);
                     this.count(name, question[name], answer[name], answer.counted);
                     if (answer[name].problems.length <= (this.told[name]?.length ?? 0)) this.tell(name, question[name], answer[name]);
                 }
                 // An open bracket is no mistake while it is being written.
                 await pause(PROBLEMS_AFTER);
                 if (this.asked !== key) return;
-                for (const name of Object.keys(PROMPTS)) this.tell(name, question[name], answer[name]);
+                for (const name of Object.keys(PROMPTS)) {
+                    this.report(name, question[name], answer[name], true);
+                    this.tell(name, question[name], answer[name]);
+                }
+            },
+            report(name, text, check, told) {
+                document.dispatchEvent(new CustomEvent("easel:checked", { detail: { box: PROMPTS[name].box, text, check, told } }));
             },
             count(name, text, { tokens, limit, boundaries }, counted) {
                 const place = byId(PROMPTS[name].counter);
@@ -79,7 +87,7 @@
                 byId(PROMPTS[name].counter)?.classList.toggle("odd", problems.length > 0);
                 const place = byId(`${PROMPTS[name].counter}_notes`);
                 if (!place) return;
-                const notes = problems.slice(0, 3).map(({ start, end, message }) => {
+                const notes = problems.slice(0, 3).map(({ start, end, message, fix }) => {
                     const [from, to] = [utf16(text, start), utf16(text, end)];
                     const line = make("button", { type: "button", class: "easel-note" },
                         make("mark", {}, shortened(text.slice(from, to))), ` ${heard(message)}`);
@@ -88,14 +96,26 @@
                         box.focus();
                         box.setSelectionRange(from, to);
                     };
-                    return line;
+                    if (!fix) return line;
+                    const right = make("button", { type: "button", class: "easel-link" }, t("Write {text}", { text: shortened(fix) }));
+                    right.onclick = () => {
+                        const box = $(PROMPTS[name].box);
+                        if (box.value === text) window.easel.editor.of(box).fix([from, to, message, fix]);
+                    };
+                    return make("div", {}, line, right);
                 });
                 if (problems.length > 3) notes.push(make("span", { class: "easel-note" }, t("and {n} more", { n: problems.length - 3 })));
                 place.replaceChildren(...notes);
             },
-        };
+        });
+        const counters = countersOf(PROMPTS), hires = countersOf(HIRES);
 
-        document.addEventListener("easel:form", (event) => { if (event.detail.tab === TAB) counters.form(event.detail); });
+        document.addEventListener("easel:form", (event) => { 
+            const form = event.detail;
+            if (form.tab !== TAB) return;
+            counters.form(form);
+            if (form.hires) hires.form({ ...form, prompt: form["hires.hr_prompt"], negative_prompt: form["hires.hr_negative_prompt"], styles: [] });
+        });
 
         // ---- styles ----
 
@@ -238,116 +258,4 @@
     const prompts = Object.fromEntries(TABS.map((tab) => [tab, promptsOf(tab)]));
     window.easel.editStyles = (tab) => prompts[tab].editStyles();
     window.easel.clearPrompts = (tab) => prompts[tab].clearPrompts();
-
-    // ---- keys ----
-
-    const STEP = 0.1, TAG_STEP = 0.05;
-    const WORD_ENDS = /[.,\\/!?%^*;:{}=`~()[\]<>\s]/;
-
-    /** Replace text[from:to] as typing would, so that the browser can undo it, and select a part of it. */
-    function type(box, from, to, text, select) {
-        box.setSelectionRange(from, to);
-        if (!document.execCommand("insertText", false, text)) {
-            box.setRangeText(text, from, to);
-            box.dispatchEvent(new Event("input", { bubbles: true }));
-        }
-        box.setSelectionRange(...select);
-    }
-
-    const rounded = (weight) => String(Math.round(weight * 100) / 100);
-
-    /** The innermost <…> around a place, [from, to] with its signs. */
-    function tagAround(text, at) {
-        const from = text.lastIndexOf("<", at - 1), to = text.indexOf(">", at);
-        if (from < 0 || to < 0 || text.slice(from + 1, at).includes(">") || !/^<\w+:[^<>]+>$/.test(text.slice(from, to + 1))) return null;
-        return [from, to + 1];
-    }
-
-    /** What stands between the innermost ( and its ) around a place: [from, to] without them. */
-    function groupAround(text, at) {
-        let depth = 0, from = -1;
-        for (let i = at - 1; i >= 0; i--) {
-            if (text[i - 1] === "\\" ) continue;
-            if (text[i] === ")") depth++;
-            if (text[i] === "(" && depth-- === 0) { from = i + 1; break; }
-        }
-        if (from < 0) return null;
-        depth = 0;
-        for (let i = from; i < text.length; i++) {
-            if (text[i - 1] === "\\") continue;
-            if (text[i] === "(") depth++;
-            if (text[i] === ")" && depth-- === 0) return [from, i];
-        }
-        return null;
-    }
-
-    function wordAround(text, at) {
-        let from = at, to = at;
-        while (from > 0 && !WORD_ENDS.test(text[from - 1])) from--;
-        while (to < text.length && !WORD_ENDS.test(text[to])) to++;
-        return from < to ? [from, to] : null;
-    }
-
-    function changeWeight(box, sign) {
-        const text = box.value;
-        let [from, to] = [box.selectionStart, box.selectionEnd];
-        const tag = tagAround(text, from === to ? from : from + 1);
-        if (tag && tag[1] >= to) {
-            const parts = text.slice(tag[0] + 1, tag[1] - 1).split(":");
-            const number = parts.findIndex((part, k) => k > 1 && /^[+-]?[\d.]+$/.test(part));
-            if (number < 0) parts.splice(2, 0, rounded(1 + sign * TAG_STEP));
-            else parts[number] = rounded(Number(parts[number]) + sign * TAG_STEP);
-            const changed = `<${parts.join(":")}>`;
-            return type(box, ...tag, changed, [tag[0], tag[0] + changed.length]);
-        }
-        if (from === to) {
-            const range = groupAround(text, from) ?? wordAround(text, from);
-            if (!range) return;
-            [from, to] = range;
-            const weighted = /:\s*[+-]?[\d.]+\s*$/.exec(text.slice(from, to));
-            if (weighted && text[from - 1] === "(") to = from + weighted.index;
-        }
-        while (to > from && /\s/.test(text[to - 1])) to--;
-        while (from < to && /\s/.test(text[from])) from++;
-        if (from === to) return;
-        const inner = text.slice(from, to);
-        const after = /^(?:\s*:\s*([+-]?[\d.]+)\s*)?\)/.exec(text.slice(to));
-        const grouped = text[from - 1] === "(" && text[from - 2] !== "\\" && after;
-        const weight = (grouped ? Number(after[1] ?? 1.1) : 1) + sign * STEP;
-        if (!Number.isFinite(weight)) return;
-        const [start, end] = grouped ? [from - 1, to + after[0].length] : [from, to];
-        if (rounded(weight) === "1") return type(box, start, end, inner, [start, start + inner.length]);
-        type(box, start, end, `(${inner}:${rounded(weight)})`, [start + 1, start + 1 + inner.length]);
-    }
-
-    /** Swap the part between commas that holds the selection with its neighbour. */
-    function move(box, direction) {
-        const text = box.value, parts = text.split(",");
-        let start = 0, index = 0;
-        while (index < parts.length - 1 && start + parts[index].length < box.selectionStart) start += parts[index++].length + 1;
-        const other = index + direction;
-        if (other < 0 || other >= parts.length || box.selectionEnd > start + parts[index].length) return;
-        const [a, b] = direction < 0 ? [other, index] : [index, other];
-        const trimmed = (part) => [/^\s*/.exec(part)[0], part.trim(), /\s*$/.exec(part.trimStart())[0]];
-        const [left, right] = [trimmed(parts[a]), trimmed(parts[b])];
-        [left[1], right[1]] = [right[1], left[1]];
-        [parts[a], parts[b]] = [left.join(""), right.join("")];
-        const before = parts.slice(0, other).join(",").length + (other ? 1 : 0);
-        const at = before + /^\s*/.exec(parts[other])[0].length;
-        type(box, 0, text.length, parts.join(","), [at, at + parts[other].trim().length]);
-    }
-
-    document.addEventListener("keydown", (event) => {
-        const box = event.target;
-        if (!box.matches?.(".prompt textarea")) return;
-        const vertical = { ArrowUp: 1, ArrowDown: -1 }[event.key], sideways = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-        if (vertical && (event.ctrlKey || event.metaKey) && !event.altKey) {
-            event.preventDefault();
-            changeWeight(box, vertical);
-        } else if (sideways && event.altKey && !event.ctrlKey && !event.metaKey) {
-            event.preventDefault();
-            move(box, sideways);
-        }
-    });
-
 })();
