@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from modules.schema.errors import NotFound
+from modules.schema.errors import BadRequest, NotFound
 from modules.schema.events import Event
 from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
@@ -137,6 +137,12 @@ class OwnDesk:
     def submit(
         self, request: GenerationRequest, /, owner: str = "", key: str | None = None, webhook: str | None = None
     ) -> str:
+        batch = request.source.batch if request.source else None
+        if batch is not None and batch.folders:
+            raise BadRequest(
+                "Folders of this machine are for whoever sits at it; with a login, send the pictures themselves.",
+                field="batch",
+            )
         return self._desk.submit(request, self.owner, key, webhook)
 
     def follow(self, job: str, /, after: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Event]]:

@@ -10,13 +10,17 @@ from pydantic import BaseModel, ValidationError
 
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
-from modules.schema.request import Extras, GenerationRequest, Hires, Inversion, Mask, Outpaint, Refiner, Soft, Source
+from modules.schema.request import (
+    AutoCrop, Batch, Extras, FocalCrop, GenerationRequest, Hires, Inversion, Mask, Outpaint, Refiner, Soft, Source,
+    SplitOversized,
+)  # fmt: skip
 from modules.schema.rounds import Loopback, Tiles
 from modules.schema.scripts import SCRIPT_OF, SCRIPTS, Asked
 
 PARTS: dict[str, type[BaseModel]] = {
     "hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask, "tiles": Tiles, "loopback": Loopback,
-    "outpaint": Outpaint, "inversion": Inversion, "extras": Extras, "soft": Soft, "script": Asked,
+    "outpaint": Outpaint, "inversion": Inversion, "extras": Extras, "soft": Soft, "script": Asked, "batch": Batch,
+    "split_oversized": SplitOversized, "focal_crop": FocalCrop, "auto_crop": AutoCrop,
 }  # fmt: skip
 LONGEST_PROMPT = 100_000  # characters; more is a pasted file, not a prompt
 

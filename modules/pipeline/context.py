@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from modules.memory.devices import DeviceFacts
+from modules.pipeline.faces import Faces
 from modules.pipeline.text import ConditioningCache
 from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import Cancelled
@@ -60,6 +61,7 @@ class RunContext:
     facts: DeviceFacts
     conditionings: ConditioningCache
     upscalers: Upscalers
+    faces: Faces
     said: set[str] = field(default_factory=set)
     kept: dict[int, Kept] = field(default_factory=dict)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, policy
+from modules.pipeline import batch as batches
 from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source
 from modules.pipeline.context import RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
@@ -41,7 +42,9 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     Raises EaselError: BadRequest or NotFound while planning, BadFile while loading, Cancelled when interrupted.
     """
     if request.source is not None and request.source.extras is not None:
-        return extras.enlarge(request, request.source.extras, ctx)
+        return extras.run(request, request.source.extras, ctx)
+    if request.source is not None and request.source.batch is not None:
+        return batches.run(request, request.source.batch, ctx, generate)
     return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in drawn(request, ctx)]
 
 
@@ -131,11 +134,25 @@ def pictures(
                     job.models.current, latent, passes.passes(plan)[-1].size,
                     plan.settings.model.sd_vae_decode_method,
                 )  # fmt: skip
+                image = with_faces(image, plan, job)
                 if prepared is not None:
                     image = prepared.finish(image, k, start.seen(drawn, i) if start else None)
                 yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None)
         except Skipped:
             continue
+
+
+def with_faces(image: Image.Image, plan: Plan, job: Job) -> Image.Image:
+    """A decoded picture with its faces restored, where that is asked for."""
+    asked = plan.settings.faces
+    if not asked.face_restoration:
+        return image
+    job.meter.say("Restoring faces")
+    faces = job.ctx.faces
+    image = faces.restore(image, asked.face_restoration_model, asked.code_former_weight, job.ctx.warn, job.ctx.check)
+    if asked.face_restoration_unload:
+        faces.close()
+    return image
 
 
 def in_tiles(plan: Plan, given: Pictures, tiles: Tiles, job: Job) -> Iterator[Made]:

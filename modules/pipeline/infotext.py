@@ -50,6 +50,7 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         "CFG scale": request.cfg_scale,
         "Image CFG scale": request.source.image_cfg_scale if request.source and plan.concat == "edit" else None,
         "Seed": plan.seeds[k],
+        "Face restoration": settings.faces.face_restoration_model if settings.faces.face_restoration else None,
         "Size": f"{request.width}x{request.height}",
         "Model hash": plan.checkpoint.short_hash,
         "Model": plan.checkpoint.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from modules.pipeline import hires, networks, rounds, upscalers
+from modules.pipeline import faces, hires, networks, rounds, upscalers
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema.errors import BadRequest
@@ -55,12 +55,14 @@ def make_plan(
     if request.source is not None:
         upscalers.check(settings.drawing.upscaler_for_img2img, catalogue.folders)
         upscalers.check(request.source.tiles and request.source.tiles.upscaler, catalogue.folders)
+    if settings.faces.face_restoration:
+        faces.check(settings.faces.face_restoration_model, catalogue.folders, "face_restoration_model")
     sampler, scheduler = table.normalise(request.sampler, request.scheduler)
     prompt, negative = styles.apply_styles(known_styles, request.styles, request.prompt, request.negative_prompt)
     if settings.prompting.enable_prompt_comments:
         prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
 
-    count = _count(request)
+    count = count_of(request)
     request = with_seeds(request)
     seed, subseed = request.seed, request.subseed
     varied = request.subseed_strength > 0
@@ -120,7 +122,7 @@ def _with_source_checked(request: GenerationRequest) -> GenerationRequest:
     return request.model_copy(update={"batch_size": len(source.images)}) if len(source.images) > 1 else request
 
 
-def _count(request: GenerationRequest) -> int:
+def count_of(request: GenerationRequest) -> int:
     """How many pictures there will be: tiles are drawn in batches, pictures of them are not."""
     source = request.source
     if source is not None and source.tiles is not None:

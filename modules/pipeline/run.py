@@ -17,6 +17,7 @@ from modules.memory.fastest import Fastest
 from modules.nets.attention import ATTENTIONS
 from modules.pipeline import text
 from modules.pipeline.context import Control, Kept, RunContext
+from modules.pipeline.faces import Faces
 from modules.pipeline.plan import with_seeds
 from modules.pipeline.scripted import generate
 from modules.pipeline.text import ConditioningCache
@@ -59,6 +60,7 @@ class Engine:
         self.residency = Residency(self.catalogue, self.facts, self._fastest())
         self.conditionings = ConditioningCache()
         self.upscalers = Upscalers(folders, self.facts)
+        self.faces = Faces(folders, self.facts)
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
@@ -94,7 +96,8 @@ class Engine:
             while True:
                 ctx = RunContext(
                     job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
-                    self.residency, self.facts, self.conditionings, self.upscalers, kept=kept,
+                    self.residency, self.facts, self.conditionings, self.upscalers, self.faces,
+                    kept=kept,
                 )  # fmt: skip
                 saving = self._drawn(request, ctx)
                 if saving is None:
@@ -146,6 +149,7 @@ class Engine:
     def unload(self) -> None:
         """Let go of all weights; the next job loads what it needs."""
         self.upscalers.close()
+        self.faces.close()
         self.residency.close()
 
     def stats(self) -> dict[str, object]:

@@ -55,6 +55,8 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         return plain.generate(request, ctx)
     if request.source is not None and request.source.extras is not None:
         raise BadRequest("A script draws; pictures that are only enlarged take none.", field="script")
+    if request.source is not None and request.source.batch is not None:
+        raise BadRequest("A script works on one picture; choose it without a batch of them.", field="script")
     expansion = expand(with_seeds(request), ctx.folders)
     plans = [plain.planned(each, ctx) for each in expansion.requests]
     cells, total = _cells(expansion, plans, ctx)

@@ -4,6 +4,7 @@
     `source`              a picture out of another (img2img)
     `source` with `mask`  only a part of it (inpainting); with `outpaint` beyond its edges, with `tiles` enlarged in
                           pieces, with `loopback` again and again, with `extras` not drawn but only enlarged
+                          and made ready, with `batch` one after the other, from a folder too
     `refiner`             another checkpoint draws the last part of any of them
     `script`              several requests made of this one, and what is made of their pictures
 
@@ -110,8 +111,42 @@ class Inversion(Frozen):
     sigma_adjustment: bool = fact(False, label="Sigma adjustment", infotext="Sigma Adjustment")
 
 
+FLIPS = ("Horizontal", "Vertical", "Both")
+OBJECTIVES = ("Maximize area", "Minimize error")
+
+
+class SplitOversized(Frozen):
+    """A picture much longer than the size to scale to is cut into overlapping ones of that size."""
+
+    split_threshold: float = fact(
+        0.5, label="Threshold", ge=0, le=1, step=0.05, hint="Split where the shapes' ratio is below this."
+    )
+    overlap_ratio: float = fact(0.2, label="Overlap ratio", ge=0, le=0.9, step=0.05)
+
+
+class FocalCrop(Frozen):
+    """A picture cropped to the size to scale to, around what draws the eye. Weights of what is looked for."""
+
+    face_weight: float = fact(0.9, label="Focal point face weight", ge=0, le=1, step=0.05)
+    entropy_weight: float = fact(0.15, label="Focal point entropy weight", ge=0, le=1, step=0.05)
+    edges_weight: float = fact(0.5, label="Focal point edges weight", ge=0, le=1, step=0.05)
+    debug: bool = fact(False, label="Create debug image", hint="One more picture that shows what was found.")
+
+
+class AutoCrop(Frozen):
+    """A picture cropped to that size within the bounds, in steps of 64, whose shape is nearest to its own."""
+
+    mindim: int = fact(384, label="Dimension lower bound", ge=64, le=2048, step=8)
+    maxdim: int = fact(768, label="Dimension upper bound", ge=64, le=2048, step=8)
+    minarea: int = fact(64 * 64, label="Area lower bound", ge=64 * 64, le=2048 * 2048, step=1)
+    maxarea: int = fact(640 * 640, label="Area upper bound", ge=64 * 64, le=2048 * 2048, step=1)
+    objective: str = fact("Maximize area", label="Resizing objective", choices=OBJECTIVES)
+    threshold: float = fact(0.1, label="Error threshold", ge=0, le=1, step=0.01)
+
+
 class Extras(Frozen):
-    """The sources only enlarged, nothing drawn (A1111's Extras). Two upscalers' results are mixed."""
+    """The sources made ready in turn, nothing drawn (A1111's Extras): enlarged (two upscalers' results are mixed),
+    faces restored, split, cropped, flipped, captioned. One source may give several pictures."""
 
     upscaler_1: str = fact("None", label="Upscaler 1", infotext="Postprocess upscaler")
     upscaler_2: str = fact("None", label="Upscaler 2", infotext="Postprocess upscaler 2")
@@ -123,10 +158,62 @@ class Extras(Frozen):
     upscaling_resize_w: int = fact(512, label="Width", ge=1, le=16384, soft_le=2048, step=8)
     upscaling_resize_h: int = fact(512, label="Height", ge=1, le=16384, soft_le=2048, step=8)
     upscaling_crop: bool = fact(True, label="Crop to fit", infotext="Postprocess crop to")
+    max_side_length: int = fact(
+        0, label="Max side length", ge=0, le=16384, step=8, infotext="Max side length",
+        hint="When scaled by a factor; 0 is none.",
+    )  # fmt: skip
+    gfpgan_visibility: float = fact(
+        0.0, label="GFPGAN visibility", ge=0, le=1, step=0.001, infotext="GFPGAN visibility"
+    )
+    codeformer_visibility: float = fact(
+        0.0, label="CodeFormer visibility", ge=0, le=1, step=0.001, infotext="CodeFormer visibility"
+    )
+    codeformer_weight: float = fact(
+        0.0, label="CodeFormer weight", ge=0, le=1, step=0.001, infotext="CodeFormer weight",
+        hint="0 changes a face most, 1 keeps it most.",
+    )  # fmt: skip
+    upscale_first: bool = fact(True, label="Upscale before restoring faces")
+    split_oversized: SplitOversized | None = fact(None, label="Split oversized images")
+    focal_crop: FocalCrop | None = fact(None, label="Auto focal point crop")
+    auto_crop: AutoCrop | None = fact(None, label="Auto-sized crop")
+    flip: tuple[str, ...] = fact((), label="Create flipped copies", choices=FLIPS)
+    caption: bool = fact(False, label="Caption", hint="A text file beside each picture says what is on it.")
+
+
+PNG_INFO = ("Prompt", "Negative prompt", "Seed", "CFG scale", "Sampler", "Steps", "Model hash")
+
+
+class Batch(Frozen):
+    """The sources one after the other, each a drawing of its own (A1111's Batch tab, and Extras from a directory).
+
+    Folders are on the machine that draws; only its own users may name some (`frontends.desk`).
+    """
+
+    input_dir: str = fact("", label="Input directory", hint="Empty: the source pictures that were sent.")
+    output_dir: str = fact(
+        "", label="Output directory", hint="Pictures get their sources' names there. Empty: the usual place."
+    )
+    inpaint_mask_dir: str = fact(
+        "", label="Inpaint batch mask directory",
+        hint="A mask of each picture's name, or one for all; the request's mask says how they are used.",
+    )  # fmt: skip
+    names: tuple[str, ...] = fact((), label="Names of the pictures that were sent, for the output directory")
+    use_png_info: bool = fact(False, label="Append png info to prompts")
+    png_info_props: tuple[str, ...] = fact((), label="Parameters to take from png info", choices=PNG_INFO)
+    png_info_dir: str = fact(
+        "", label="PNG info directory", hint="Pictures of the same names that tell it. Empty: the sources themselves."
+    )
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those that are named."""
+        return tuple(
+            name for name in (self.input_dir, self.output_dir, self.inpaint_mask_dir, self.png_info_dir) if name
+        )
 
 
 class Source(Frozen):
-    """The picture to start from. Several are drawn as one batch, one each."""
+    """The picture to start from. Several are drawn as one batch, one each; with `batch` one after the other."""
 
     images: tuple[InputName, ...] = fact((), label="Source pictures")
     denoising_strength: float = fact(
@@ -150,6 +237,7 @@ class Source(Frozen):
     loopback: Loopback | None = fact(None, label="Loopback")
     inversion: Inversion | None = fact(None, label="Noise found in the source")
     extras: Extras | None = fact(None, label="Extras")
+    batch: Batch | None = fact(None, label="Batch")
 
 
 class Hires(Frozen):

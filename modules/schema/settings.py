@@ -306,6 +306,21 @@ class Drawing(Frozen):
     )  # fmt: skip
 
 
+class Faces(Frozen):
+    """Faces made clear again in finished pictures; which files that takes: docs/pictures.md."""
+
+    face_restoration: bool = fact(False, label="Restore faces", hint="In every picture, after it is drawn.")
+    face_restoration_model: str = fact(
+        "CodeFormer", label="Face restoration model", infotext="Face restoration", hint="CodeFormer, GFPGAN or a file."
+    )
+    code_former_weight: float = fact(
+        0.5, label="CodeFormer weight", ge=0, le=1, step=0.01, hint="0 changes a face most, 1 keeps it most."
+    )
+    face_restoration_unload: bool = fact(
+        False, label="Move face restoration model from VRAM into RAM after processing", hint="Here: let go of it."
+    )
+
+
 class Networks(Frozen):
     """Extra networks: LoRA and kin, hypernetworks, embeddings."""
 
@@ -376,6 +391,7 @@ class Settings(Frozen):
     prompting: Prompting = Prompting()
     sampling: Sampling = Sampling()
     drawing: Drawing = Drawing()
+    faces: Faces = Faces()
     networks: Networks = Networks()
     preview: Preview = Preview()
     page: Page = Page()

@@ -57,6 +57,15 @@ def _has(*names: str) -> Callable[[Header], bool]:
     return lambda h: any(name in h.tensors or f"params_ema.{name}" in h.tensors for name in names)
 
 
+def _face_restorer(h: Header) -> bool:
+    """GFPGAN; CodeFormer and RestoreFormer, which are a VAE around a book of codes, the latter with two norms before its
+    attention."""
+    book = _has("quantize.embedding.weight")(h)
+    return _has("stylegan_decoder.style_mlp.1.weight")(h) or (
+        book and _has("position_emb", "encoder.mid.attn_1.norm1.weight")(h)
+    )
+
+
 ROWS: tuple[tuple[Kind, Callable[[Header], bool]], ...] = (
     ("lora", _lora),
     ("controlnet", _starts("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "lllite_unet")),
@@ -68,9 +77,9 @@ ROWS: tuple[tuple[Kind, Callable[[Header], bool]], ...] = (
     ("hypernetwork", _hypernetwork),
     ("vae-approx", lambda h: "conv8.weight" in h.tensors and len(h.tensors) == 16),
     ("taesd", _starts("19.weight", "14.weight", "decoder.layers.18.", "encoder.layers.14.")),
+    ("face restorer", _face_restorer),
     ("vae", lambda h: layouts.is_diffusers_vae(h.tensors)
         or any(f"{p}decoder.conv_in.weight" in h.tensors for p in ("", "first_stage_model.", "vae."))),
-    ("face restorer", _has("stylegan_decoder.style_mlp.1.weight", "quantize.embedding.weight")),
     ("upscaler", _has("conv_first.weight", "model.0.weight", "body.0.rdb1.conv1.weight", "body.0.weight")),
     ("text encoder", lambda h: layouts.is_clip_text(h.tensors)
         or _starts("encoder.block.0.layer.0.", "transformer.resblocks.0.")(h)),

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ def places(folders: Folders) -> list[Place]:
     for name in ("GFPGAN", "Codeformer"):
         found.append(Place(name, "face restorer", at(f"{name.lower()}_models_path", name)))
     return found
+
+
+def restorer_names(files: Iterable[Path]) -> dict[str, Path]:
+    """Face restorers by the names A1111 has for them; of several GFPGANs the newest has it, the rest their files'."""
+    found: dict[str, Path] = {}
+    for path in sorted(files, key=lambda path: path.stem.lower(), reverse=True):
+        known = next((name for name in ("CodeFormer", "GFPGAN") if name.lower() in path.stem.lower()), path.stem)
+        found[path.stem if known in found else known] = path
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 class Library:

@@ -56,7 +56,7 @@ class Common(Lenient):
     s_tmax: float | None = Field(None, description="null is the one in the settings.")
     s_noise: float | None = Field(None, description="null is the one in the settings.")
     tiling: bool | None = Field(None, description="null is the one in the settings.")
-    restore_faces: bool | None = Field(None, description="Only false: faces are not restored.")
+    restore_faces: bool | None = Field(None, description="null is the one in the settings.")
     override_settings: dict[str, Any] | None = Field(None, description="Settings for this request only, by name.")
     override_settings_restore_afterwards: bool = Field(
         True, description="false also keeps override_settings as the settings."
@@ -145,6 +145,8 @@ ALWAYS_ON: dict[str, tuple[str, ...]] = {
     "hypertile": (),
 }
 SOFT_INPAINTING = "soft inpainting"
+NO_MASK = "0" * 64
+"""Stands where each picture of a batch has a mask of its own."""
 Body = TypeVar("Body", bound=Common)
 Keep = Callable[[str, str], str]
 """Stores a picture that came as text: (text, name of the field) → its name for a request."""
@@ -161,6 +163,8 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
         override |= {"eta_ancestral": body.eta, "eta_ddim": body.eta}
     names = ("s_min_uncond", "s_churn", "s_tmin", "s_tmax", "s_noise", "tiling")
     override |= {name: given[name] for name in names if given[name] is not None}
+    if body.restore_faces is not None:
+        override["face_restoration"] = body.restore_faces
     override["samples_save"] = body.save_images
     values = {name: given[name] for name in COMMON}
     values |= {
@@ -191,10 +195,12 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
 
 
 def _source(given: dict[str, Any], keep: Keep) -> dict[str, Any]:
-    source = _without_nulls(given, SOURCE) | {"images": [keep(text, "init_images") for text in given["init_images"]]}
-    if given["mask"]:
+    source = _without_nulls(given, SOURCE)
+    source["images"] = [keep(text, "init_images") for text in given["init_images"] or ()]
+    if given["mask"] or (given.get("batch") or {}).get("inpaint_mask_dir"):
         blur = {} if given["mask_blur"] is None else dict.fromkeys(("mask_blur_x", "mask_blur_y"), given["mask_blur"])
-        source["mask"] = _without_nulls(given, MASK) | blur | {"image": keep(given["mask"], "mask")}
+        source["mask"] = _without_nulls(given, MASK) | blur
+        source["mask"]["image"] = keep(given["mask"], "mask") if given["mask"] else NO_MASK
         args = _always_on_args(given["alwayson_scripts"], SOFT_INPAINTING)
         if isinstance(args, list) and args[:1] == [True]:
             source["mask"]["soft"] = _by_place(tuple(Soft.model_fields), args[1:], "alwayson_scripts")
@@ -249,7 +255,7 @@ def _without_nulls(given: Mapping[str, Any], names: Any) -> dict[str, Any]:
 
 def _refuse(given: Mapping[str, Any]) -> None:
     """What would change the picture and cannot be done is said, not passed over."""
-    for name in ("restore_faces", "firstpass_image", "latent_mask"):
+    for name in ("firstpass_image", "latent_mask"):
         if given.get(name):
             raise BadRequest(f"{name} is not supported here; leave it out.", field=name)
 
@@ -306,4 +312,6 @@ def _settings_told(told: infotext.Infotext) -> dict[str, Any]:
             except BadRequest:
                 continue
             found[name] = told.fields[fact.infotext]
+    if "face_restoration_model" in found:
+        found["face_restoration"] = True
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from PIL import ImageOps
 from pydantic import BaseModel, Field
@@ -11,17 +12,18 @@ from modules.frontends.api.bodies import Lenient
 from modules.imaging.extras import processed, told, whole
 from modules.imaging.metadata import open_bounded
 from modules.imaging.upscale import KNOWN_AS, UPSCALERS, find_upscaler
-from modules.schema.errors import BadRequest, EaselError
+from modules.schema.errors import EaselError
+from modules.schema.request import AutoCrop, FocalCrop, SplitOversized
 from modules.schema.request import Extras as Wanted
-from modules.weights.library import Library, places
+from modules.weights.library import Library, places, restorer_names
 
 
 class Extras(Lenient):
     resize_mode: int = Field(0, ge=0, le=1, description="0 by factor, 1 to a size")
     show_extras_results: bool = True
-    gfpgan_visibility: float = Field(0, ge=0, le=1, description="Only 0: faces are not restored.")
-    codeformer_visibility: float = Field(0, ge=0, le=1, description="Only 0: faces are not restored.")
-    codeformer_weight: float = Field(0, ge=0, le=1)
+    gfpgan_visibility: float = Field(0, ge=0, le=1, description="How much of GFPGAN's faces is seen")
+    codeformer_visibility: float = Field(0, ge=0, le=1, description="How much of CodeFormer's faces is seen")
+    codeformer_weight: float = Field(0, ge=0, le=1, description="0 changes a face most, 1 keeps it most")
     upscaling_resize: float = Field(2, ge=0.01, le=16, description="Factor")
     upscaling_resize_w: int = Field(512, ge=1, le=16384)
     upscaling_resize_h: int = Field(512, ge=1, le=16384)
@@ -30,6 +32,11 @@ class Extras(Lenient):
     upscaler_2: str = "None"
     extras_upscaler_2_visibility: float = Field(0, ge=0, le=1)
     upscale_first: bool = Field(False, description="Before faces are restored")
+    max_side_length: int = Field(0, ge=0, le=16384, description="When scaled by a factor; 0 is none")
+    split_oversized: SplitOversized | None = Field(None, description="Not in A1111: cut what is too long")
+    focal_crop: FocalCrop | None = Field(None, description="Not in A1111: crop around what draws the eye")
+    auto_crop: AutoCrop | None = Field(None, description="Not in A1111: crop to the nearest of many sizes")
+    flip: list[str] = Field([], max_length=3, description="Not in A1111: Horizontal, Vertical, Both")
 
 
 class ExtraSingle(Extras):
@@ -45,9 +52,8 @@ class ExtraBatch(Extras):
     imageList: list[FileData] = Field(max_length=256)
 
 
-def enlarge(data: bytes, body: Extras, field: str) -> tuple[bytes, str]:
-    """The picture as a PNG file, enlarged as asked, and a sentence on how. BadRequest, BadFile, NotFound."""
-    refuse_faces(body)
+def enlarge(data: bytes, body: Extras, field: str) -> tuple[list[bytes], str]:
+    """The PNG files that a picture becomes, and a sentence on how. BadRequest, BadFile, NotFound."""
     try:
         image = open_bounded(data)
     except EaselError as error:
@@ -55,21 +61,18 @@ def enlarge(data: bytes, body: Extras, field: str) -> tuple[bytes, str]:
         raise
     image = ImageOps.exif_transpose(image) or image
     asked = extras_of(body)
-    result = processed(whole(image), asked, find_upscaler)
-    out = io.BytesIO()
-    result.save(out, "PNG")
-    return out.getvalue(), html_info(asked, result.size)
-
-
-def refuse_faces(body: Extras) -> None:
-    for name in ("gfpgan_visibility", "codeformer_visibility"):
-        if getattr(body, name):
-            raise BadRequest(f"{name} must be 0: faces are not restored here.", field=name)
+    files = []
+    made = processed(whole(image), asked, find_upscaler)
+    for result in made:
+        out = io.BytesIO()
+        result.save(out, "PNG")
+        files.append(out.getvalue())
+    return files, html_info(asked, made[0].size)
 
 
 def extras_of(body: Extras) -> Wanted:
     """What a body asks for."""
-    return Wanted(**{name: getattr(body, name) for name in Wanted.model_fields})
+    return Wanted(**{name: getattr(body, name) for name in Wanted.model_fields if name in type(body).model_fields})
 
 
 def html_info(asked: Wanted, size: tuple[int, int]) -> str:
@@ -77,8 +80,9 @@ def html_info(asked: Wanted, size: tuple[int, int]) -> str:
 
 
 def needs_model(body: Extras) -> bool:
-    """Whether one of the upscalers is a model, which the worker alone can run."""
-    return not {body.upscaler_1, body.upscaler_2} <= set(UPSCALERS)
+    """Whether a model has a part in it, which the worker alone can run."""
+    faces = body.gfpgan_visibility > 0 or body.codeformer_visibility > 0 or body.focal_crop is not None
+    return faces or not {body.upscaler_1, body.upscaler_2} <= set(UPSCALERS)
 
 
 def models(library: Library) -> dict[str, str]:
@@ -87,3 +91,9 @@ def models(library: Library) -> dict[str, str]:
     known_as = {stem: name for name, stem in KNOWN_AS.items()}
     found = {known_as.get(file.name, file.name): file.path for file in library.files() if file.place in meant}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def restorers(library: Library) -> dict[str, str]:
+    """Folders of the face restorers that are there, by name."""
+    files = [Path(file.path) for file in library.files("face restorer")]
+    return {name: str(path.parent) for name, path in restorer_names(files).items()}

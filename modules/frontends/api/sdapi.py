@@ -28,7 +28,7 @@ from modules.frontends.api.extras import (
     extras_of,
     html_info,
     needs_model,
-    refuse_faces,
+    restorers,
 )
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.native import Mine, Streams, user_of
@@ -142,7 +142,8 @@ def make_router(
             except BadFile as error:
                 raise BadRequest(f"{field} is no picture that can be used: {error.message}", field=field) from None
 
-        if isinstance(body, Img2Img) and not getattr(body, "init_images", None):
+        many = getattr(body, "batch", None)
+        if isinstance(body, Img2Img) and not getattr(body, "init_images", None) and not (many and many.input_dir):
             raise Refused(404, "Init image not found: init_images is empty.", field="init_images")
         made = request_of(body, keep)
         if body.disable_extra_networks:
@@ -172,7 +173,6 @@ def make_router(
 
     def by_model(mine: FrontDesk, pictures: list[str], body: Extras, field: str) -> tuple[list[str], str]:
         """Pictures enlarged by the worker, which alone may run a model, and a sentence on how. Blocks."""
-        refuse_faces(body)
         names = [*UPSCALERS, *upscaler_models(mine.library)]
         for key in ("upscaler_1", "upscaler_2"):
             if getattr(body, key) not in names:
@@ -197,8 +197,8 @@ def make_router(
         if needs_model(body):
             pictures, told = by_model(mine, [body.image], body, "image")
             return a.ExtraImage(html_info=told, image=pictures[0] if pictures else "")
-        picture, told = enlarge(from_text(body.image, "image", mine.settings), body, "image")
-        return a.ExtraImage(html_info=told, image=to_text(picture))
+        files, told = enlarge(from_text(body.image, "image", mine.settings), body, "image")
+        return a.ExtraImage(html_info=told, image=to_text(files[0]))
 
     @router.post("/extra-batch-images")
     def extra_batch_images(body: ExtraBatch, mine: Mine) -> a.ExtraImages:
@@ -207,7 +207,8 @@ def make_router(
             pictures, told = by_model(mine, [each.data for each in body.imageList], body, "imageList")
             return a.ExtraImages(html_info=told, images=pictures)
         done = [enlarge(from_text(each.data, "imageList", mine.settings), body, "imageList") for each in body.imageList]
-        return a.ExtraImages(html_info=done[0][1] if done else "", images=[to_text(data) for data, _ in done])
+        images = [to_text(file) for files, _ in done for file in files]
+        return a.ExtraImages(html_info=done[0][1] if done else "", images=images)
 
     @router.post("/png-info")
     def png_info(body: PngInfoBody, mine: Mine) -> a.PngInfo:
@@ -340,9 +341,9 @@ def make_router(
         return [a.HypernetworkItem(name=file.name, path=str(file.path)) for file in mine.model_files.hypernetworks()]
 
     @router.get("/face-restorers")
-    def face_restorers() -> list[a.FaceRestorerItem]:
-        """None."""
-        return []
+    def face_restorers(mine: Mine) -> list[a.FaceRestorerItem]:
+        """Those whose files are there."""
+        return [a.FaceRestorerItem(name=name, cmd_dir=folder) for name, folder in restorers(mine.library).items()]
 
     @router.get("/realesrgan-models")
     def realesrgan_models() -> list[a.RealesrganItem]:

@@ -378,6 +378,7 @@ SETTING_OF_LABEL: dict[str, str] = {
     if fact.infotext
 }
 MODEL_LABEL = known("checkpoint").infotext or "Model"
+FACES_LABEL = "Face restoration"  # tells the model, and by being there that it was used
 
 
 def overrides(entries: Any) -> tuple[dict[str, Any], str | None]:
@@ -390,6 +391,8 @@ def overrides(entries: Any) -> tuple[dict[str, Any], str | None]:
             model = value
         elif label in SETTING_OF_LABEL:
             found[SETTING_OF_LABEL[label]] = value
+            if label == FACES_LABEL:
+                found["face_restoration"] = True
     return found, model
 
 
@@ -408,7 +411,8 @@ def override_entries(
             changed = settings.with_options({key: told[label]})
         except BadRequest:
             continue
-        if changed.option(key) != settings.option(key):
+        off = label == FACES_LABEL and not settings.faces.face_restoration
+        if off or changed.option(key) != settings.option(key):
             entries.append(f"{label}: {told[label]}")
     return entries
 
