@@ -138,7 +138,7 @@ def test_every_field_that_clients_send_arrives():
     assert made.checkpoint == "postcards"
     assert made.override_settings == {
         "CLIP_stop_at_last_layers": 2, "eta_ancestral": 0.5, "eta_ddim": 0.5, "s_churn": 1.5, "tiling": True,
-        "samples_save": False,
+        "samples_save": False, "face_restoration": False,
     }  # fmt: skip
     assert made.refiner is not None
     assert made.hires is not None
@@ -266,7 +266,7 @@ REFUSED = [
     ("txt2img", {"script_name": "prompt matrix", "script_args": [1] * 9}, 422, "script_args"),
     ("txt2img", {"script_name": "x/y/z plot", "script_args": {"nonsense": 1}}, 422, "script.nonsense"),
     ("txt2img", {"alwayson_scripts": {"No such": {"args": []}}}, 422, "alwayson_scripts"),
-    ("txt2img", {"restore_faces": True}, 422, "restore_faces"),
+    ("txt2img", {"restore_faces": "perhaps"}, 422, "restore_faces"),
     ("txt2img", {"override_settings": {"sd_model_checkpoint": "no such"}}, 404, None),
     ("txt2img", {"override_settings": {"CLIP_stop_at_last_layers": 99}}, 422, "CLIP_stop_at_last_layers"),
     ("txt2img", {"override_settings": {"outdir_txt2img_samples": "/tmp"}}, 422, "override_settings"),
@@ -278,7 +278,7 @@ REFUSED = [
     ("extra-single-image", {"image": "aGVsbG8="}, 415, "image"),
     ("extra-single-image", {"image": ""}, 422, "image"),
     ("extra-single-image", {"image": text_of(picture(1)), "upscaler_1": "No such"}, 404, "upscaler_1"),
-    ("extra-single-image", {"image": text_of(picture(1)), "gfpgan_visibility": 1}, 422, "gfpgan_visibility"),
+    ("extra-single-image", {"image": text_of(picture(1)), "gfpgan_visibility": 2}, 422, "gfpgan_visibility"),
     ("png-info", {}, 422, "image"),
     ("interrogate", {}, 404, "image"),
     ("interrogate", {"image": "x", "model": "clip"}, 404, "model"),
