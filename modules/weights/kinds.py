@@ -58,8 +58,7 @@ def _has(*names: str) -> Callable[[Header], bool]:
 
 
 def _face_restorer(h: Header) -> bool:
-    """GFPGAN; CodeFormer and RestoreFormer, which are a VAE around a book of codes, the latter with two norms before its
-    attention."""
+    """GFPGAN; CodeFormer and RestoreFormer: a VAE around a book of codes, told by a part that VAEs do not have."""
     book = _has("quantize.embedding.weight")(h)
     return _has("stylegan_decoder.style_mlp.1.weight")(h) or (
         book and _has("position_emb", "encoder.mid.attn_1.norm1.weight")(h)
