@@ -11,7 +11,18 @@ from pydantic import BaseModel, ValidationError
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
 from modules.schema.request import (
-    AutoCrop, Batch, Extras, FocalCrop, GenerationRequest, Hires, Inversion, Mask, Outpaint, Refiner, Soft, Source,
+    AutoCrop,
+    Batch,
+    Extras,
+    FocalCrop,
+    GenerationRequest,
+    Hires,
+    Inversion,
+    Mask,
+    Outpaint,
+    Refiner,
+    Soft,
+    Source,
     SplitOversized,
 )  # fmt: skip
 from modules.schema.rounds import Loopback, Tiles
