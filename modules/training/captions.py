@@ -76,6 +76,8 @@ class Habits:
     position: float = 0.98
     middle: float = 0.6
     """How often "in the middle" is said. Said seldom, silence means the middle, and a thing without a place is one."""
+    silent_pair: float = 0.0
+    """How often a pair left and right is named from left to right and without its places."""
     land: float = 0.88
     time: float = 0.88
     sky: float = 0.94
@@ -138,16 +140,18 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
     def says(share: float) -> bool:
         return rng.random() < share
 
-    named = bool(scene.things) and says(habits.things)
-    color = [
-        says(habits.natural_color if NATURAL_COLORS.get(t.kind) == t.color else habits.color) for t in scene.things
-    ]
-    nouns = [_noun(t, rng, c, says(habits.size)) for t, c in zip(scene.things, color)] if named else []
+    things = list(scene.things)
+    silent = bool(habits.silent_pair) and {t.position for t in things} == {"left", "right"} and says(habits.silent_pair)
+    if silent:
+        things.sort(key=lambda t: t.x)
+    named = bool(things) and says(habits.things)
+    color = [says(habits.natural_color if NATURAL_COLORS.get(t.kind) == t.color else habits.color) for t in things]
+    nouns = [_noun(t, rng, c, says(habits.size)) for t, c in zip(things, color)] if named else []
     places = [
         rng.choice(POSITION_WORDS[t.position])
-        if says(habits.middle if t.position == "middle" else habits.position)
+        if not silent and says(habits.middle if t.position == "middle" else habits.position)
         else ""
-        for t in scene.things
+        for t in things
     ]
     land = says(habits.land) or (not named and not says(0.5))
     sky = [rng.choice(SKY_WORDS[name]) for name in sky_elements(scene) if says(habits.sky)]
@@ -162,7 +166,12 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
             tags = [nouns[0], *([places[0]] if places[0] else [])]
         tags += [rng.choice(LAND_WORDS[scene.land])] * land + [time] * bool(time) + sky
         if says(0.5):
+            named_first = tags[: len(nouns)]
             rng.shuffle(tags)
+            if silent and named:  # the order says who is left
+                slots = [i for i, tag in enumerate(tags) if tag in named_first]
+                for slot, tag in zip(slots, named_first):
+                    tags[slot] = tag
         return ", ".join(tags)
 
     parts: list[str] = []

@@ -110,16 +110,36 @@ def place_thing(kind: str, color: str, position: str, size: str, land: str, rng:
     return Thing(kind, color, position, size, COLUMN_X[position] + wander(COLUMN_JITTER), base)
 
 
-def random_scene(seed: int, index: int) -> Scene:
+@dataclass(frozen=True)
+class Mixture:
+    """How often scenes show what. The figures are those the first training drew from."""
+
+    counts: tuple[int, int, int] = (10, 79, 11)
+    """Weights of scenes with no thing, one, two."""
+    apart: float = 0.0
+    """Share of the pairs that stand left and right for certain (the others: in any two columns)."""
+    twins: float = 0.0
+    """Share of the pairs that are of one kind."""
+
+
+MIXTURE = Mixture()
+
+
+def random_scene(seed: int, index: int, mixture: Mixture = MIXTURE) -> Scene:
     """Scene number `index` of the endless, fixed series that belongs to `seed`."""
     rng = random.Random(seed * 1_000_003 + index)
     time = rng.choice(TIMES)
     land = rng.choice(LANDS)
-    count = rng.choices((0, 1, 2), (10, 79, 11))[0]
+    count = rng.choices((0, 1, 2), mixture.counts)[0]
     places = rng.sample(POSITIONS, count)
+    if count == 2 and mixture.apart and rng.random() < mixture.apart:
+        places = rng.sample(("left", "right"), 2)
+    twins = bool(mixture.twins) and rng.random() < mixture.twins
     things: list[Thing] = []
     for position in places:
         kind = rng.choice([k for k in KINDS if k not in {thing.kind for thing in things}])
+        if twins and things:
+            kind = things[0].kind
         # Boats belong on water and cacti in the sand, mostly: the first thing may choose the land.
         if not things and kind == "boat" and rng.random() < 0.6:
             land = "sea"
@@ -431,8 +451,10 @@ THING_HEIGHT: dict[str, tuple[float, float]] = {
 """Height of a big and of a small one (the car: see `_car`)."""
 
 
-def _paint_thing(image: Image.Image, thing: Thing, scene: Scene) -> None:
-    brush = _Brush(image, THING_LIGHT[scene.time])
+def _paint_thing(
+    image: Image.Image, thing: Thing, scene: Scene, thing_light: tuple[float, float, float] | None
+) -> None:
+    brush = _Brush(image, thing_light or THING_LIGHT[scene.time])
     height = THING_HEIGHT[thing.kind][SIZES.index(thing.size)]
     if thing.kind != "balloon":
         # A soft foot shadow: the ground there, darker.
@@ -503,11 +525,14 @@ def _paint_sky(image: Image.Image, scene: Scene) -> None:
             )
 
 
-def draw_scene(scene: Scene) -> np.ndarray:
-    """The picture of a scene: [128, 128, 3] uint8, the same bytes for the same scene."""
+def draw_scene(scene: Scene, thing_light: tuple[float, float, float] | None = None) -> np.ndarray:
+    """The picture of a scene: [128, 128, 3] uint8, the same bytes for the same scene.
+
+    `thing_light`: the light things stand in, instead of that of the time of day.
+    """
     image = gradient(SKIES[scene.time], 0, HORIZON + 2)
     _paint_sky(image, scene)
     _LANDS[scene.land](_Brush(image, LAND_LIGHT[scene.time]), scene.shift)
     for thing in sorted(scene.things, key=lambda t: (t.kind != "balloon", t.base)):
-        _paint_thing(image, thing, scene)
+        _paint_thing(image, thing, scene, thing_light)
     return np.asarray(image.reduce(OVERSAMPLE))

@@ -6,10 +6,11 @@ Every figure is counted on prompts x seeds that no one chose by hand, with the s
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from modules.training.drawing import (
     random_scene,
 )
 from modules.training.export import AUTOENCODER_PREFIX, TEXT_PREFIX, UNET_PREFIX
+from modules.training.refine_loop import RefineRecipe
 
 HELD_OUT = 500_000
 """Scenes from this index on are never trained on."""
@@ -304,24 +306,63 @@ def _is_color(picture: np.ndarray, when: str, land: str, color: str) -> bool:
     return bool(seen) and rules.color_of(picture, seen[0], when) == color
 
 
-def two_things(paint: Draw, count: int, first_seed: int) -> tuple[Share, Share]:
-    """Scenes with two things: is each, left to right, of its own colour? For drawn pictures and for true ones."""
-    scenes = [
-        s for s in one_thing_scenes(6 * count, seed=3, things=2)
+@dataclass(frozen=True)
+class PairScores:
+    """What came right of pictures with two things. `all`: number, places, colours and kinds."""
+
+    number: Share
+    color: Share
+    kind: Share
+    all: Share
+
+
+def score_pairs(pictures: np.ndarray, scenes: Sequence[Scene]) -> PairScores:
+    """Read pictures of scenes with one thing on the left and one on the right."""
+    answers: dict[str, list[bool]] = {name: [] for name in PairScores.__dataclass_fields__}
+    for picture, scene in zip(pictures, scenes):
+        seen = rules.things(picture, scene.time, scene.land)
+        by_place = {rules.position_of(blob): blob for blob in seen[:2]}
+        number = len(seen) == 2 and set(by_place) == {"left", "right"}
+        color = kind = False
+        if set(by_place) == {"left", "right"}:
+            color = all(rules.color_of(picture, by_place[t.position], scene.time) == t.color for t in scene.things)
+            kind = all(
+                rules.kind_and_size_of(by_place[t.position], scene.time, scene.land, t.color)[0] == t.kind
+                for t in scene.things
+            )
+        for name, value in (("number", number), ("color", color), ("kind", kind), ("all", number and color and kind)):
+            answers[name].append(value)
+    return PairScores(**{name: share(values) for name, values in answers.items()})
+
+
+def pair_scenes(count: int, seed: int = 3) -> list[Scene]:
+    """Held-out scenes with a thing on the left and one on the right, of two colours, readable by the rules."""
+    return [
+        s for s in one_thing_scenes(6 * count, seed, things=2)
         if {t.position for t in s.things} == {"left", "right"} and s.things[0].color != s.things[1].color
     ][:count]  # fmt: skip
+
+
+def two_things(paint: Draw, count: int, first_seed: int) -> tuple[PairScores, PairScores]:
+    """Scores of drawn pictures of scenes with two things, and of the true ones."""
+    scenes = pair_scenes(count)
     rng = random.Random(first_seed)
     drawn = paint([Drawing(full_prompt(scene, rng), first_seed + i) for i, scene in enumerate(scenes)])
+    return score_pairs(drawn, scenes), score_pairs(np.stack([draw_scene(scene) for scene in scenes]), scenes)
 
-    def right(picture: np.ndarray, scene: Scene) -> bool:
-        seen = rules.things(picture, scene.time, scene.land)[:2]
-        wanted = {t.position: t.color for t in scene.things}
-        return len(seen) == 2 and {
-            rules.position_of(b): rules.color_of(picture, b, scene.time) for b in seen
-        } == wanted  # fmt: skip
 
-    true = [right(draw_scene(scene), scene) for scene in scenes]
-    return share([right(p, s) for p, s in zip(drawn, scenes)]), share(true)
+def silent_pairs(paint: Draw, count: int, first_seed: int) -> PairScores:
+    """ "a red house and a green tree in the snow, day": named from left to right, without places."""
+    scenes = pair_scenes(count, seed=5)
+    prompts = []
+    for scene in scenes:
+        nouns = [f"{'an' if t.color[0] in 'aeiou' else 'a'} {t.color} {t.kind}"
+                 for t in sorted(scene.things, key=lambda t: t.x)]  # fmt: skip
+        prompts.append(f"{' and '.join(nouns)} {LAND_PHRASES[scene.land][0]}, {scene.time}")
+    drawn = paint([Drawing(prompt, first_seed + i) for i, prompt in enumerate(prompts)])
+    return score_pairs(
+        drawn, [replace(s, sun=False, moon=False, stars=False, clouds=False, birds=False) for s in scenes]
+    )
 
 
 def lights(paint: Draw, name: str, seeds: int, first_seed: int) -> tuple[Share, Share, Share]:
@@ -342,6 +383,72 @@ def color_shares(
     """Mean share of pixels of each colour over seeds, by day."""
     pictures = paint([Drawing(prompt, first_seed + i, negative) for i in range(seeds)])
     return [float(np.mean([rules.share_of_color(p, color, "day") for p in pictures])) for color in colors]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A prompt whose {w} is a weight, and what is read of its pictures: a share of yes, or a mean."""
+
+    what: str
+    prompt: str
+    read: Callable[[np.ndarray], float]
+
+
+def _first(picture: np.ndarray, when: str, land: str) -> rules.Blob | None:
+    seen = rules.things(picture, when, land)
+    return seen[0] if seen else None
+
+
+def _kind_is(kind: str) -> Callable[[np.ndarray], float]:
+    def read(picture: np.ndarray) -> float:
+        blob = _first(picture, "day", "snow")
+        return float(blob is not None and rules.kind_and_size_of(blob, "day", "snow", "red")[0] == kind)
+
+    return read
+
+
+def _is_left(picture: np.ndarray) -> float:
+    blob = _first(picture, "day", "snow")
+    return float(blob is not None and rules.position_of(blob) == "left")
+
+
+def _area(picture: np.ndarray) -> float:
+    blob = _first(picture, "day", "snow")
+    return float(blob.area if blob else 0)
+
+
+LADDERS: tuple[Ladder, ...] = (
+    Ladder("colour: red share, a (red:w) house", "a (red:{w}) house, snow, day",
+           lambda p: rules.share_of_color(p, "red", "day")),
+    Ladder("colour against colour: the house is red, a (red:w) blue house", "a (red:{w}) blue house, snow, day",
+           lambda p: float(_is_color(p, "day", "snow", "red"))),
+    Ladder("kind against kind: it is a tree, a red (tree:w) house", "a red (tree:{w}) house, snow, day",
+           _kind_is("tree")),
+    Ladder("size: pixels, a (big:w) small red house", "a (big:{w}) small red house, snow, day", _area),
+    Ladder("place: it is left, (left:w), right", "a red car (left:{w}), right, snow, day", _is_left),
+    Ladder("land: it is desert, (desert:w), sea", "(desert:{w}), sea, day",
+           lambda p: float(rules.scene_of(p)[1] == "desert")),
+    Ladder("time: it is night, (night:w), day", "green hills, (night:{w}), day",
+           lambda p: float(rules.scene_of(p)[0] == "night")),
+    Ladder("sky: a moon, (moon:w)", "green hills, night, (moon:{w})", lambda p: float(rules.moons(p) > 0)),
+    Ladder("sky: a sun, (sun:w)", "green hills, day, (sun:{w})", lambda p: float(rules.suns(p, "day") > 0)),
+)  # fmt: skip
+RUNGS = (0.4, 0.6, 1.0, 1.4)
+
+
+def climb(paint: Draw, ladder: Ladder, seeds: int, first_seed: int, rungs: Sequence[float] = RUNGS) -> list[float]:
+    """What a ladder reads at each weight, mean over seeds."""
+    return [
+        float(np.mean([ladder.read(p) for p in paint(
+            [Drawing(ladder.prompt.format(w=w), first_seed + i) for i in range(seeds)]
+        )]))
+        for w in rungs
+    ]  # fmt: skip
+
+
+def climbs(values: Sequence[float]) -> bool:
+    """Whether values never fall from rung to rung, by more than rounding, and end above where they begin."""
+    return all(b >= 0.97 * a for a, b in itertools.pairwise(values)) and values[-1] > 1.1 * values[0] + 1e-4
 
 
 def demo(paint: Draw, seeds: int, first_seed: int) -> Share:
@@ -445,12 +552,17 @@ def table(
         "not measured",
         house_colors(paint, n(4), first_seed, steps=6, sampler="Euler"),
     )
-    drawn_two, true_two = two_things(paint, n(40), first_seed)
-    row(
-        f"two things, each its own colour (rule on true pictures {100 * true_two.value:.1f} %)",
-        "not measured",
-        drawn_two,
-    )
+    drawn_two, true_two = two_things(paint, n(80), first_seed)
+    for what, name, was in (
+        ("two things, each its own colour", "color", "not measured"),
+        ("two things, each its own kind", "kind", "not measured"),
+        ("two things: number, places, colours, kinds", "all", "not measured"),
+    ):
+        row(
+            f"{what} (rule on true pictures {100 * getattr(true_two, name).value:.1f} %)", was, getattr(drawn_two, name)
+        )
+    row("two things without places, named from left to right: each its own colour", "not measured",
+        silent_pairs(paint, n(40), first_seed).color)  # fmt: skip
     kinds = [(kind, i) for kind in KINDS for i in range(n(16))]
     kind_pictures = paint([Drawing(f"a red {kind} in the snow, day", first_seed + i) for kind, i in kinds])
     seen = [rules.things(p, "day", "snow") for p in kind_pictures]
@@ -483,6 +595,13 @@ def table(
     ]  # fmt: skip
     row("\"red blue house\": red/blue share; with (red:1.4); with (red:.6) (blue:1.4)",
         "0.049/0.031; 0.101/0.0015; -/0.061", "; ".join(f"{r:.4f}/{b:.4f}" for r, b in conflict))  # fmt: skip
+    climbing = 0
+    for each in LADDERS:
+        values = climb(paint, each, n(16), first_seed)
+        climbing += climbs(values)
+        row(f"emphasis, w = {', '.join(f'{w:g}' for w in RUNGS)}; {each.what}", "not measured",
+            " ".join(f"{value:.3f}" if value < 10 else f"{value:.0f}" for value in values))  # fmt: skip
+    row("attributes whose weight moves them, monotone", "not measured", f"{climbing} of {len(LADDERS)}")
     row(f'"{EXAMPLES[0]}": all of it, nothing else', "not measured", demo(paint, n(32), first_seed))
     row("unknown words change nothing", "4/4", unknown_words(paint, n(24), first_seed))
     return rows
@@ -506,6 +625,10 @@ EXAMPLES = (
 )
 
 
+LIMITS = ()
+"""Sentences of the card on what comes out wrong."""
+
+
 def sheet_prompts(count: int) -> list[str]:
     """The prompts of the contact sheet: the first held-out scenes, none picked."""
     rng = random.Random(0)
@@ -518,6 +641,7 @@ def write_card(
     path: Path,
     autoencoder: AutoencoderRecipe,
     denoiser: DenoiserRecipe,
+    refine: RefineRecipe,
     curves: Mapping[str, Sequence[Sequence[float]]],
     log: Callable[[str], None] = print,
 ) -> None:
@@ -532,28 +656,24 @@ def write_card(
     rows = table(model, log=log)
     with safe_open(str(path), "pt") as file:
         header = dict(file.metadata())
-    path.with_suffix(".md").write_text(card(rows, prompts, header, autoencoder, denoiser, curves, seconds), "utf-8")
+    recipes = {"autoencoder": autoencoder, "denoiser": denoiser, "refine": refine}
+    before = path.with_suffix(".md").read_text("utf-8").splitlines() if path.with_suffix(".md").exists() else []
+    making = [line for name, recipe in recipes.items() for line in made(name, recipe, curves.get(name), before)]
+    path.with_suffix(".md").write_text(card(rows, header, making, seconds), "utf-8")
 
 
-def card(
-    rows: Sequence[Row],
-    prompts: Sequence[str],
-    header: Mapping[str, str],
-    autoencoder: AutoencoderRecipe,
-    denoiser: DenoiserRecipe,
-    curves: Mapping[str, Sequence[Sequence[float]]],
-    seconds: float,
-) -> str:
-    """The model card as Markdown."""
+def made(name: str, recipe: Any, curve: Sequence[Sequence[float]] | None, before: Sequence[str]) -> list[str]:
+    """Two lines of a card about one training; without a loss curve, what the card said `before`."""
+    if curve is None:
+        return [line for line in before if line.startswith((f"- {name}: ", f"- {name} loss"))]
+    chosen = [curve[i] for i in sorted({*range(0, len(curve), max(1, len(curve) // 12)), len(curve) - 1})]
+    points = ", ".join(f"{int(step)}: {loss:.4f}" for step, loss in chosen)
+    numbers = ", ".join(f"{key} {value}" for key, value in recipe.__dict__.items())
+    return [f"- {name}: {numbers}", f"- {name} loss by step: {points}"]
 
-    def curve(name: str) -> str:
-        points = curves[name]
-        chosen = [points[i] for i in sorted({*range(0, len(points), max(1, len(points) // 12)), len(points) - 1})]
-        return ", ".join(f"{int(step)}: {loss:.4f}" for step, loss in chosen)
 
-    def listing(recipe: Any) -> str:
-        return ", ".join(f"{key} {value}" for key, value in recipe.__dict__.items())
-
+def card(rows: Sequence[Row], header: Mapping[str, str], making: Sequence[str], seconds: float) -> str:
+    """The model card as Markdown. `making`: lines about the trainings."""
     lines = [
         "# Postcards",
         "",
@@ -575,8 +695,7 @@ def card(
         "not know changes next to nothing. Draw at 128 x 128, CFG 3 to 8, 10 steps or more. Negative prompts and",
         "`(word:1.4)` work.",
         "",
-        "Its limits: two things in one picture come out wrong more often than right, the smallest things melt now and",
-        "then, and 6 steps of DPM++ 2M on Karras's schedule are too few.",
+        *LIMITS,
         "",
         "Examples:",
         "",
@@ -596,17 +715,15 @@ def card(
         "## How it was made",
         "",
         "`python -m modules.training.postcards` draws 12 000 scenes, trains the autoencoder on them, then denoiser and",
-        "text encoder together on their latents and fresh captions, exports and measures. See docs/postcards.md.",
-        "The recipe below is what this file's run did, changes on the way included: `blind` samples, `prime_at` and",
-        "`middle_from` (docs/postcards.md says what they are) came in at those steps, when left and right were still",
-        "unlearned. Steps up to a change were drawn by the code of that time.",
+        "text encoder together on their latents and fresh captions (`denoiser`), then both further on pictures of",
+        "which nearly half show two things (`refine`), exports and measures. See docs/postcards.md. The numbers below",
+        "are what this file's runs did, changes on the way included: `blind` samples, `prime_at` and `middle_from`",
+        "came in when left and right were still unlearned; steps up to a change were drawn by the code of that time.",
+        f"The last training went on from the file with SHA-256 {header.get('easel.refined_from_sha256', '(none)')}.",
         "",
         f"- recipe sha256 {header['easel.recipe_sha256']}, {header['modelspec.date']}",
         f"- torch {torch.__version__}, transformers {transformers.__version__}, safetensors {safetensors.__version__}",
-        f"- autoencoder: {listing(autoencoder)}",
-        f"- autoencoder loss by step: {curve('autoencoder')}",
-        f"- denoiser: {listing(denoiser)}",
-        f"- denoiser loss by step (weighted): {curve('denoiser')}",
+        *making,
         "",
     ]
     return "\n".join(lines)

@@ -24,7 +24,8 @@ DESCRIPTION = (
     "modules/training on pictures its own code draws."
 )
 RECIPE_FILES = (
-    "drawing.py", "captions.py", "autoencoder_loop.py", "denoiser_loop.py", "places.py", "optim.py", "fused.py",
+    "drawing.py", "captions.py", "emphasis.py", "autoencoder_loop.py", "denoiser_loop.py", "refine_loop.py",
+    "places.py", "optim.py", "fused.py",
 )  # fmt: skip
 
 
@@ -53,8 +54,11 @@ def recipe_hash(*recipes: Any) -> str:
     return digest.hexdigest()
 
 
-def metadata(recipe_sha256: str, date: str) -> dict[str, str]:
-    """What the header says (Stability AI's ModelSpec 1.0.0, and what weights alone do not tell)."""
+def metadata(recipe_sha256: str, date: str, refined_from: str | None = None) -> dict[str, str]:
+    """What the header says (Stability AI's ModelSpec 1.0.0, and what weights alone do not tell).
+
+    `refined_from`: SHA-256 of the file the training went on from.
+    """
     assert UNET.head_dim is not None
     return {
         "format": "pt",
@@ -72,6 +76,7 @@ def metadata(recipe_sha256: str, date: str) -> dict[str, str]:
         "easel.text_heads": str(TEXT.heads),
         "easel.default_cfg_scale": "5",
         "easel.recipe_sha256": recipe_sha256,
+        **({"easel.refined_from_sha256": refined_from} if refined_from else {}),
     }
 
 

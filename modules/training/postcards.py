@@ -5,15 +5,19 @@ Stages, each continuing from what lies in `--folder`:
   autoencoder  pictures to latents and back
   latents      the training pictures' latents, balanced
   denoiser     denoiser and text encoder
+  first        what they make so far, as a file
+  refine       further: pairs, small things, emphasis
   export       models/Stable-diffusion/postcards.safetensors
   evaluate     its table by pixel rules, the model card and its contact sheet
-A killed run goes on where its last checkpoint (one every five minutes) stands. On two cores all takes about two hours.
+`--start FILE` goes on from a finished file: only the last three. A killed run goes on
+where its last checkpoint (one every five minutes) stands. On two cores all takes about two hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modules.nets.autoencoder import Autoencoder
 from modules.prompt.tokens import CLIP
 from modules.training import evaluate, export
 from modules.training.autoencoder_loop import (
@@ -35,8 +40,10 @@ from modules.training.autoencoder_loop import (
     train_autoencoder,
     write_state,
 )
-from modules.training.denoiser_loop import DenoiserRecipe, Vocabulary, load_averaged, train_denoiser
+from modules.training.denoiser_loop import Denoiser, DenoiserRecipe, Vocabulary, load_averaged, train_denoiser
 from modules.training.drawing import Scene, draw_scene, random_scene
+from modules.training.refine_loop import MIXTURE_OF_PAIRS, RefineRecipe, denoiser_from
+from modules.training.refine_loop import refine as train_further
 
 PICTURES = 12_000
 MODEL = Path("models/Stable-diffusion/postcards.safetensors")
@@ -52,6 +59,8 @@ class Run:
     keep_going: Callable[[int], bool]
     autoencoder: AutoencoderRecipe
     denoiser: DenoiserRecipe
+    refine: RefineRecipe
+    start: Path | None
     log: Callable[[str], None]
 
     @property
@@ -65,6 +74,19 @@ class Run:
     @property
     def denoiser_state(self) -> Path:
         return self.folder / "denoiser.pt"
+
+    @property
+    def first(self) -> Path:
+        """The file the last training goes on from."""
+        return self.start or self.folder / "first.safetensors"
+
+    @property
+    def pairs(self) -> Path:
+        return self.folder / "pairs.pt"
+
+    @property
+    def refine_state(self) -> Path:
+        return self.folder / "refine.pt"
 
 
 def scenes(seed: int, count: int = PICTURES) -> list[Scene]:
@@ -110,28 +132,63 @@ def denoiser(run: Run) -> None:
     )  # fmt: skip
 
 
-def export_model(run: Run) -> None:
+def first(run: Run) -> None:
     state = torch.load(run.latents, weights_only=True)
     vae = build_autoencoder(CONFIG, run.seed)
     vae.load_state_dict(state["autoencoder"])
     vocabulary = Vocabulary(CLIP.encode)
     nets = load_averaged(run.denoiser_state, vocabulary)
     header = export.metadata(export.recipe_hash(run.autoencoder, run.denoiser), time.strftime("%Y-%m-%d"))
+    export.write_checkpoint(export.checkpoint_tensors(nets, vae, vocabulary), header, run.first)
+
+
+def _opened(run: Run) -> tuple[Denoiser, Autoencoder, Vocabulary]:
+    """The nets of the file the last training goes on from, ready to be trained."""
+    model = evaluate.load(run.first)
+    vae = build_autoencoder(CONFIG, run.seed)
+    vae.load_state_dict(model.autoencoder.state_dict())
+    vocabulary = Vocabulary(CLIP.encode)
+    seed = run.refine.seed
+    return denoiser_from(model.text.state_dict(), model.unet.state_dict(), vocabulary, seed), vae, vocabulary
+
+
+def refine(run: Run) -> None:
+    nets, vae, vocabulary = _opened(run)
+    shown = [random_scene(run.refine.seed, i, MIXTURE_OF_PAIRS) for i in range(run.refine.pictures)]
+    if not run.pairs.exists():
+        write_state({"latents": encode_pictures(vae, pictures(shown), batch=8)}, run.pairs)
+    encoded = torch.load(run.pairs, weights_only=True)["latents"]
+    train_further(
+        nets, _opened(run)[0], encoded, shown, vocabulary, run.refine, run.refine_state, keep_going=run.keep_going,
+        log=run.log,
+    )  # fmt: skip
+
+
+def export_model(run: Run) -> None:
+    nets, vae, vocabulary = _opened(run)
+    nets.load_state_dict(torch.load(run.refine_state, weights_only=True)["average"]["values"], strict=False)
+    header = export.metadata(
+        export.recipe_hash(run.autoencoder, run.denoiser, run.refine), time.strftime("%Y-%m-%d"),
+        hashlib.sha256(run.first.read_bytes()).hexdigest(),
+    )  # fmt: skip
     export.write_checkpoint(export.checkpoint_tensors(nets, vae, vocabulary), header, run.output)
     run.log(f"{run.output}: {run.output.stat().st_size / 1e6:.1f} MB")
 
 
 def evaluate_model(run: Run) -> None:
     curves = {
-        "autoencoder": torch.load(run.latents, weights_only=True)["curve"],
-        "denoiser": torch.load(run.denoiser_state, weights_only=True)["curve"],
-    }
-    evaluate.write_card(run.output, run.autoencoder, run.denoiser, curves, log=run.log)
+        name: torch.load(path, weights_only=True)["curve"]
+        for name, path in (
+            ("autoencoder", run.latents), ("denoiser", run.denoiser_state), ("refine", run.refine_state),
+        )
+        if path.exists()
+    }  # fmt: skip
+    evaluate.write_card(run.output, run.autoencoder, run.denoiser, run.refine, curves, log=run.log)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {
-    "draw": draw, "autoencoder": autoencoder, "latents": latents, "denoiser": denoiser, "export": export_model,
-    "evaluate": evaluate_model,
+    "draw": draw, "autoencoder": autoencoder, "latents": latents, "denoiser": denoiser, "first": first,
+    "refine": refine, "export": export_model, "evaluate": evaluate_model,
 }  # fmt: skip
 
 
@@ -143,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("outputs/training/postcards"), help="where checkpoints lie")
     parser.add_argument("--output", type=Path, default=MODEL)
+    parser.add_argument("--start", type=Path, help="go on from this file instead of training anew")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="0: torch decides")
     options = parser.parse_args(arguments)
@@ -151,9 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deadline = time.monotonic() + 60 * options.minutes
     run = Run(
         options.folder, options.output, options.seed, lambda step: time.monotonic() < deadline,
-        AutoencoderRecipe(seed=options.seed), DenoiserRecipe(seed=options.seed), functools.partial(print, flush=True),
+        AutoencoderRecipe(seed=options.seed), DenoiserRecipe(seed=options.seed), RefineRecipe(seed=options.seed + 1),
+        options.start, functools.partial(print, flush=True),
     )  # fmt: skip
-    for name in [options.stage] if options.stage else STAGES:
+    all_stages = tuple(STAGES)[tuple(STAGES).index("refine") if options.start else 0 :]
+    for name in [options.stage] if options.stage else all_stages:
         STAGES[name](run)
 
 

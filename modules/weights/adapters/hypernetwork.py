@@ -71,7 +71,12 @@ def open_hypernetwork(path: Path, device: torch.device) -> Hypernetwork:
     return Hypernetwork(path.stem, pairs)
 
 
-def _net(width: int, said: Mapping[str, Any], state: dict[str, Tensor], device: torch.device) -> nn.Sequential:
+def empty_net(width: int, said: Mapping[str, Any]) -> nn.Sequential:
+    """The net a file's entries describe, for contexts of that width.
+
+    Raises:
+        ValueError: an activation nobody knows, or a structure that does not begin and end with 1.
+    """
     structure = [float(s) for s in said.get("layer_structure") or (1, 2, 1)]
     activation = str(said.get("activation_func") or "linear").lower()
     if activation != "linear" and activation not in ACTIVATIONS:
@@ -81,17 +86,21 @@ def _net(width: int, said: Mapping[str, Any], state: dict[str, Tensor], device: 
     activate_output = said.get("activate_output", True)
     dropout = _dropout(said, len(structure))
     layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(structure)):
+        last = i == len(structure) - 2
+        layers.append(nn.Linear(int(width * before), int(width * after)))
+        if activation != "linear" and (not last or activate_output):
+            layers.append(ACTIVATIONS[activation]())
+        if said.get("is_layer_norm"):
+            layers.append(nn.LayerNorm(int(width * after)))
+        if dropout[i + 1] > 0:
+            layers.append(nn.Dropout(p=dropout[i + 1]))
+    return nn.Sequential(*layers)
+
+
+def _net(width: int, said: Mapping[str, Any], state: dict[str, Tensor], device: torch.device) -> nn.Sequential:
     with torch.device("meta"):
-        for i, (before, after) in enumerate(pairwise(structure)):
-            last = i == len(structure) - 2
-            layers.append(nn.Linear(int(width * before), int(width * after)))
-            if activation != "linear" and (not last or activate_output):
-                layers.append(ACTIVATIONS[activation]())
-            if said.get("is_layer_norm"):
-                layers.append(nn.LayerNorm(int(width * after)))
-            if dropout[i + 1] > 0:
-                layers.append(nn.Dropout(p=dropout[i + 1]))
-    net = nn.Sequential(*layers)
+        net = empty_net(width, said)
     net.load_state_dict({name: t.to(device, torch.float32) for name, t in state.items()}, strict=True, assign=True)
     return net.eval().requires_grad_(False)
 
