@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -45,7 +46,9 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         return extras.run(request, request.source.extras, ctx)
     if request.source is not None and request.source.batch is not None:
         return batches.run(request, request.source.batch, ctx, generate)
-    return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in drawn(request, ctx)]
+    # Closed at once, whatever happens: it holds the lease of the model, which only this thread can give back.
+    with closing(drawn(request, ctx)) as pictures:
+        return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in pictures]
 
 
 def planned(request: GenerationRequest, ctx: RunContext) -> Plan:
@@ -66,8 +69,8 @@ def steps_of(plan: Plan, given: Pictures | None, ctx: RunContext) -> tuple[int, 
     return each, _drawings(plan, given, finder(ctx, plan)) if given else len(plan.batches())
 
 
-def drawn(request: GenerationRequest, ctx: RunContext) -> Iterator[Made]:
-    """The pictures of a request, one by one as they are finished; raises as `generate`."""
+def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, None]:
+    """The pictures of a request, one by one as they are finished; raises as `generate`. To be closed by who uses it."""
     plan = planned(request, ctx)
     for message in plan.warnings:
         ctx.emit(Warned(message=message))

@@ -7,6 +7,7 @@ picture that cannot be drawn leaves its place empty; an interrupted job still ma
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,6 +56,8 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
         return plain.generate(request, ctx)
     if request.source is not None and request.source.extras is not None:
         raise BadRequest("A script draws; pictures that are only enlarged take none.", field="script")
+    if request.source is not None and request.source.batch is not None:
+        raise BadRequest("A batch of source pictures takes no script; choose None there.", field="script")
     if request.source is not None and request.source.batch is not None:
         raise BadRequest("A script works on one picture; choose it without a batch of them.", field="script")
     expansion = expand(with_seeds(request), ctx.folders)
@@ -124,12 +127,13 @@ def _draw(
         return
     role: Role = "picture" if expansion.shown else "part"
     sub = replace(ctx, emit=emit, control=Part(ctx.control, own))
-    for made in plain.drawn(cell.request, sub):
-        index = first + made.k
-        if index not in finished:
-            records.append(plain.publish(made.image, made.strip, made.plan, made.k, ctx, index=index, role=role))
-        if expansion.grids:
-            ctx.kept[index] = Kept(made.plan, made.k, made.image)
+    with closing(plain.drawn(cell.request, sub)) as pictures:
+        for made in pictures:
+            index = first + made.k
+            if index not in finished:
+                records.append(plain.publish(made.image, made.strip, made.plan, made.k, ctx, index=index, role=role))
+            if expansion.grids:
+                ctx.kept[index] = Kept(made.plan, made.k, made.image)
 
 
 def _make_grids(expansion: Expansion, cells: list[Cell], ctx: RunContext) -> list[SavedRecord]:

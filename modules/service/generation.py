@@ -65,6 +65,8 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What a disk says that may pass; anything else (no permission) will not, and does not hold the queue."""
 FORCE_SECONDS = 20.0
 """A second cancel this long after the first one ends a worker that does not listen."""
+QUIET_SECONDS = 120.0
+"""A worker that says nothing for so long may hang: the job says so, and a cancel ends the worker at once."""
 log = logging.getLogger("easel.service")
 
 
@@ -112,6 +114,7 @@ class GenerationService:
         self._changed = threading.Condition()  # guards what follows; notified whenever a follower may have news
         self._running: str | None = None
         self._cancel_asked = 0.0
+        self._heard = 0.0  # when the running job's worker last said something
         self._trouble: str | None = None
         self._preview: tuple[str, int, ev.Preview] | None = None
         self._unsaved: OrderedDict[str, bytes] = OrderedDict()
@@ -152,7 +155,8 @@ class GenerationService:
 
     def _sweep(self, started: float) -> None:
         """Removes what an earlier run had half written, and now and then source pictures that no job waits for."""
-        for name in (self._settings.settings.saving.outdir_txt2img_samples, self.folders.state):
+        saving = self._settings.settings.saving.model_dump()
+        for name in (*(saving[key] for key in saving if key.startswith("outdir_")), self.folders.state):
             sweep_leftovers(self.folders.data / name, started)
         while not self._closing:
             with contextlib.suppress(OSError, EaselError, sqlite3.Error):  # an hour later they are looked at again
@@ -259,6 +263,8 @@ class GenerationService:
         if view.state not in ("running", "queued"):
             return view
         trouble, stopping = self._trouble, self._running == view.id and self._cancel_asked > 0
+        if trouble is None and self._running == view.id and (minutes := self._quiet() / 60) > QUIET_SECONDS / 60:
+            trouble = f"Nothing was heard from the drawing process for {minutes:.0f} minutes; Interrupt ends it"
         return view.model_copy(update={"cancelling": stopping} | ({"text": trouble} if trouble else {}))
 
     def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:
@@ -297,10 +303,15 @@ class GenerationService:
         self._jobs.move(job, before)
         self._tell()
 
+    def _quiet(self) -> float:
+        """Seconds since the worker of the running job said something."""
+        return time.monotonic() - self._heard
+
     def cancel(self, job: str) -> None:
         """Ends a job: a waiting one at once, the running one at its next step. Nothing happens to a finished one.
 
-        Asked again after twenty seconds, a worker that does not listen is ended by force. NotFound for an unknown id.
+        Asked again after twenty seconds, a worker that does not listen is ended by force; one that has said nothing for
+        two minutes, at once. NotFound for an unknown id.
         """
         if self._jobs.cancel_queued(job):
             self._tell()
@@ -313,7 +324,7 @@ class GenerationService:
             self._cancel_asked = first or now
         self._tell()
         self._worker.cancel(job)
-        if first and now - first > FORCE_SECONDS:
+        if (first and now - first > FORCE_SECONDS) or self._quiet() > QUIET_SECONDS:
             self._worker.kill()
 
     def skip(self, job: str) -> None:
@@ -433,7 +444,7 @@ class GenerationService:
                         if not self._closing:
                             self._changed.wait()
                         continue
-                    self._running, self._cancel_asked = job.id, 0.0
+                    self._running, self._cancel_asked, self._heard = job.id, 0.0, time.monotonic()
                     self._tell()
                 self._draw(job)
             except DiskTrouble as error:  # the queue itself cannot be read or written: wait for the disk
@@ -467,6 +478,7 @@ class GenerationService:
 
     def _publish(self, job: str, event: ev.Event) -> None:
         """Stores an event and wakes the followers. While the disk refuses, steps are left out and the rest waits."""
+        self._heard = time.monotonic()
         if isinstance(event, ev.Preview):
             with self._changed:
                 number = self._preview[1] + 1 if self._preview and self._preview[0] == job else 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -222,10 +224,10 @@ def test_one_picture_that_fails_does_not_stop_the_others(studio: Studio, monkeyp
 
     drawn = generate.drawn
 
-    def failing(request: GenerationRequest, ctx: object) -> object:
+    def failing(request: GenerationRequest, ctx: object) -> Iterator[object]:
         if request.seed == 2:
             raise BadRequest("It went wrong.")
-        return drawn(request, ctx)  # type: ignore[arg-type]
+        yield from drawn(request, ctx)  # type: ignore[arg-type]
 
     monkeypatch.setattr(generate, "drawn", failing)
     made = by_index(studio.draw(script=XyzPlot(x_type="Seed", x_values="1-3", draw_legend=False)))

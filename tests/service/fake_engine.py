@@ -2,7 +2,7 @@
 
 The prompt says what happens, word by word: `step=0.05` (seconds), `boom` (TypeError), `refuse` (BadRequest), `memory`
 (MemoryError), `exit` (SystemExit), `die` (SIGKILL to itself), `unsaved` (pictures kept in memory), `deaf` (hears
-nothing).
+nothing), `hang` (does nothing any more).
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Engine:
     def _fault(self, words: list[str], step: int) -> None:
         if step < 2:
             return
+        if "hang" in words:
+            time.sleep(3600)
         if "boom" in words:
             raise TypeError("no such thing")
         if "refuse" in words:

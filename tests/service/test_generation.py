@@ -303,6 +303,20 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(open_service: Open, mon
     assert finish(service, service.submit(ask())).state == "done"
 
 
+def test_a_worker_that_hangs_is_told_of_and_ended_at_once(open_service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = open_service("process")
+    assert finish(service, service.submit(ask())).state == "done"
+    job = service.submit(ask("hang", steps=5))
+    wait_for(lambda: service.job(job).step == 2)
+    assert "Nothing was heard" not in service.job(job).text
+    monkeypatch.setattr("modules.service.generation.QUIET_SECONDS", 0.0)
+    assert "Nothing was heard from the drawing process" in service.job(job).text
+    service.cancel(job)
+    assert finish(service, job).state == "cancelled"
+    monkeypatch.undo()
+    assert finish(service, service.submit(ask())).state == "done"
+
+
 def test_an_engine_that_cannot_be_built_fails_jobs_with_a_sentence(folders: Folders) -> None:
     def broken(of: Folders) -> ProcessWorker:
         return ProcessWorker(of, engine="tests.service.fake_engine:Broken")

@@ -123,7 +123,7 @@ def test_a_killed_writer_loses_no_picture_it_acknowledged(tmp_path: Path, test_s
     for number in range(WRITER_KILLS):
         killed = Forked.begin(writer.forked, tmp_path, number * 10_000)
         acknowledged.append(killed.told.recv())
-        time.sleep(rng.random() * 0.05)
+        time.sleep(rng.random() * 0.03)
         acknowledged += killed.kill()
     assert len({path for _, path in acknowledged}) == len(acknowledged) >= WRITER_KILLS
     for seed, path in acknowledged:

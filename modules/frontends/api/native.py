@@ -293,7 +293,11 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         merged = service.styles.apply(styles, well_formed(prompt), well_formed(negative_prompt))
         return dict(zip(("prompt", "negative_prompt"), merged))
 
-    @router.get("/events/{id}")
+    @router.get(
+        "/events/{id}",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}, "description": "What the job says, as it says it."}},
+    )
     async def events(
         mine: Mine,
         id: str,

@@ -41,7 +41,11 @@ def make_router(streams: Streams) -> APIRouter:
         mine.hold_queue(False)
         return mine.queue()
 
-    @router.get("/queue/events")
+    @router.get(
+        "/queue/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}, "description": "The queue and how far it is."}},
+    )
     async def events(mine: Mine) -> StreamingResponse:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_stream(mine, streams), media_type="text/event-stream", headers=headers)
