@@ -141,6 +141,43 @@ def test_it_lists(api):
         assert old()["detail"] == "Not Found"
 
 
+def test_its_other_ways_to_ask(api):
+    assert {one["name"] for one in api.get_samplers()} == {*api.util_get_sampler_names()}
+    assert {one["name"] for one in api.get_schedulers()} == {*api.util_get_scheduler_names()}
+    assert [one["title"] for one in api.get_sd_models()] == api.util_get_model_names()
+    assert api.custom_get("sdapi/v1/cmd-flags") == api.custom_get("cmd-flags", baseurl=True) == {"api": True}
+    assert api.custom_post("sdapi/v1/interrupt").json == {}
+    assert api.get_endpoint("health", baseurl=False).endswith("/health")
+    api.check_extensions()
+    assert not api.has_controlnet
+    # Extensions that are not there: an answer that says so, never a page of HTML or a 500.
+    for ask in (
+        api.controlnet_version, api.controlnet_model_list, api.controlnet_module_list, api.list_prompt_gen_models,
+    ):  # fmt: skip
+        with pytest.raises(KeyError):
+            ask()
+    for ask in (lambda: api.controlnet_detect([]), api.prompt_gen):
+        with pytest.raises(RuntimeError, match="404"):
+            ask()
+
+
+def test_it_logs_in(service):
+    bound = serve.open_port("127.0.0.1", 0)
+    sharing = serve.Sharing(logins=serve.Logins(api_users=[("ann", "word")]))
+    server = uvicorn.Server(uvicorn.Config(serve.build_app(service, sharing, page=False), log_level="error"))
+    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    client = webuiapi.WebUIApi(port=bound.getsockname()[1])
+    assert "detail" in client.get_options()
+    client.set_auth("ann", "word")
+    assert "sd_model_checkpoint" in client.get_options()
+    server.should_exit = True
+    thread.join(10)
+    bound.close()
+
+
 def test_it_makes_a_plot(api, test_seed):
     args = [1, f"{test_seed % 1000}-{test_seed % 1000 + 1}", [], 4, "2,3", [], 0, "", [], False, True]
     found = api.txt2img(prompt="a red house", script_name="X/Y/Z Plot", script_args=args, **SMALL)
