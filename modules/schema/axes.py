@@ -17,7 +17,7 @@ from modules.schema.scripts import BOTH, IMG2IMG, NO_AXIS, TXT2IMG
 from modules.schema.settings import SECTION_OF, Settings
 
 Kind = Literal["whole", "number", "switch", "text"]
-Shape = Literal["value", "replace", "order", "styles", "size", "none"]
+Shape = Literal["value", "replace", "order", "styles", "faces", "size", "none"]
 PARTS: dict[str, type[BaseModel]] = {"": GenerationRequest, "hires": Hires, "refiner": Refiner, "source": Source}
 
 
@@ -100,7 +100,7 @@ AXES: tuple[Axis, ...] = (
     _setting("VAE", "sd_vae", choices="vaes", cost=0.7),
     Axis("Styles", shape="styles", choices="styles"),
     _setting("UniPC Order", "uni_pc_order", cost=0.5),
-    _setting("Face restore", "face_restoration_model", choices="faces"),
+    Axis("Face restore", shape="faces", choices="faces"),
     _setting("Token merging ratio", "token_merging_ratio"),
     _setting("Token merging ratio high-res", "token_merging_ratio_hr"),
     _setting("Always discard next-to-last sigma", "always_discard_next_to_last_sigma"),

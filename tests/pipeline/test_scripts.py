@@ -94,7 +94,8 @@ VALUES: dict[str, str] = {
     "Prompt S/R": "house, cat", "Prompt order": "red, house", "Sampler": "Euler, DDIM", "Hires sampler": "Euler",
     "Schedule type": "Karras, Exponential", "Hires upscaler": "Latent, Lanczos", "VAE": "None", "Styles": "None",
     "Size": "64x72", "Always discard next-to-last sigma": "Yes, No", "RNG source": "CPU, NV",
-    "FP8 mode": "Disable", "Tiling direction": "x", "Refiner checkpoint": "None", "Checkpoint name": "tiny",
+    "FP8 mode": "Disable", "Face restore": "No, CodeFormer", "Tiling direction": "x",
+    "Refiner checkpoint": "None", "Checkpoint name": "tiny",
 }  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def test_axes_keep_the_originals_numbers() -> None:
         (XyzPlot(x_type="Size", x_values="big"), "write 512x768"),
         (XyzPlot(x_type="Sampler", x_values="Euler, Nonsense"), "Nonsense"),
         (XyzPlot(x_type="Eta", x_values="0, 7"), "eta"),
-        (XyzPlot(x_type="Face restore", x_values="x"), "cannot be drawn here"),
+        (XyzPlot(x_type="Face restore", x_values="x"), "face"),
         (XyzPlot(x_type="Seed", x_values="1-900", y_type="Steps", y_values="1-100"), "the most"),
         (PromptsFromFile(prompt_txt=" \n"), "nothing to draw"),
         (PromptsFromFile(prompt_txt="--steps 900"), "steps cannot be"),

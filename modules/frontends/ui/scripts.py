@@ -68,6 +68,7 @@ def page(service: FrontDesk, tab: str) -> ScriptPage:
         "checkpoints": [view.name for view in service.checkpoints() if not view.problem],
         "hires upscalers": [*LATENT_UPSCALE_MODES, *UPSCALERS, *upscaler_models(service.library)],
         "vaes": ["Automatic", "None", *(file.name for file in service.model_files.vaes())],
+        "faces": ["No", "CodeFormer", "GFPGAN"],
         "styles": [*service.styles.known()],
     }
     upscalers = [*UPSCALERS, *upscaler_models(service.library)]

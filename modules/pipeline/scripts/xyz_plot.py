@@ -181,6 +181,8 @@ def _put(request: GenerationRequest, ruler: Ruler, value: Any) -> GenerationRequ
     if axis.shape == "styles":
         more = tuple(part.strip() for part in str(value).split(",") if part.strip() not in ("", "None"))
         return changed(request, "styles", (*request.styles, *more), axis.label)
+    if axis.shape == "faces":
+        return _with_faces(request, str(value))
     if axis.shape == "size":
         return _sized(request, str(value))
     if axis.settings:
@@ -223,6 +225,14 @@ def _ordered(prompt: str, words: Sequence[str]) -> str:
         result += prompt[end:at] + word if at >= end else word
         end = max(end, at + length)
     return result + prompt[end:]
+
+
+def _with_faces(request: GenerationRequest, text: str) -> GenerationRequest:
+    """Faces restored by the model of that name, or by the settings' ("Yes"), or not at all."""
+    changes: dict[str, Any] = {"face_restoration": text.lower() not in NO}
+    if text.lower() not in (*YES, *NO):
+        changes["face_restoration_model"] = text
+    return request.model_copy(update={"override_settings": {**request.override_settings, **changes}})
 
 
 def _sized(request: GenerationRequest, text: str) -> GenerationRequest:
