@@ -26,13 +26,15 @@ class Card(Frozen):
     """All of one card. `word`: how a prompt names it. `fits` the checkpoint it was asked for; None where nobody knows.
 
     `tags`: what it was trained on, by frequency. `facts`: lines for people. `metadata`: every text of its header, long
-    ones shortened, pictures left out. `vae`: of a checkpoint's notes.
+    ones shortened, pictures left out. `vae`: of a checkpoint's notes. `writable`: whoever asked may write
+    notes and previews.
     """
 
     model: ModelView
     word: str
     fits: bool | None = None
     vae: str = ""
+    writable: bool = True
     tags: tuple[tuple[str, int], ...] = ()
     facts: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -24,9 +23,10 @@ from typing import Any
 from modules.imaging.metadata import encode, open_bounded, read_infotext
 from modules.imaging.save import safe_write
 from modules.schema.cards import Card, CardNotes
-from modules.schema.errors import BadFile, BadRequest, DiskTrouble, EaselError, NotFound
+from modules.schema.errors import BadRequest, EaselError, NotFound
 from modules.schema.record import CheckpointView, ModelView
 from modules.schema.settings import Settings
+from modules.service.thumbnails import Thumbnails, small
 from modules.weights.headers import read_header
 from modules.weights.library import Library
 from modules.weights.networks import NO_ALIASES
@@ -41,6 +41,8 @@ KINDS: Mapping[str, tuple[tuple[str, ...], str]] = {
 """Kind of card -> kinds of files, and the folder they belong into."""
 THUMBNAIL = 448
 """Pixels of the longer side: a card on a sharp screen."""
+PICTURE_BYTES = 256 * 2**20
+"""Small pictures are kept up to this size."""
 LONGEST_TEXT = 100_000
 MOST_TAGS = 200
 HIDDEN_WIDTHS = frozenset({320, 640, 1280})
@@ -53,7 +55,8 @@ class Cards:
     """Thread-safe. `state`: our own folder, for small pictures."""
 
     def __init__(self, library: Library, state: Path, settings: Callable[[], Settings]) -> None:
-        self._library, self._thumbs, self._settings = library, state / "thumbnails", settings
+        self._library, self._settings = library, settings
+        self._pictures = Thumbnails(state / "card-pictures", PICTURE_BYTES)
         self._texts: dict[str, tuple[ModelView, str, str]] = {}
 
     def stamp(self, kind: str, checkpoint: CheckpointView | None) -> str:
@@ -152,24 +155,12 @@ class Cards:
         view = self._library.get(path)
         if not view.preview and not view.cover:
             raise NotFound("That model has no preview picture.")
-        name = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-        kept = self._thumbs / f"{name}-{view.preview_time or int(view.modified * 1000)}.webp"
-        try:
-            return kept.read_bytes()
-        except OSError:
-            pass
-        image = open_bounded(Path(view.preview)) if view.preview else _cover(Path(path))
-        image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        out = io.BytesIO()
-        image.save(out, "WEBP", quality=80)
-        try:
-            for old in self._thumbs.glob(f"{name}-*.webp"):
-                old.unlink(missing_ok=True)
-            safe_write(kept, out.getvalue(), overwrite=True)
-        except (OSError, DiskTrouble):
-            pass  # it is made again the next time
-        return out.getvalue()
+        state = f"{path} {view.preview_time or view.modified}".encode("utf-8", "surrogatepass")
+        name = f"The picture of {view.name}"
+        return self._pictures.get(
+            hashlib.sha256(state).hexdigest()[:32],
+            lambda: small(Path(view.preview) if view.preview else _cover(Path(path)), name, THUMBNAIL),
+        )
 
     # ---- the list ----
 
@@ -317,16 +308,13 @@ def _facts(view: ModelView, metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: _shortened(str(value)) for key, value in said.items() if value and value != "None"}
 
 
-def _cover(path: Path) -> Any:
+def _cover(path: Path) -> bytes:
     """The picture in a file's metadata."""
     metadata = _metadata(path)
     thumbnail = metadata.get("modelspec.thumbnail", "").partition("base64,")[2]
     try:
         covers = json.loads(metadata.get("ssmd_cover_images") or "[]")
         coded = thumbnail or next((c for c in covers if isinstance(c, str) and c), "")
-        data = base64.b64decode(coded, validate=False)
-    except (ValueError, RecursionError):
-        data = b""
-    if not data:
-        raise BadFile(f"The picture in the metadata of {path.name} cannot be read.")
-    return open_bounded(data, name=f"The picture in the metadata of {path.name}")
+        return base64.b64decode(coded, validate=False)
+    except (ValueError, TypeError, RecursionError):
+        return b""

@@ -50,11 +50,11 @@ from modules.weights.library import Library
 CHECKPOINTS = (
     CheckpointView(
         name="postcards", title="postcards.safetensors [0123456789]", path="postcards.safetensors", size=60_000_000,
-        family="sd15", resolution=(128, 128), cfg_scale=5.0, sha256="0123456789" + "0" * 54,
+        family="sd1", resolution=(128, 128), cfg_scale=5.0, sha256="0123456789" + "0" * 54, towers=(768,),
     ),
     CheckpointView(
-        name="dream", title="dream.safetensors", path="dream.safetensors", size=2_000_000_000, family="sd15",
-        resolution=(512, 512),
+        name="dream", title="dream.safetensors", path="dream.safetensors", size=2_000_000_000, family="sdxl",
+        resolution=(512, 512), towers=(768, 1280),
     ),
 )  # fmt: skip
 

@@ -45,7 +45,7 @@ def make_cards_router(may_write: bool = True) -> APIRouter:
     @router.get("/cards/card")
     def card(mine: Mine, path: str, checkpoint: str | None = None) -> Card:
         """All about one file of the lists."""
-        return mine.cards.card(path, _checkpoint(mine, checkpoint))
+        return mine.cards.card(path, _checkpoint(mine, checkpoint)).model_copy(update={"writable": may_write})
 
     @router.get("/cards/picture")
     def picture(mine: Mine, path: str) -> Response:

@@ -18,7 +18,7 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css", "editor.css", "tabs.css", "scripts.css")
+STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css")
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
     "extras.js", "merger.js", "scripts.js",
@@ -105,10 +105,12 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             changed = [on_checkpoint(service, chosen, followed, tuple(rest)) for followed, *rest in groups]
             return (examples_html(chosen), *(value for values in changed for value in values))
 
+        following_parts = [part for panel, own in zip(panels, following) for part in (panel.followed, *own)]
+        followed_parts = [part for panel, own in zip(panels, following) for part in (*own, panel.followed)]
         checkpoint.input(
             chose,
-            [checkpoint, *(part for panel, own in zip(panels, following) for part in (panel.followed, *own))],
-            [first.examples, *(part for panel, own in zip(panels, following) for part in (*own, panel.followed))],
+            [checkpoint, *following_parts],
+            [first.examples, *followed_parts],
             preprocess=False,
             **AT_ONCE,
         )
@@ -119,4 +121,14 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             return gr.update(choices=forms.checkpoint_choices(views), value=found.name if found else None)
 
         refresh.click(listed, checkpoint, checkpoint, preprocess=False, **AT_ONCE)
+        # A card of a checkpoint (static/networks.js) presses this.
+        card = gr.Button("", elem_id="choose_checkpoint", visible="hidden")
+        card.click(
+            lambda chosen, *values: (listed(chosen), *chose(chosen, *values)),
+            [checkpoint, *following_parts],
+            [checkpoint, first.examples, *followed_parts],
+            js="(_, ...values) => [window.easel.chosenCheckpoint, ...values]",
+            preprocess=False,
+            **AT_ONCE,
+        )
     return blocks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
+from modules.frontends.ui import networks
 from modules.frontends.ui.panel import Panel, in_browser, plain
 from modules.frontends.ui.progress import results_panel
 
@@ -38,6 +39,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
             panel.guidance_and_batch()
             panel.seeds()
             panel.more()
+        networks.place(TAB)
         results_panel(TAB)
         pictures = gr.Textbox(elem_id=f"{TAB}_pictures", visible="hidden")
         panel.wire(service, checkpoint, pictures)

@@ -33,6 +33,7 @@ class PictureTold(BaseModel):
 
 # Options that the page's scripts act by.
 PAGE_OPTIONS = (
+    "extra_networks_default_multiplier",
     "keyedit_precision_attention", "keyedit_precision_extra", "keyedit_delimiters", "keyedit_delimiters_whitespace",
     "keyedit_move", "extra_networks_default_multiplier", "emphasis", "enable_prompt_comments", "prompt_wildcards",
 )  # fmt: skip

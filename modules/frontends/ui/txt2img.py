@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
+from modules.frontends.ui import networks
 from modules.frontends.ui.panel import Panel, plain
 from modules.frontends.ui.progress import results_panel
 from modules.schema.request import SAME_CHECKPOINT
@@ -26,6 +27,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
             panel.guidance_and_batch()
             panel.seeds()
             panel.more()
+        networks.place(TAB)
         results_panel(TAB)
         panel.wire(service, checkpoint)
     return panel
