@@ -1,4 +1,4 @@
-"""Settings, extra networks and the sketch board in real Chromium over the stand-in."""
+"""Settings and the sketch board in real Chromium over the stand-in."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests.frontends.conftest import Served, Watch
-from tests.frontends.test_page import PROMPT, open_page
+from tests.frontends.test_page import open_page
 
 pytestmark = pytest.mark.browser
 
@@ -68,29 +66,6 @@ def test_wrong_settings_are_refused_and_those_of_the_api_are_not_the_pages(serve
     assert served.service.settings == before
     told = httpx.get(f"{served.url}easel/settings").json()
     assert "api" not in {section["name"] for section in told}
-
-
-def test_a_network_goes_into_the_prompt_and_out_again(page, served):
-    folder = served.service.folders.lora
-    folder.mkdir(parents=True, exist_ok=True)
-    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    down, up = torch.zeros(4, 320), torch.zeros(320, 4)
-    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, folder / "ink wash.safetensors")
-    served.service.library.scan()
-    page.click("#tab_txt2img-button")
-    page.fill(PROMPT, "a cat")
-    page.click("#txt2img_extra_networks")
-    page.fill("#extra_networks_search", "ink")
-    page.click(".easel-card:has-text('ink wash')")
-    assert page.input_value(PROMPT) == "a cat <lora:ink wash:1>"
-    page.wait_for_selector(".easel-card[aria-pressed=true]")
-    page.click(".easel-card")
-    assert page.input_value(PROMPT) == "a cat"
-    page.click("#extra_networks [role=tab]:has-text('Hypernetworks')")
-    page.fill("#extra_networks_search", "")
-    page.wait_for_selector("text=No files of the kind Hypernetworks were found")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("#extra_networks", state="hidden")
 
 
 def test_sketches_masks_and_uploads_reach_the_request(page, served):

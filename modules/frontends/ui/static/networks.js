@@ -54,7 +54,8 @@
                 card.at = at;
                 card.stem = stemOf(card);
                 card.folder = folderOf(card);
-                card.key = card.stem.toLowerCase();
+                card.title = kind === "checkpoint" ? card.stem : card.word;
+                card.key = card.title.toLowerCase();
                 card.found = `${card.name} ${card.alias ?? ""} ${card.about ?? ""} ${card.words ?? ""} ${card.hash ?? ""}`.toLowerCase();
             }
             this.lists[kind] = cards;
@@ -288,7 +289,7 @@
             sheet.append(...fresh);
         }
         function cardOf(card, at) {
-            const title = card.kind === "checkpoint" ? card.stem : card.word;
+            const { title } = card;
             const family = FAMILIES[card.family] ?? card.family;
             const wrong = card.problem || (card.fits === false ? t("Made for another kind of model; it will not be applied.") : "");
             const main = make("button", { type: "button", class: "easel-card-main", title: wrong || [card.name, card.about].filter(Boolean).join("\n"), translate: "no" },
@@ -462,7 +463,7 @@
         values() { return Object.fromEntries(Object.entries(this.fields).map(([name, read]) => [name, read()])); },
 
         build(card) {
-            const { model } = card, kind = this.entry.kind, title = kind === "checkpoint" ? this.entry.stem : card.word;
+            const { model } = card, { kind, title } = this.entry;
             this.fields = {};
             const text = (name, label, value, lines = 1, hint = "") => {
                 const box = make(lines > 1 ? "textarea" : "input", lines > 1 ? { rows: String(lines) } : { type: "text" });
@@ -611,8 +612,8 @@
                     this.picture = null;
                 }
                 if (this.dirty()) await ask(`cards/notes?${query}`, "POST", this.values());
-                this.dialog.close();
                 await this.changed();
+                this.dialog.close();
                 toast(t("Saved."));
             } catch (error) {
                 this.say(heard(error.message));
