@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("PROMPT_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("PROMPT_EXAMPLES") or (20_000 if os.environ.get("TEST_FULL") else 300))
 SEED = int(os.environ.get("TEST_SEED", "20261120"))
 
 _SIGNS = list("()[]:|\\,#<>{}_=&\"'\n\t \0")

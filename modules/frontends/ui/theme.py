@@ -66,7 +66,7 @@ def make_theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="#2d8475",
+        button_primary_background_fill_hover_dark="#2b7f70",
         button_primary_border_color="transparent",
         button_primary_border_color_dark="transparent",
         button_primary_text_color="#ffffff",

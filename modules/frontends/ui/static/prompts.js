@@ -247,7 +247,7 @@
             input.setAttribute("placeholder", t("Styles"));
             for (const [name, { box, counter }] of Object.entries(PROMPTS)) {
                 $(box).setAttribute("aria-describedby", `${counter} ${counter}_notes`);
-                counters.count(name, "", { tokens: 0, limit: 75, boundaries: [] }, true);
+                if (!$("span", byId(counter))) counters.count(name, "", { tokens: 0, limit: 75, boundaries: [] }, true);
             }
         }
         document.addEventListener("easel:mounted", (event) => { if (event.detail === TAB) label(); });
