@@ -104,13 +104,13 @@
                 if (field.name === "csv_mode") this.draw();
             };
             if (field.name !== "prompt_txt") return made.element;
-            const file = make("input", { type: "file", accept: ".txt,text/plain", class: "easel-script-file", "aria-label": t("Load a file of prompts") });
+            const file = make("input", { type: "file", accept: ".txt,text/plain" });
             file.onchange = async () => {
                 if (!file.files.length) return;
                 made.set(await file.files[0].text());
                 made.onchange();
             };
-            return make("div", { class: "easel-script-field" }, made.element, file);
+            return make("div", { class: "easel-script-field" }, made.element, make("label", { class: "easel-chip easel-script-file" }, t("Load a file of prompts"), file));
         }
         /** Buttons that are in or out; the chosen ones are an argument. */
         chips(name, choices) {
