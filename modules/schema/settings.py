@@ -425,3 +425,8 @@ SECTION_OF: dict[str, str] = {
     for section, field in Settings.model_fields.items()
     for key in field.annotation.model_fields  # type: ignore[union-attr]
 }
+
+
+def is_place(key: str) -> bool:
+    """Whether an option names a file or folder of this machine: the owner's to choose, not a request's."""
+    return key.startswith("outdir_") or key == "font"

@@ -34,7 +34,7 @@ from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import Settings
+from modules.schema.settings import Settings, is_place
 from modules.service.cards import Cards
 from modules.service.database import Database
 from modules.service.gallery import Gallery
@@ -180,9 +180,9 @@ class GenerationService:
                 "That webhook is not one of those this server was started with (--webhook).", field="webhook"
             )
         for name in request.override_settings:
-            if name.startswith("outdir_"):
+            if is_place(name):
                 raise BadRequest(
-                    f"A request cannot choose the folder {name!r}; it is the owner's setting.",
+                    f"A request cannot choose {name!r}; it is the owner's setting.",
                     field="override_settings",
                 )
         try:

@@ -45,7 +45,9 @@ BAD_HOSTS = (
     "127.0.0.1:7860:7860", "127.0.0.1:", "127.0.0.1:99999999", "127.0.0.1:-1", "127.000.000.001", "0177.0.0.1",
     "0x7f000001", "017700000001", "127.0.0.1.nip.io", "[::1]evil", "[::1].evil", "[0:0:0:0:0:0:0:2]", "[::]",
     "*", ".", "-", "localhost.localdomain", "ip6-localhost", "xn--lcalhost-54a", "l\xf6calhost".encode(),
-    "user:pass@127.0.0.1", "@localhost", "localhost@", "169.254.169.254", "10.0.0.1", "host.docker.internal",
+    "127.0.0.1.", "127.0.0.1.:7860", "LOCALHOST.EVIL.EXAMPLE", "[::1]:0x50", "localhost:\xb2".encode(),
+    "localhost:7860.evil", "user:pass@127.0.0.1", "@localhost", "localhost@", "169.254.169.254", "10.0.0.1",
+    "host.docker.internal",
 )  # fmt: skip
 
 

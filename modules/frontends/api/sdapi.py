@@ -44,7 +44,7 @@ from modules.schema.errors import BadFile, BadRequest, EaselError, NotFound
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest, Source
 from modules.schema.scripts import scripts_of
-from modules.schema.settings import SECTION_OF, Api
+from modules.schema.settings import SECTION_OF, Api, is_place
 
 LATENT_UPSCALE_MODES = (
     "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
@@ -293,8 +293,8 @@ def make_router(
         wanted = {k: v for k, v in values.items() if k not in OWNERS_ONLY and k != "sd_checkpoint_hash"}
         if shared:
             # A client that sends back all it got does not mean to change them.
-            wanted = {k: v for k, v in wanted.items() if not (k.startswith("outdir_") and _is(now, k, v))}
-            moved = [k for k in wanted if k.startswith("outdir_")]
+            wanted = {k: v for k, v in wanted.items() if not (is_place(k) and _is(now, k, v))}
+            moved = [k for k in wanted if is_place(k)]
             if moved:
                 raise BadRequest(f"{moved[0]} cannot be changed over the network.", field=moved[0])
         if wanted.get("sd_model_checkpoint"):
