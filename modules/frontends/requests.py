@@ -131,7 +131,9 @@ def put_script(nested: dict[str, Any], text: Any) -> None:
         asked = None
     if not isinstance(asked, dict) or not isinstance(asked.get("args", {}), dict):
         raise BadRequest("What the script is to do cannot be read; choose it again.", field="script")
-    row = SCRIPT_OF.get(str(asked.get("name", "")))
+    if asked.get("name") == "":
+        return
+    row = SCRIPT_OF.get(str(asked.get("name")))
     if row is None:
         raise BadRequest("There is no such script; choose one of the list.", field="script")
     values = row.values(asked.get("args", {}))

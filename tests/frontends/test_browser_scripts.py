@@ -63,6 +63,15 @@ def test_a_prompt_matrix_and_a_plot(program: Program, real_context: Any, watch: 
     assert 'X Type: CFG Scale, X Values: 1-7 [2], Y Type: Sampler, Y Values: "Euler,DDIM"' in told
     assert len(program.pictures()) == 6
 
+    picker.locator("#script_list").select_option("")
+    page.fill("#txt2img_prompt textarea", told)
+    page.click("#paste")
+    page.wait_for_function("document.querySelector('#script_list').value === 'x/y/z plot'")
+    assert page.input_value("#script_txt2img_xyz_plot_x_values") == "1-7 [2]"
+    assert page.locator("#script_txt2img_xyz_plot_y_values_dropdown [aria-pressed=true]").all_inner_texts() == [
+        "Euler", "DDIM",
+    ]  # fmt: skip
+
     page.fill("#script_txt2img_xyz_plot_x_values", "many")
     page.click("#txt2img_generate")
     page.wait_for_selector("text=is no number")

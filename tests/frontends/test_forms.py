@@ -13,6 +13,7 @@ from modules.frontends.ui.examples import EXAMPLES, examples_html
 from modules.schema.errors import BadRequest
 from modules.schema.prompts import StyleList, StyleView
 from modules.schema.request import MAX_SEED, GenerationRequest, Hires, Mask, Refiner, Source
+from modules.schema.scripts import XyzPlot
 from modules.schema.settings import Settings
 from tests.frontends.stand_in import CHECKPOINTS
 
@@ -244,3 +245,53 @@ def test_loras_of_an_infotext_are_called_as_they_are_here():
     text = 'a <lora:ink:0.5>\nSteps: 3, Sampler: Euler, Seed: 1, Lora hashes: "ink: 0123456789ab"'
     values = forms.values_from_infotext(text, "txt2img", Settings(), loras={"0123456789ab": "My Ink"})
     assert values["prompt"] == "a <lora:My Ink:0.5>"
+
+
+def test_the_chosen_script_reaches_the_request():
+    plot = json.dumps({"name": "x/y/z plot", "args": {"x_type": "Steps", "x_values": "1-3", "margin_size": 4}})
+    made = forms.request_from_form(UNTOUCHED | {"script": plot}, None)
+    assert made.script == XyzPlot(x_type="Steps", x_values="1-3", margin_size=4)
+    picture = json.dumps({"mode": "img2img", "image": "0" * 64})
+    for name, args, part in (
+        ("loopback", {"loops": 3, "denoising_curve": "Lazy"}, "loopback"),
+        ("sd upscale", {"overlap": 16, "upscaler": "Lanczos"}, "tiles"),
+    ):
+        values = forms.untouched("img2img") | {"script": json.dumps({"name": name, "args": args})}
+        source = forms.request_from_form(values, None, "img2img", picture).source
+        assert source is not None
+        assert {key: getattr(getattr(source, part), key) for key in args} == args
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"name": "custom code"}', "no such script"),
+        ('{"name": "prompt matrix", "args": {"margin_size": -1}}', "Grid margins"),
+        ('{"name": "prompt matrix", "args": {"nonsense": 1}}', "no field called 'nonsense'"),
+        ('{"name": "loopback", "args": {"loops": 0}}', "picture to start from|Loops"),
+    ],
+)
+def test_a_script_that_makes_no_sense_is_refused_in_words(text: str, match: str):
+    with pytest.raises(BadRequest, match=match):
+        forms.request_from_form(UNTOUCHED | {"script": text}, None)
+
+
+def test_an_infotext_chooses_its_script():
+    plot = (
+        "a\nSteps: 4, Sampler: Euler, Schedule type: Automatic, Seed: 1, Size: 64x64, Script: X/Y/Z plot, "
+        'X Type: Seed, X Values: -1, Fixed X Values: "7, 8", Y Type: Sampler, Y Values: "Euler,DDIM", '
+        "Z Type: Size, Z Values: 64x72"
+    )
+    told = json.loads(forms.values_from_infotext(plot, "txt2img", Settings())["script"])
+    assert told["name"] == "x/y/z plot"
+    assert (told["args"]["x_type"], told["args"]["x_values"]) == ("Seed", "7, 8")
+    assert (told["args"]["y_type"], told["args"]["y_values_dropdown"]) == ("Sampler", ["Euler", "DDIM"])
+    assert (told["args"]["z_type"], told["args"]["z_values"]) == ("Size", "64x72")
+    plain = "a\nSteps: 4, Sampler: Euler, Seed: 1, Size: 64x64"
+    assert json.loads(forms.values_from_infotext(plain, "txt2img", Settings())["script"])["name"] == ""
+    loops = plain + ", Final denoising strength: 0.3, Denoising curve: Lazy"
+    told = json.loads(forms.values_from_infotext(loops, "img2img", Settings())["script"])
+    assert (told["name"], told["args"]) == ("loopback", {"final_denoising_strength": 0.3, "denoising_curve": "Lazy"})
+    assert json.loads(forms.values_from_infotext(loops, "txt2img", Settings())["script"])["name"] == ""

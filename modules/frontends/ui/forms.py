@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request, put_script
+from modules.frontends.ui.scripts import told_script
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.prompt.networks import renamed
@@ -455,6 +456,8 @@ def values_from_infotext(
             values[path] = any(key in fields for key in SWITCH_KEYS[path])
         elif path == "override_settings":
             values[path] = override_entries(fields, settings, views, checkpoint)
+        elif path == "script":
+            values[path] = told_script(fields, tab)
         elif path == "styles":
             values[path] = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
         elif (key := KEYS.get(path) or known(path).infotext) and key in fields:

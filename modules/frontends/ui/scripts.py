@@ -6,6 +6,10 @@ along with Generate as a JSON text: {"name": key, "args": {name: value}}.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -15,10 +19,12 @@ from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.desk import FrontDesk
 from modules.imaging.upscale import UPSCALERS
+from modules.prompt.values import split
 from modules.sampling.table import SAMPLER_NAMES, SCHEDULE_LABELS
-from modules.schema.axes import Axis, axes_of, known
+from modules.schema.axes import AXES, Axis, axes_of, find_axis, known
+from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
-from modules.schema.scripts import ScriptRow, scripts_of
+from modules.schema.scripts import NO_AXIS, SCRIPT_OF, ScriptRow, scripts_of
 
 LONG_TEXTS = {"prompt_txt": 6, "original_prompt": 2, "original_negative_prompt": 2}
 NUMBERED = {"inpainting_fill": ("fill", "original", "latent noise", "latent nothing")}
@@ -120,3 +126,59 @@ def build(tab: str) -> gr.Textbox:
     with gr.Column(elem_id=f"{tab}_script_container", elem_classes="easel-scripts"):
         gr.HTML("", elem_id=f"{tab}_scripts", js_on_load=None, apply_default_css=False)
     return gr.Textbox(elem_id=f"{tab}_script", visible="hidden")
+
+
+# ------------------------------------------------------------------------------------------------- from an infotext
+
+# Scripts that a picture's infotext tells of, by the key that only they write: argument → key.
+TOLD: dict[str, dict[str, str]] = {
+    "loopback": {
+        "final_denoising_strength": "Final denoising strength", "denoising_curve": "Denoising curve",
+    },
+    "sd upscale": {"overlap": "SD upscale overlap", "upscaler": "SD upscale upscaler"},
+    "img2img alternative test": {
+        "original_prompt": "Decode prompt", "original_negative_prompt": "Decode negative prompt",
+        "cfg": "Decode CFG scale", "st": "Decode steps", "randomness": "Randomness",
+    },
+}  # fmt: skip
+_pastes = itertools.count(1)
+
+
+def told_script(fields: Mapping[str, Any], tab: str) -> str:
+    """What the picker shall show after an infotext was pasted: its script, or none. A text as `build`'s field holds,
+    each time another one, so that the page notices."""
+    name, args = "", {}
+    if fields.get("Script") == SCRIPT_OF["x/y/z plot"].title:
+        name, args = "x/y/z plot", _told_axes(fields, tab)
+    for key, keys in TOLD.items():
+        if tab in SCRIPT_OF[key].tabs and next(iter(keys.values())) in fields:
+            model, written = SCRIPT_OF[key].model, {arg: said for arg, said in keys.items() if said in fields}
+            found = {arg: _like(facts(model, arg).default, fields[said]) for arg, said in written.items()}
+            name, args = key, {arg: value for arg, value in found.items() if value is not None}
+    return json.dumps({"name": name, "args": args, "paste": next(_pastes)})
+
+
+def _told_axes(fields: Mapping[str, Any], tab: str) -> dict[str, Any]:
+    args: dict[str, Any] = {"csv_mode": False}
+    for letter in "xyz":
+        axis = find_axis(tab, str(fields.get(f"{letter.upper()} Type", NO_AXIS))) or AXES[0]
+        key = f"{letter.upper()} Values"
+        text = f"{fields[f'{key}-1']}x{fields[f'{key}-2']}" if f"{key}-1" in fields else str(fields.get(key, ""))
+        text = str(fields.get(f"Fixed {key}", text))
+        listed = bool(axis.choices or axis.own_choices)
+        args |= {f"{letter}_type": axis.label, f"{letter}_values": text}
+        args[f"{letter}_values_dropdown"] = []
+        if listed:
+            with contextlib.suppress(BadRequest):  # what is no list stays text
+                args[f"{letter}_values_dropdown"] = split(text)
+    return args
+
+
+def _like(default: Any, said: Any) -> Any:
+    """A text of an infotext as an argument of that kind; None where it is none."""
+    if isinstance(default, str):
+        return str(said)
+    try:
+        return type(default)(float(str(said)))
+    except (ValueError, OverflowError):
+        return None

@@ -47,6 +47,16 @@
             this.list.value = this.chosen;
             this.draw();
         }
+        /** What a pasted infotext tells: its script, or none. */
+        paste({ name, args }) {
+            this.chosen = name;
+            if (name) this.values[name] = { ...this.values[name], ...args };
+            this.keep();
+            if (this.page) {
+                this.list.value = name;
+                this.draw();
+            }
+        }
         script() { return this.page?.scripts.find(({ key }) => key === this.chosen); }
         get(name) {
             const own = this.values[this.chosen] ?? {};
@@ -182,6 +192,18 @@
     const pickers = new Map(TABS.map((tab) => [tab, new Picker(tab)]));
     /** The values of a form with what its script is to do put in at that place. */
     window.easel.withScript = (tab, values, place) => values.map((value, k) => (k === place ? pickers.get(tab).text() : value));
+    // What is pasted into a form comes through its hidden field, and with it every other change of the form.
+    const seen = new Map(), keep = window.easel.keep;
+    window.easel.keep = (tab, names, values) => {
+        const text = values[names.indexOf("script")];
+        if (text && seen.get(tab) !== text) {
+            seen.set(tab, text);
+            try {
+                pickers.get(tab).paste(JSON.parse(text));
+            } catch { /* not ours */ }
+        }
+        keep.call(window.easel, tab, names, values);
+    };
     const mount = (tab) => {
         const root = byId(`${tab}_scripts`);
         if (root && !$(".easel-script-head", root)) pickers.get(tab).mount(root);
