@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ THUMBNAIL = 448
 """Pixels of the longer side: a card on a sharp screen."""
 PICTURE_BYTES = 256 * 2**20
 """Small pictures are kept up to this size."""
+LISTS_KEPT = 8
 LONGEST_TEXT = 100_000
 MOST_TAGS = 200
 HIDDEN_WIDTHS = frozenset({320, 640, 1280})
@@ -58,6 +59,7 @@ class Cards:
         self._library, self._settings = library, settings
         self._pictures = Thumbnails(state / "card-pictures", PICTURE_BYTES)
         self._texts: dict[str, tuple[ModelView, str, str]] = {}
+        self._bodies: OrderedDict[str, bytes] = OrderedDict()
 
     def stamp(self, kind: str, checkpoint: CheckpointView | None) -> str:
         """Another text whenever `listing` would answer something else."""
@@ -72,17 +74,23 @@ class Cards:
         alias, weight, words (to write with it), negative, about, picture (a number that changes with it), problem,
         fits (false where it does not fit the checkpoint).
         """
+        stamp = self.stamp(kind, checkpoint)
+        if kept := self._bodies.get(stamp):
+            return kept
         views = self._views(kind)
         words = self._words(kind, views)
         entries = []
         for view in views:
             word = words[view.path]
-            kept = self._texts.get(view.path)
-            if kept is None or kept[0] is not view or kept[1] != word:
-                kept = self._texts[view.path] = (view, word, _entry(view, word))
+            text = self._texts.get(view.path)
+            if text is None or text[0] is not view or text[1] != word:
+                text = self._texts[view.path] = (view, word, _entry(view, word))
             wrong = checkpoint is not None and fits(view, checkpoint) is False
-            entries.append(kept[2] + (',"fits":false}' if wrong else "}"))
-        return f"[{','.join(entries)}]".encode()
+            entries.append(text[2] + (',"fits":false}' if wrong else "}"))
+        body = self._bodies[stamp] = f"[{','.join(entries)}]".encode()
+        for _ in range(len(self._bodies) - LISTS_KEPT):
+            self._bodies.popitem(last=False)
+        return body
 
     def card(self, path: str, checkpoint: CheckpointView | None = None) -> Card:
         """All about one file. NotFound where it is in none of the folders."""

@@ -46,16 +46,22 @@
     const library = {
         checkpoint: "",     // the one that is drawn with
         lists: {},          // kind → cards in order of their paths
-        /** The cards of a kind, for the checkpoint of now. The browser keeps them while the server says they are the same. */
+        marks: {},          // kind → what the server calls that state of the list
+        /** The cards of a kind, for the checkpoint of now; the same list again while the server says it is the same. */
         async load(kind) {
             const query = this.checkpoint ? `&checkpoint=${encodeURIComponent(this.checkpoint)}` : "";
-            const cards = await ask(`cards?kind=${kind}${query}`);
+            const answer = await fetch(address(`cards?kind=${kind}${query}`), { cache: "no-store",
+                headers: this.lists[kind] && this.marks[kind] ? { "if-none-match": this.marks[kind] } : {} });
+            if (answer.status === 304) return this.lists[kind];
+            const cards = await answer.json().catch(() => ({}));
+            if (!answer.ok) throw new Error(cards.message || t("The server answered {n}.", { n: answer.status }));
+            this.marks[kind] = answer.headers.get("etag");
             for (const [at, card] of cards.entries()) {
                 card.at = at;
                 card.stem = stemOf(card);
                 card.folder = folderOf(card);
                 card.title = kind === "checkpoint" ? card.stem : card.word;
-                card.key = card.title.toLowerCase();
+                card.key = card.title.toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, "0"));  // 2 before 10
                 card.found = `${card.name} ${card.alias ?? ""} ${card.about ?? ""} ${card.words ?? ""} ${card.hash ?? ""}`.toLowerCase();
             }
             this.lists[kind] = cards;
@@ -163,15 +169,21 @@
         cards.addEventListener("scroll", () => place(), { passive: true });
         new ResizeObserver(() => { if (!root.hidden) { layOut(); place(true); } }).observe(cards);
 
+        /** Show what is known, then what the server says. */
         async function load() {
+            if (library.lists[kind] && !view.ready) take(library.lists[kind]);
             try {
-                view.list = await library.load(kind);
-                view.ready = true;
-                folders();
-                draw(true);
+                take(await library.load(kind));
             } catch (error) {
                 toast(heard(error.message), "error");
             }
+        }
+        function take(list) {
+            if (view.ready && view.list === list) return;
+            view.list = list;
+            view.ready = true;
+            folders();
+            draw(true);
         }
         async function refresh() {
             root.setAttribute("aria-busy", "true");
@@ -245,10 +257,8 @@
             view.shown = view.list.filter((card) => (!folder || card.folder === folder || card.folder.startsWith(`${folder}/`))
                 && (!fits.checked || kind === "checkpoint" || card.fits !== false) && words.every((word) => card.found.includes(word)));
             const by = sort.value;
-            if (by === "name") {
-                const collator = new Intl.Collator(undefined, { numeric: true });
-                view.shown.sort((a, b) => collator.compare(a.key, b.key) || a.at - b.at);
-            } else if (by !== "path") view.shown.sort((a, b) => b[by] - a[by] || a.at - b.at);
+            if (by === "name") view.shown.sort((a, b) => a.key < b.key ? -1 : a.key > b.key ? 1 : a.at - b.at);
+            else if (by !== "path") view.shown.sort((a, b) => b[by] - a[by] || a.at - b.at);
             if (view.down) view.shown.reverse();
             turn.classList.toggle("turned", view.down);
             const total = view.list.length, count = view.shown.length;
@@ -393,6 +403,9 @@
                 toggle.title = t("Cards of LoRAs, embeddings, hypernetworks and checkpoints");
                 toggle.setAttribute("aria-label", toggle.title);
             }
+            // The list is fetched while nobody waits for it, so that opening it is a matter of drawing.
+            const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 1000));
+            if (T === TABS[0]) idle(() => library.load(KINDS[kept().kind] ? kept().kind : "lora").catch(() => {}), { timeout: 3000 });
             for (const box of ["prompt", "negative"]) {
                 prompts.box(box)?.addEventListener("focus", () => { prompts.last = box; panes.embedding?.showInto(); });
                 let waiting = false;
