@@ -61,7 +61,10 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     if request.source is not None and request.source.batch is not None:
         raise BadRequest("A script works on one picture; choose it without a batch of them.", field="script")
     expansion = expand(with_seeds(request), ctx.folders)
-    plans = [plain.planned(each, ctx) for each in expansion.requests]
+    plans = []
+    for each in expansion.requests:
+        ctx.check()
+        plans.append(plain.planned(each, ctx))
     cells, total = _cells(expansion, plans, ctx)
     records: list[SavedRecord] = []
     first_problem: EaselError | None = None
