@@ -116,15 +116,13 @@ class AlternativeTest(Asked):
     """The noise that would have led to the source is found by walking back, and the picture drawn from it."""
 
     name: Literal["img2img alternative test"] = "img2img alternative test"
-    override_sampler: bool = fact(
-        True, label="Override `Sampling method` to Euler?", hint="this method is built for it"
-    )
-    override_prompt: bool = fact(True, label="Override `prompt` to the same value as `original prompt`?")
+    override_sampler: bool = fact(True, label="Override Sampling method to Euler", hint="this method is built for it")
+    override_prompt: bool = fact(True, label="Override prompt with Original prompt")
     original_prompt: str = fact("", label="Original prompt")
     original_negative_prompt: str = fact("", label="Original negative prompt")
-    override_steps: bool = fact(True, label="Override `Sampling Steps` to the same value as `Decode steps`?")
+    override_steps: bool = fact(True, label="Override Sampling steps with Decode steps")
     st: int = fact(50, label="Decode steps", ge=1, le=150, step=1)
-    override_strength: bool = fact(True, label="Override `Denoising strength` to 1?")
+    override_strength: bool = fact(True, label="Override Denoising strength to 1")
     cfg: float = fact(1.0, label="Decode CFG scale", ge=0, le=15, step=0.1)
     randomness: float = fact(0.0, label="Randomness", ge=0, le=1, step=0.01)
     sigma_adjustment: bool = fact(False, label="Sigma adjustment for finding noise for image")

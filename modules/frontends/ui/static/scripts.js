@@ -27,7 +27,7 @@
             this.list = make("select", { id: "script_list", "data-tab": this.tab });
             const none = make("option", { value: "" }, t("None"));
             this.list.append(none);
-            root.replaceChildren(make("label", { class: "easel-script-head" }, make("span", {}, t("Script")), this.list), this.body);
+            root.replaceChildren(make("label", { class: "easel-script-head" }, make("span", { class: "easel-field-name" }, t("Script")), this.list), this.body);
             this.list.onchange = () => {
                 this.chosen = this.list.value;
                 this.keep();
@@ -100,7 +100,7 @@
         }
         field(field) {
             if (field.kind === "several") {
-                const group = make("fieldset", { class: "easel-script-field", id: this.id(field.name), title: t(field.hint) }, make("legend", { class: "easel-script-label" }, t(field.label)));
+                const group = make("fieldset", { class: "easel-script-field", id: this.id(field.name), title: t(field.hint) }, make("legend", { class: "easel-field-name" }, t(field.label)));
                 group.append(this.chips(field.name, field.choices.map(([name]) => name)));
                 return group;
             }
@@ -149,7 +149,7 @@
                 byId(this.id(field.name)).focus();
             };
             const row = make("div", { class: "easel-script-axis" },
-                make("label", { class: "easel-script-field" }, make("span", { class: "easel-script-label" }, t(field.label)), select));
+                make("label", { class: "easel-script-field" }, make("span", { class: "easel-field-name" }, t(field.label)), select));
             if (known.kind === "text" && known === this.page.axes[0]) return row;
             const label = t("{axis} values", { axis: letter.toUpperCase() });
             if (known.choices.length && !this.get("csv_mode")) {
@@ -160,14 +160,14 @@
                     this.draw();
                 };
                 row.append(make("fieldset", { class: "easel-script-field", id: this.id(name) },
-                    make("legend", { class: "easel-script-label" }, label, all), this.chips(name, known.choices)));
+                    make("legend", { class: "easel-field-name" }, label, all), this.chips(name, known.choices)));
                 return row;
             }
             const examples = { whole: "1, 2, 3 · 1-9 (+2) · 1-9 [5]", number: "0.5, 1 · 0-1 (+0.25) · 0-1 [5]", switch: "Yes, No", text: "a, b, \"c, d\"" };
             const input = make("input", { type: "text", id: this.id(`${letter}_values`), autocomplete: "off", spellcheck: "false", placeholder: examples[known.kind] });
             input.value = this.get(`${letter}_values`);
             input.oninput = () => this.set(`${letter}_values`, input.value);
-            row.append(make("label", { class: "easel-script-field" }, make("span", { class: "easel-script-label" }, label), input));
+            row.append(make("label", { class: "easel-script-field" }, make("span", { class: "easel-field-name" }, label), input));
             return row;
         }
         swaps() {
