@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.imaging import legend
 from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, policy
 from modules.pipeline import batch as batches
 from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source
-from modules.pipeline.context import RunContext, Skipped
+from modules.pipeline.context import Kept, RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
@@ -35,6 +36,9 @@ from modules.schema.request import GenerationRequest, Loopback, Tiles
 from modules.weights.residency import LoadedModel
 from modules.weights.sizes import sizes_of
 
+GRID_INDEX = -1
+"""A grid of the pictures of a job comes before the first of them."""
+
 
 @torch.inference_mode()
 def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
@@ -45,10 +49,37 @@ def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     if request.source is not None and request.source.extras is not None:
         return extras.run(request, request.source.extras, ctx)
     if request.source is not None and request.source.batch is not None:
-        return batches.run(request, request.source.batch, ctx, generate)
+        return batches.run(request, request.source.batch, ctx, singles)
+    records = singles(request, ctx)
+    return [*side_by_side(ctx), *records]
+
+
+def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
+    """The pictures of a request, each published as it is finished."""
     # Closed at once, whatever happens: it holds the lease of the model, which only this thread can give back.
+    records = []
     with closing(drawn(request, ctx)) as pictures:
-        return [publish(made.image, made.strip, made.plan, made.k, ctx) for made in pictures]
+        for made in pictures:
+            records.append(publish(made.image, made.strip, made.plan, made.k, ctx))
+            if made.plan.settings.saving.return_grid:
+                ctx.kept[made.k] = Kept(made.plan, made.k, made.image)
+    return records
+
+
+def side_by_side(ctx: RunContext) -> list[SavedRecord]:
+    """The grid of a job's pictures, where there are several and all of them are at hand."""
+    if len(ctx.kept) < 2 or len(ctx.kept) < ctx.kept[min(ctx.kept)].plan.pictures:
+        return []
+    first = ctx.kept[min(ctx.kept)]
+    saving, count = first.plan.settings.saving, len(ctx.kept)
+    size = first.plan.request.batch_size
+    rows = legend.rows_for(count, saving.grid_prevent_empty_spots)
+    if saving.n_rows >= 0:
+        rows = min(saving.n_rows or -(-count // size), count)
+    image = legend.sheet(
+        [ctx.kept[k].image for k in sorted(ctx.kept)], rows, legend.Look(background=saving.grid_background_color)
+    )
+    return [publish(image, None, first.plan, first.k, ctx, index=GRID_INDEX, role="grid", basename="grid")]
 
 
 def planned(request: GenerationRequest, ctx: RunContext) -> Plan:

@@ -21,6 +21,13 @@ class Saving(Frozen):
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
     outdir_img2img_samples: str = fact("outputs/img2img-images", label="Output directory for img2img images")
     outdir_extras_samples: str = fact("outputs/extras-images", label="Output directory for images from extras tab")
+    return_grid: bool = fact(
+        False, label="Show grid in results for web", hint="The pictures of a job side by side, before the single ones."
+    )
+    n_rows: int = fact(
+        -1, label="Grid row count", ge=-1, le=16, step=1, hint="-1 is a square grid, 0 a row for each batch."
+    )
+    grid_prevent_empty_spots: bool = fact(False, label="Prevent empty spots in grid (when set to autodetect)")
     grid_save: bool = fact(True, label="Save all generated image grids")
     outdir_txt2img_grids: str = fact("outputs/txt2img-grids", label="Output directory for txt2img grids")
     outdir_img2img_grids: str = fact("outputs/img2img-grids", label="Output directory for img2img grids")

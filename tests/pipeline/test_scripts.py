@@ -26,6 +26,7 @@ from modules.schema.scripts import (
     PromptsFromFile,
     XyzPlot,
 )
+from modules.schema.settings import Settings
 from tests.pipeline.conftest import Hand, Studio
 from tests.pipeline.test_img2img import array, from_picture, picture
 
@@ -317,3 +318,23 @@ def test_sheets_and_legends() -> None:
     with pytest.raises(BadRequest, match="megapixels"):
         sheet([Image.new("RGB", (1, 1))] * 40_000, 1, cell=(128, 128))
     assert font_for("house", 12).size == 12
+
+
+@pytest.mark.parametrize(
+    ("rows", "empty", "size"), [(-1, False, (192, 128)), (0, False, (128, 192)), (-1, True, (320, 64))]
+)
+def test_the_pictures_of_a_job_side_by_side(rows: int, empty: bool, size: tuple[int, int], studio: Studio) -> None:
+    options = {"return_grid": True, "n_rows": rows, "grid_prevent_empty_spots": empty}
+    more = {"n_iter": 5} if rows else {"n_iter": 3, "batch_size": 2}
+    made = by_index(studio.draw(settings=Settings().with_options(options), steps=1, **more))
+    grid, singles = made[0], made[1:]
+    assert (grid.record.index, grid.record.role) == (-1, "grid")
+    assert (grid.record.width, grid.record.height) == size
+    assert np.array_equal(array(studio, grid)[:64, 64:128], array(studio, singles[1]))
+    assert grid.record.infotext == singles[0].record.infotext
+    assert "txt2img-grids" in str(grid.record.path)
+
+
+def test_a_single_picture_has_no_grid(studio: Studio) -> None:
+    (alone,) = studio.draw(settings=Settings().with_options({"return_grid": True}), steps=1)
+    assert alone.record.role == "picture"

@@ -166,6 +166,8 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
     if body.restore_faces is not None:
         override["face_restoration"] = body.restore_faces
     override["samples_save"] = body.save_images
+    if not body.save_images:
+        override |= {"grid_save": False, "return_grid": False}
     values = {name: given[name] for name in COMMON}
     values |= {
         "styles": given["styles"] or (),
