@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,7 +326,7 @@ def test_sheets_and_legends() -> None:
 )
 def test_the_pictures_of_a_job_side_by_side(rows: int, empty: bool, size: tuple[int, int], studio: Studio) -> None:
     options = {"return_grid": True, "n_rows": rows, "grid_prevent_empty_spots": empty}
-    more = {"n_iter": 5} if rows else {"n_iter": 3, "batch_size": 2}
+    more: dict[str, Any] = {"n_iter": 5} if rows else {"n_iter": 3, "batch_size": 2}
     made = by_index(studio.draw(settings=Settings().with_options(options), steps=1, **more))
     grid, singles = made[0], made[1:]
     assert (grid.record.index, grid.record.role) == (-1, "grid")
