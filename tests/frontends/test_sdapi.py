@@ -113,7 +113,7 @@ def test_defaults_are_those_of_the_api_and_nulls_stand_for_them():
     )  # fmt: skip
     assert isinstance(made.cfg_scale, float)
     assert (made.seed_resize_from_w, made.styles, made.hires, made.refiner, made.source) == (-1, (), None, None, None)
-    assert made.override_settings == {"samples_save": False}
+    assert made.override_settings == {"samples_save": False, "grid_save": False, "return_grid": False}
     source = request({"init_images": ["a"], "mask": "b"}, Img2Img).source
     assert source is not None
     assert source.mask is not None
@@ -138,7 +138,7 @@ def test_every_field_that_clients_send_arrives():
     assert made.checkpoint == "postcards"
     assert made.override_settings == {
         "CLIP_stop_at_last_layers": 2, "eta_ancestral": 0.5, "eta_ddim": 0.5, "s_churn": 1.5, "tiling": True,
-        "samples_save": False, "face_restoration": False,
+        "samples_save": False, "grid_save": False, "return_grid": False, "face_restoration": False,
     }  # fmt: skip
     assert made.refiner is not None
     assert made.hires is not None

@@ -23,7 +23,7 @@ from modules.pipeline.run import Engine
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
 from tests.reference.golden import golden_cases, golden_folder, unpack_models
-from tests.reference.test_golden import DELIBERATE
+from tests.reference.test_golden import DELIBERATE, POSTERIOR
 
 CASES = {
     "infotext/all_from_text", "seed/niter2_batch2", "seed/variation_0.3", "misc/infotext_quotes", "extras/lanczos_x2",
@@ -74,7 +74,7 @@ def test_the_answer_is_the_originals(case: dict[str, Any], client: TestClient) -
         assert got.shape == want.shape
         if case["id"] == "script/prompt_matrix" and got.shape[1] > 128:
             continue  # the grid has a legend, in letters of another font
-        assert np.abs(got - want).max() <= max(2, 3 * floor)
+        assert np.abs(got - want).max() <= max(2, 3 * floor, POSTERIOR.get(case["id"], (0, 0))[1])
     if "info" in told:
         info = json.loads(told["info"])
         assert [_bare(text) for text in info["infotexts"]] == [_bare(text) for text in case["result"]["infotexts"]]
