@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,28 @@ def _state(width: int, said: dict[str, Any], dice: Dice) -> dict[str, Tensor]:
             state |= {f"linear.{place}.weight": dice(out, before), f"linear.{place}.bias": dice(out)}
         elif kind == "norm":
             state |= {f"linear.{place}.weight": 1 + dice(out), f"linear.{place}.bias": dice(out)}
+        elif kind == "activation" and said["activation_func"] == "prelu":
+            state[f"linear.{place}.weight"] = torch.tensor([0.3])  # the one that learns
     return state
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "swish": F.hardswish, "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "elu": F.elu,
+    "leakyrelu": F.leaky_relu, "gelu": F.gelu, "mish": F.mish, "hardswish": F.hardswish, "hardtanh": F.hardtanh,
+    "hardsigmoid": F.hardsigmoid, "relu6": F.relu6, "selu": F.selu, "celu": F.celu, "silu": F.silu,
+    "softplus": F.softplus, "softsign": F.softsign, "tanhshrink": F.tanhshrink, "softshrink": F.softshrink,
+    "hardshrink": F.hardshrink, "logsigmoid": F.logsigmoid, "rrelu": F.rrelu, "prelu": F.prelu,
+}  # fmt: skip
 
 
 def forward(x: Tensor, state: dict[str, Tensor], said: dict[str, Any]) -> Tensor:
     """The stack, one thing after the other."""
-    functions = {"swish": F.hardswish, "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "elu": F.elu,
-                 "leakyrelu": F.leaky_relu, "gelu": F.gelu, "mish": F.mish}  # fmt: skip
     for place, kind in enumerate(_modules(said)):
         if kind == "linear":
             x = x @ state[f"linear.{place}.weight"].T + state[f"linear.{place}.bias"]
         elif kind == "activation":
-            x = functions[said["activation_func"]](x)
+            learned = (state[f"linear.{place}.weight"],) if said["activation_func"] == "prelu" else ()
+            x = FUNCTIONS[said["activation_func"]](x, *learned)
         elif kind == "norm":
             x = F.layer_norm(x, x.shape[-1:], state[f"linear.{place}.weight"], state[f"linear.{place}.bias"])
     return x
@@ -87,7 +98,7 @@ SETTINGS: list[dict[str, Any]] = [
     {},
     {"activation_func": "linear"},
     {"activation_func": None},
-    *({"activation_func": name} for name in ("swish", "tanh", "sigmoid", "elu", "leakyrelu", "gelu", "mish")),
+    *({"activation_func": name, "activate_output": True} for name in ACTIVATIONS),
     {"activate_output": True},
     {"is_layer_norm": True},
     {"is_layer_norm": True, "activate_output": True, "layer_structure": [1, 1.5, 1.5, 1]},
@@ -145,11 +156,6 @@ def test_several_act_one_after_the_other(tmp_path: Path, test_seed: int) -> None
     other = dice(1, 2, 12)
     assert torch.equal(both(other)[0], other)
     assert context_map([(a, 0.0)]) is None
-
-
-def test_every_activation_can_be_built() -> None:
-    for cls in ACTIVATIONS.values():
-        assert cls()(torch.ones(2)).shape == (2,)
 
 
 def test_it_changes_what_a_denoiser_sees_and_nothing_else(tmp_path: Path, test_seed: int) -> None:
