@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_networks [--device cuda] [--beside-diffusers]
 
 The model has SDXL's shapes and weights of one repeated random block, in float16; the LoRA is a file with every linear
-layer of the transformer blocks and text encoders (226 MB). Beside diffusers: the denoiser alone, the part of the file
-for it, `load_lora_adapter` and `fuse_lora` of the same shapes. Seconds are processor time on the CPU, wall time on a card.
+layer of the transformer blocks and text encoders (226 MB). Beside diffusers: the denoiser alone with its part of that
+file, against `load_lora_adapter` and `fuse_lora` on the same shapes. Processor time on the CPU, wall time on a card.
 """
 
 from __future__ import annotations
