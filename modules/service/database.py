@@ -90,8 +90,8 @@ CREATE TABLE IF NOT EXISTS pictures (
     rating INTEGER NOT NULL DEFAULT 0,
     favourite INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS pictures_by_day ON pictures (state, day, created, owner, rating, favourite, task);
-CREATE INDEX IF NOT EXISTS pictures_by_rating ON pictures (state, rating, created, owner, favourite, task);
+CREATE INDEX IF NOT EXISTS pictures_in_time ON pictures (state, day, created, place, owner, rating, favourite, task);
+CREATE INDEX IF NOT EXISTS pictures_rated ON pictures (state, rating, created, place, owner, favourite, task);
 CREATE INDEX IF NOT EXISTS pictures_by_path ON pictures (path);
 CREATE INDEX IF NOT EXISTS pictures_by_sha ON pictures (sha256);
 CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job);

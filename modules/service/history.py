@@ -1,7 +1,7 @@
 """Every picture ever made here, and those of folders that were imported: found, rated, traced, thrown away and back.
 
     history.groups("red model:dream", "newest")    # days and counts: enough to lay out 100,000 pictures
-    history.page("red model:dream", group="2026-11-28", offset=0)
+    history.page("red model:dream", offset=50_000)
     history.rate([id], rating=4) · history.delete([id]) · history.restore([id]) · history.empty_trash()
     history.lineage(id)                             # came from … led to …
 
@@ -232,17 +232,12 @@ class History:
         sort: Sort = "newest",
         shelf: Shelf = "here",
         after: str | None = None,
-        group: str | None = None,
         offset: int = 0,
         limit: int = 100,
     ) -> Page:
-        """Pictures in order: those behind a cursor that an earlier page gave (`after`), or some of one group."""
+        """Pictures in order: those behind a cursor that an earlier page gave (`after`), or from the nth on (`offset`)."""
         key, order, beyond = _ORDERS[sort]
         where, values = self._where(read_query(query).where, shelf)
-        if group is not None:
-            if key == "rating" and not group.isdecimal():
-                raise BadRequest("Groups of this order are ratings, 0 to 5.", field="group")
-            where, values = f"{where} AND {key} = ?", [*values, int(group) if key == "rating" else group]
         if after is not None:
             where += f" AND ({key}, created, place) {beyond} (?, ?, ?)"
             values += _cursor(after, key)

@@ -1,6 +1,6 @@
 """Native routes for the history: every picture made or imported, found by words, marked, traced, thrown away and back.
 
-GET  /history?q=red model:dream&sort=newest → pictures, and a cursor for those behind them
+GET  /history?q=red model:dream&sort=newest → pictures, and a cursor for those behind them (?after=, or ?offset=)
 GET  /history/groups?q=…                     → days (or ratings) and counts of all that is found
 GET  /history/{id} · /history/{id}/lineage · /history/compare?one=…&other=…
 POST /history/mark · delete · restore {"ids": […]} · /history/empty
@@ -58,11 +58,10 @@ def make_router(may_import: bool = True) -> APIRouter:
         sort: Sort = "newest",
         shelf: Shelf = "here",
         after: Annotated[str | None, Query(max_length=100, description="`next` of the page before")] = None,
-        group: Annotated[str | None, Query(max_length=20, description="Only this day or rating")] = None,
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
     ) -> Page:
-        return mine.history.page(q, sort, shelf, after, group, offset, limit)
+        return mine.history.page(q, sort, shelf, after, offset, limit)
 
     @router.get("/history/groups")
     def groups(mine: Mine, q: Search = "", sort: Sort = "newest", shelf: Shelf = "here") -> Groups:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import extras, forms, img2img, merger, png_info, settings, txt2img
+from modules.frontends.ui import extras, forms, history, img2img, merger, png_info, queue, settings, txt2img
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening
 from modules.schema.fields import facts
@@ -18,10 +18,10 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css")
+STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css")
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
-    "extras.js", "merger.js", "scripts.js",
+    "extras.js", "merger.js", "scripts.js", "queue.js", "history.js",
 )  # fmt: skip
 
 
@@ -74,6 +74,10 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
                 extras.build()
             with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
                 png_info.build()
+            with gr.Tab("History", id="history", elem_id="tab_history"):
+                history.build()
+            with gr.Tab("Queue", id="queue", elem_id="tab_queue"):
+                queue.build()
             with gr.Tab("Checkpoint Merger", id="modelmerger", elem_id="tab_modelmerger"):
                 merger.build()
             with gr.Tab("Settings", id="settings", elem_id="tab_settings"):

@@ -651,14 +651,14 @@
     }
 
     /** A picture, its infotext and size go to a tab: "txt2img", "img2img", "extras", or a mode of img2img. */
-    async function send(to, { blob, infotext, width, height }) {
+    async function send(to, { blob, infotext, width, height, id = null }) {
         if (to === "txt2img") return take("txt2img", infotext);
         if (to === "extras") {
             await openTab("extras", "extras_image");
             return easel.extras.put(blob);
         }
         await openTab("img2img", "mode_img2img");
-        await easel.source?.put(blob, to);
+        await easel.source?.put(blob, to, id);
         // As large as the picture is, which with hires fix is more than it says.
         if (infotext) await take("img2img", infotext.replace(/((?:^|, )Size: )\d+x\d+/m, `$1${width}x${height}`));
     }

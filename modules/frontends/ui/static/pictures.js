@@ -27,8 +27,8 @@
         }
     }
 
-    async function store(blob) {
-        const answer = await fetch(address("inputs"), {
+    async function store(blob, origin = null) {
+        const answer = await fetch(address(origin ? `inputs?origin=${encodeURIComponent(origin)}` : "inputs"), {
             method: "POST", body: blob, headers: { "content-type": "application/octet-stream" },
         });
         const data = await answer.json().catch(() => ({}));
@@ -73,6 +73,7 @@
         mode: "img2img",
         blob: null,       // the picture as it came
         image: null,      // decoded
+        origin: null,     // the picture of the history that it is, if it is one
         maskImage: null,  // of "upload"
         strokes: { paint: [], mask: [] },
         undone: { paint: [], mask: [] },
@@ -210,14 +211,14 @@
             }
         },
         /** Another picture to start from. What was masked stays where the new one has the same size. */
-        async put(blob, mode = null) {
+        async put(blob, mode = null, origin = null) {
             try {
                 const image = await decode(blob);
                 const same = this.image && this.image.width === image.width && this.image.height === image.height;
                 if (!same) this.strokes.mask = [];
                 this.strokes.paint = [];
                 this.undone = { paint: [], mask: [] };
-                [this.blob, this.image] = [blob, image];
+                [this.blob, this.image, this.origin] = [blob, image, origin];
             } catch (error) {
                 return toast(error.message, "error");
             }
@@ -307,7 +308,7 @@
                 const canvas = this.maskOf(layer);
                 mask = canvas && await pngOf(canvas);
             }
-            const [image, masked] = await Promise.all([store(picture), mask && store(mask)]);
+            const [image, masked] = await Promise.all([store(picture, this.origin), mask && store(mask)]);
             return { mode, image, mask: masked, width, height };
         },
     };
