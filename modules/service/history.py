@@ -235,7 +235,7 @@ class History:
         offset: int = 0,
         limit: int = 100,
     ) -> Page:
-        """Pictures in order: those behind a cursor that an earlier page gave (`after`), or from the nth on (`offset`)."""
+        """Pictures in order: behind a cursor that an earlier page gave (`after`), or from the nth on (`offset`)."""
         key, order, beyond = _ORDERS[sort]
         where, values = self._where(read_query(query).where, shelf)
         if after is not None:

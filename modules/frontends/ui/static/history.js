@@ -13,21 +13,12 @@
     const KEPT = "easel.history";
     const HEART = "M10 16.5C4 12 2.5 9.5 2.5 7A3.7 3.7 0 0 1 10 5.5 3.7 3.7 0 0 1 17.5 7c0 2.5-1.5 5-7.5 9.5z";
     const STAR = "M10 2.5l2.3 4.9 5.2.7-3.8 3.7.9 5.3-4.6-2.5-4.6 2.5.9-5.3-3.8-3.7 5.2-.7z";
-    const HINTS = [
-        ["red house", "pictures with these words"], ['"red house"', "these words in this order"], ["-night", "without a word"],
-        ["model:", "part of a model's name"], ["lora:", "a LoRA or embedding"], ["sampler:", "a sampler"], ["seed:", "a seed"],
-        ["size:512x768", "a size; portrait, landscape, square too"], ["rating:>=4", "four stars or more"], ["is:favourite", "favourites"],
-        ["after:2026-11-01", "since a day; before:, on:, 7d, today too"], ["task:inpaint", "txt2img, img2img, inpaint, extras, grid"],
+    const hints = () => [
+        ["red house", t("pictures with these words")], ['"red house"', t("these words in this order")], ["-night", t("without a word")],
+        ["model:", t("part of a model's name")], ["lora:", t("a LoRA or embedding")], ["sampler:", t("a sampler")], ["seed:", t("a seed")],
+        ["size:512x768", t("a size; portrait, landscape, square too")], ["rating:>=4", t("four stars or more")], ["is:favourite", t("favourites")],
+        ["after:2026-11-01", t("since a day; before:, on:, 7d, today too")], ["task:inpaint", t("txt2img, img2img, inpaint, extras, grid")],
     ];
-    // What the hints say, where the page's words can be found for translation.
-    const SAID = () => ({
-        "pictures with these words": t("pictures with these words"), "these words in this order": t("these words in this order"),
-        "without a word": t("without a word"), "part of a model's name": t("part of a model's name"),
-        "a LoRA or embedding": t("a LoRA or embedding"), "a sampler": t("a sampler"), "a seed": t("a seed"),
-        "a size; portrait, landscape, square too": t("a size; portrait, landscape, square too"), "four stars or more": t("four stars or more"),
-        "favourites": t("favourites"), "since a day; before:, on:, 7d, today too": t("since a day; before:, on:, 7d, today too"),
-        "txt2img, img2img, inpaint, extras, grid": t("txt2img, img2img, inpaint, extras, grid"),
-    });
     const escape = (id) => encodeURIComponent(id);
     const thumbnail = (picture) => address(`pictures/${escape(picture.id)}/thumbnail`);
     const whole = (picture) => address(`pictures/${escape(picture.id)}`);
@@ -138,7 +129,7 @@
             const width = this.scroller.clientWidth;
             if (!width) return;
             const anchor = this.first();
-            this.columns = Math.max(1, Math.round((width + GAP) / (Math.min(list.size, width / 2) + GAP)));
+            this.columns = Math.max(1, Math.round((width + GAP) / (Math.min(list.size, width / 3) + GAP)));
             this.side = (width - GAP * (this.columns - 1)) / this.columns;
             let top = 0;
             this.tops = list.groups.map(({ count }) => {
@@ -246,10 +237,10 @@
                 picture.missing = true;
                 this.mark(tile, picture);
             };
-            const check = make("span", { class: "easel-check", "aria-hidden": "true", title: t("Choose (Ctrl+click, X)") }, icon("M4 10l4 4 8-9"));
+            const check = make("span", { class: "easel-pick", "aria-hidden": "true", title: t("Choose (Ctrl+click, X)") }, icon("M4 10l4 4 8-9"));
             const like = make("span", { class: "easel-like", "aria-hidden": "true" }, icon(HEART));
             tile.replaceChildren(image, make("span", { class: "easel-gone", "aria-hidden": "true" }, t("The file is gone")), check, like,
-                make("span", { class: "easel-stars", "aria-hidden": "true" }), make("span", { class: "easel-task", "aria-hidden": "true" }));
+                make("span", { class: "easel-stars", "aria-hidden": "true" }), make("span", { class: "easel-made", "aria-hidden": "true" }));
             if (!picture.missing) image.src = thumbnail(picture);
         },
         mark(tile, picture) {
@@ -258,7 +249,7 @@
             tile.classList.toggle("favourite", picture.favourite);
             tile.classList.toggle("missing", picture.missing);
             $(".easel-stars", tile).textContent = "★".repeat(picture.rating);
-            $(".easel-task", tile).textContent = picture.task === "txt2img" ? "" : picture.task;
+            $(".easel-made", tile).textContent = picture.task === "txt2img" ? "" : picture.task;
             const words = [picture.prompt.slice(0, 120) || t("(no prompt)"), picture.rating && t("{n} stars", { n: picture.rating }),
                 picture.favourite && t("favourite"), picture.missing && t("the file is gone")];
             tile.setAttribute("aria-label", words.filter(Boolean).join(", "));
@@ -331,7 +322,7 @@
             if (!tile) return;
             const index = Number(tile.dataset.index);
             this.go(index, false);
-            if (event.target.closest(".easel-check") || event.ctrlKey || event.metaKey || event.shiftKey || (this.chosen.size && event.pointerType === "touch")) {
+            if (event.target.closest(".easel-pick") || event.ctrlKey || event.metaKey || event.shiftKey || (this.chosen.size && event.pointerType === "touch")) {
                 this.choose(index, event.shiftKey);
             } else if (event.target.closest(".easel-like")) acts.favourite([tile.dataset.id], !list.at(index).favourite);
             else viewer.open(index);
@@ -422,9 +413,8 @@
             if (!ids.length) return false;
             if (/^[0-5]$/.test(key)) this.rate(ids, Number(key));
             else if (key === "f") this.favourite(ids, !(ids.length === 1 && picture?.favourite));
-            else if (key === "Delete" || key === "Backspace") {
-                if (list.shelf === "trash") this.restore(ids); else this.remove(ids);
-            } else if (key === "c") compare.pick(ids.length === 2 ? ids : [picture?.id]);
+            else if ((key === "Delete" || key === "Backspace") && list.shelf !== "trash") this.remove(ids);
+            else if (key === "c") compare.pick(ids.length === 2 ? ids : [picture?.id]);
             else return false;
             return true;
         },
@@ -746,6 +736,7 @@
             this.root = root;
             this.search = make("input", { type: "search", id: "history_search", class: "easel-search", placeholder: t("Search: words, model:, lora:, seed:, size:, rating:, after: …"), "aria-label": t("Search the history"), autocomplete: "off", spellcheck: "false" });
             this.search.oninput = () => {
+                this.hints.hidden = Boolean(this.search.value);
                 clearTimeout(this.typing);
                 this.typing = setTimeout(() => this.look(), 150);
             };
@@ -754,9 +745,8 @@
                 if (event.key === "Enter" || event.key === "Escape") this.hints.hidden = true;
             };
             this.search.onfocus = () => { this.hints.hidden = Boolean(this.search.value); };
-            const said = SAID();
-            this.hints = make("div", { class: "easel-hints", hidden: "" }, ...HINTS.map(([text, hint]) => {
-                const made = make("button", { type: "button" }, make("code", {}, text), make("span", {}, said[hint]));
+            this.hints = make("div", { class: "easel-hints", hidden: "" }, ...hints().map(([text, hint]) => {
+                const made = make("button", { type: "button" }, make("code", { translate: "no" }, text), make("span", {}, hint));
                 made.onmousedown = (event) => event.preventDefault();  // the focus stays in the box
                 made.onclick = () => this.write(`${this.search.value} ${text}`.trim());
                 return made;
@@ -769,8 +759,8 @@
             };
             this.favourites = button(t("Only favourites"), icon(HEART), () => this.toggle("is:favourite"), { class: "easel-round like", id: "history_favourites" });
             this.rating = select("history_rating", t("Rating"), [["", t("Any rating")], ...[1, 2, 3, 4, 5].map((n) => [`rating:>=${n}`, n === 5 ? stars(n) : `${stars(n)} +`])], (value) => this.set(/^rating:\S+$/, value));
-            this.task = select("history_task", t("How it was made"), [["", t("All kinds")], ...["txt2img", "img2img", "inpaint", "extras", "grid"].map((name) => [`task:${name}`, name])], (value) => this.set(/^task:\S+$/, value));
-            this.sort = select("history_sort", t("Order"), [["newest", t("Newest first")], ["oldest", t("Oldest first")], ["rated", t("Best first")]], (value) => {
+            this.task = select("history_task", t("How it was made"), [["", t("Any kind")], ...["txt2img", "img2img", "inpaint", "extras", "grid"].map((name) => [`task:${name}`, name])], (value) => this.set(/^task:\S+$/, value));
+            this.sort = select("history_sort", t("Order"), [["newest", t("Newest")], ["oldest", t("Oldest")], ["rated", t("Best")]], (value) => {
                 list.sort = value;
                 keep();
                 this.look(true);
