@@ -196,3 +196,10 @@ def open_program(context: Any, program: Program, watch: Watch) -> Any:
     page.goto(program.url)
     page.wait_for_selector(".easel-example")
     return page
+
+
+def open_bare(page: Any, served: Served) -> None:
+    """The page of a service without checkpoints, once its form is filled in."""
+    page.goto(served.url)
+    page.wait_for_selector("#txt2img_generate:visible")
+    page.wait_for_function("window.easel?.history && document.querySelector('#txt2img_sampling input')?.value")

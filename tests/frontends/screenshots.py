@@ -44,6 +44,12 @@ def main(url: str) -> None:
             page.screenshot(path=FOLDER / name)
             if theme == "light":
                 inpaint(page)
+                compared(page)
+            if name == "txt2img-dark.png":
+                page.evaluate("easel.tools.openTab('history', 'history')")
+                page.wait_for_selector("#history .easel-tile img.there")
+                page.wait_for_timeout(800)
+                page.screenshot(path=FOLDER / "history-dark.png")
             context.close()
         browser.close()
 
@@ -72,6 +78,18 @@ def inpaint(page: Page) -> None:
     page.evaluate("scrollTo(0, 0); document.activeElement?.blur(); document.getElementById('easel_toasts')?.remove()")
     page.wait_for_timeout(500)
     page.screenshot(path=FOLDER / "img2img-light.png")
+
+
+def compared(page: Page) -> None:
+    """The newest picture of img2img under the slider with the one it was drawn from."""
+    page.evaluate("easel.tools.openTab('history', 'history')")
+    page.wait_for_selector("#history .easel-tile img.there")
+    page.click("#history .easel-tile[data-index='0']", modifiers=["Control"])
+    page.click("#history .easel-tile[data-index='3']", modifiers=["Control"])
+    page.click("#history_compare")
+    page.wait_for_selector("#history_comparison[open] dl")
+    page.wait_for_timeout(800)
+    page.screenshot(path=FOLDER / "history-compare-light.png")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ from modules.schema.folders import Folders
 from modules.service.database import Database
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
-from tests.frontends.conftest import Program, Served, Watch, open_program, serving
+from tests.frontends.conftest import Program, Served, Watch, open_bare, open_program, serving
 from tests.frontends.test_browser_sources import fill, generate, pixels
-from tests.frontends.test_page import open_page
 from tests.service.fake_engine import Engine
 from tests.service.test_generation import ask, finish, wait_for
 from tests.service.test_history import fill as fill_history
@@ -44,7 +43,7 @@ def page(filled: Served, context: Any, watch: Watch) -> Iterator[Any]:
     page = watch.on(context.new_page())
     page.goto(f"{filled.url}health")
     page.evaluate("localStorage.clear()")
-    open_page(page, filled)
+    open_bare(page, filled)
     open_history(page)
     yield page
     page.close()
@@ -226,8 +225,7 @@ def test_what_is_gone_is_shown_as_gone(page, filled, watch):
     id = view.images[0].id
     filled.service.history.file(id).unlink()
     assert filled.service.history.file(id) is None
-    page.reload()
-    page.wait_for_selector(".easel-example")
+    open_bare(page, filled)
     open_history(page)
     page.wait_for_selector(f"[data-id='{id}'].missing")
     assert "the file is gone" in page.get_attribute(f"[data-id='{id}']", "aria-label")
@@ -248,7 +246,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterator[S
 
 def test_many_pictures_open_at_once_and_only_some_are_in_the_page(many, context, watch, capsys):
     page = watch.on(context.new_page())
-    open_page(page, many)
+    open_bare(page, many)
     wait_for(lambda: many.service.history.groups("is:missing").total == MANY, 120)  # there are no files
     took = page.evaluate("""async () => {
         const start = performance.now();

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch
-from tests.frontends.test_page import open_page
+from tests.frontends.conftest import Served, Watch, open_bare
 from tests.service.test_generation import ask, finish, wait_for
 
 pytestmark = pytest.mark.browser
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def page(queued: Served, context: Any, watch: Watch) -> Iterator[Any]:
     page = watch.on(context.new_page())
-    open_page(page, queued)
+    open_bare(page, queued)
     page.evaluate("easel.tools.openTab('queue', 'queue_page')")
     page.wait_for_selector("#queue_page:visible")
     yield page
@@ -128,8 +127,7 @@ def test_a_running_job_is_followed_and_interrupted_and_a_failed_one_says_why(pag
     page.wait_for_function(
         "/^Sampling · \\d+\\/150 · \\d+%/.test(document.querySelector('#queue_now .easel-job-left').innerText)"
     )
-    page.reload()
-    page.wait_for_selector(".easel-example")
+    open_bare(page, queued)
     page.evaluate("easel.tools.openTab('queue', 'queue_page')")
     page.click("#queue_now button:has-text('Interrupt')")
     page.wait_for_selector(f"#queue_over [data-id='{slow}'].cancelled")
