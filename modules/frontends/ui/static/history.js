@@ -26,11 +26,20 @@
     const keep = () => {
         try { localStorage.setItem(KEPT, JSON.stringify({ sort: list.sort, size: list.size })); } catch { /* private windows may refuse */ }
     };
+    /** Messages stay within reach where a window of ours lies over the page. */
+    function lift() {
+        const place = byId("easel_toasts"), over = [...document.querySelectorAll("dialog.easel-look[open]")].pop() ?? document.body;
+        if (place && place.parentElement !== over) over.append(place);
+    }
+    function say(...words) {
+        toast(...words);
+        lift();
+    }
     async function post(path, body = {}) {
         try {
             return await ask(`history/${path}`, "POST", body);
         } catch (error) {
-            toast(error.message, "error");
+            say(error.message, "error");
             return null;
         }
     }
@@ -260,7 +269,7 @@
             for (let number = Math.floor(first / PAGE); number <= Math.floor(last / PAGE); number++) if (!list.pages.has(number)) wanted.push(number);
             clearTimeout(this.timer);
             if (!wanted.length) return;
-            const get = () => wanted.forEach((number) => list.page(number).then(() => this.draw(), (error) => toast(error.message, "error")));
+            const get = () => wanted.forEach((number) => list.page(number).then(() => this.draw(), (error) => say(error.message, "error")));
             if (list.pages.size) this.timer = setTimeout(get, 60); else get();
         },
         refresh() {
@@ -391,7 +400,7 @@
             grid.chosen.clear();
             const words = imported === gone.length ? (gone.length === 1 ? t("Out of the history; its file stays where it is.") : t("{n} pictures out of the history; their files stay where they are.", { n: gone.length }))
                 : gone.length === 1 ? t("Moved to the trash.") : t("{n} pictures moved to the trash.", { n: gone.length });
-            toast(words, "note", { [t("Undo")]: () => this.restore(gone) });
+            say(words, "note", { [t("Undo")]: () => this.restore(gone) });
             await tab.refresh();
             await viewer.gone(gone);
         },
@@ -399,13 +408,13 @@
             const back = (await post("restore", { ids }))?.ids;
             if (!back) return;
             grid.chosen.clear();
-            toast(back.length === 1 ? t("The picture is back.") : t("{n} pictures are back.", { n: back.length }));
+            say(back.length === 1 ? t("The picture is back.") : t("{n} pictures are back.", { n: back.length }));
             await tab.refresh();
             await viewer.gone(back);
         },
         async emptyTrash() {
             const count = (await post("empty"))?.count;
-            if (count !== undefined) toast(t("The trash is empty."));
+            if (count !== undefined) say(t("The trash is empty."));
             await tab.refresh();
         },
         /** Keys that mean the same in the grid and in the viewer. */
@@ -429,7 +438,7 @@
                 await send(to, { ...detail, blob });
                 viewer.close();
             } catch (error) {
-                toast(error.message, "error");
+                say(error.message, "error");
             }
         },
         /** Everything that Generate needs to draw the same picture: form, source and mask. */
@@ -449,9 +458,9 @@
                     await take("img2img", detail.infotext);
                 } else await take("txt2img", detail.infotext);
                 viewer.close();
-                toast(t("All settings are back: Generate draws the same picture again."));
+                say(t("All settings are back: Generate draws the same picture again."));
             } catch (error) {
-                toast(error.message, "error");
+                say(error.message, "error");
             }
         },
     };
@@ -473,6 +482,7 @@
             this.dialog.addEventListener("keydown", (event) => this.key(event));
             this.dialog.addEventListener("close", () => {
                 this.picture = null;
+                lift();
                 if (!tab.root.offsetParent) return;
                 if (tab.stale) tab.refresh();
                 else if (this.index >= 0) grid.go(this.index);
@@ -490,7 +500,7 @@
             try {
                 this.show(await ask(`history/${escape(id)}`), list.indexOf(id));
             } catch (error) {
-                toast(error.message, "error");
+                say(error.message, "error");
             }
         },
         async show(picture, index) {
@@ -507,15 +517,16 @@
             if (!this.isOpen) {
                 this.side.replaceChildren();
                 this.dialog.showModal();
+                lift();
             }
             try {
                 const [detail, lineage] = await Promise.all([ask(`history/${escape(picture.id)}`), ask(`history/${escape(picture.id)}/lineage`)]);
                 if (this.picture?.id !== picture.id) return;
-                this.detail = detail;
+                this.detail = Object.assign(detail, { rating: picture.rating, favourite: picture.favourite });
                 this.fill(detail, lineage);
                 for (const near of [index - 1, index + 1]) if (list.at(near) && !list.at(near).missing) new Image().src = whole(list.at(near));
             } catch (error) {
-                toast(error.message, "error");
+                say(error.message, "error");
             }
         },
         fill(detail, lineage) {
@@ -576,7 +587,7 @@
             for (const star of this.side.querySelectorAll(".easel-star")) star.setAttribute("aria-pressed", String(Number(star.dataset.n) <= detail.rating));
         },
         changed(ids, change) {
-            if (this.detail && ids.includes(this.detail.id)) Object.assign(this.detail, change);
+            for (const one of [this.picture, this.detail]) if (one && ids.includes(one.id)) Object.assign(one, change);
             if (this.isOpen) this.marks();
         },
         /** The picture shown has left the list: the next one takes its place. */
@@ -594,7 +605,7 @@
             const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
             const own = { ArrowLeft: () => this.turn(-1), ArrowRight: () => this.turn(1), z: () => this.dialog.classList.toggle("actual"), s: () => $("a[download]", this.side)?.click() };
             if (own[key]) own[key]();
-            else if (!this.detail || !acts.key(key, [this.picture.id], this.detail)) return;
+            else if (!acts.key(key, [this.picture.id], this.picture)) return;
             event.preventDefault();
             event.stopPropagation();
         },
@@ -616,7 +627,7 @@
             }
             this.first = id;
             viewer.close();
-            toast(t("Now open the other picture and press C, or Compare."), "note", { [t("Forget it")]: () => { this.first = null; } });
+            say(t("Now open the other picture and press C, or Compare."), "note", { [t("Forget it")]: () => { this.first = null; } });
         },
         build() {
             this.images = [0, 1].map(() => make("img", { alt: "", draggable: "false" }));
@@ -627,6 +638,7 @@
             this.dialog = make("dialog", { id: "history_comparison", class: "easel-look compare", "aria-label": t("Two pictures compared") },
                 make("div", { class: "easel-viewer-stage" }, this.stage), make("div", { class: "easel-viewer-side" }, this.words),
                 button(t("Close (Esc)"), icon("M5 5l10 10 M15 5L5 15"), () => this.dialog.close(), { class: "easel-round close" }));
+            this.dialog.addEventListener("close", lift);
             document.body.append(this.dialog);
         },
         async open(one, other) {
@@ -644,9 +656,10 @@
                 this.slider.oninput();
                 this.fill(a, b, words, changes);
                 if (!this.dialog.open) this.dialog.showModal();
+                lift();
                 this.slider.focus();
             } catch (error) {
-                toast(error.message, "error");
+                say(error.message, "error");
             }
         },
         fill(a, b, words, changes) {
@@ -722,7 +735,7 @@
                 this.timer = setTimeout(again, 400);
             } else {
                 await tab.refresh();
-                if (!this.dialog.open) toast(this.note.textContent, view.state === "failed" ? "error" : "note");
+                if (!this.dialog.open) say(this.note.textContent, view.state === "failed" ? "error" : "note");
             }
         },
     };
@@ -840,7 +853,7 @@
                 if (!await list.find()) return;
             } catch (error) {
                 this.stale = true;
-                return toast(error.message, "error");
+                return say(error.message, "error");
             }
             grid.clear();
             grid.focus = Math.max(0, Math.min(grid.focus, list.total - 1));
