@@ -19,8 +19,10 @@ from modules.service.history import History
 from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
+from modules.service.presets import PresetStore
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
+from modules.service.ui_config import UiConfig
 from modules.weights.library import Library
 
 
@@ -30,6 +32,8 @@ class FrontDesk(Protocol):
     warnings: list[str]
     """A sentence for everything that was not as it should be at the start."""
     styles: StyleStore
+    ui_config: UiConfig
+    presets: PresetStore
     prompts: PromptDesk
     model_files: ModelFiles
     library: Library
@@ -122,6 +126,7 @@ class OwnDesk:
         self._desk = desk
         self.owner = owner
         self.warnings = desk.warnings
+        self.ui_config, self.presets = desk.ui_config, desk.presets
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
         self.library, self.model_tasks, self.cards = desk.library, desk.model_tasks, desk.cards
         self.importer = desk.importer

@@ -73,6 +73,20 @@ def _laid(canvas: Image.Image, part: Image.Image, at: tuple[int, int], overlap: 
     canvas.paste(part, at, Image.fromarray(mask))
 
 
+def sheet(images: Sequence[Image.Image], rows: int, most_pixels: float) -> Image.Image | None:
+    """RGB pictures side by side, each in a cell as large as the largest. `rows`: -1 as square as can be, as A1111's
+    n_rows. None where it would have more pixels than that."""
+    rows = min(len(images), rows) if rows > 0 else max(1, round(math.sqrt(len(images))))
+    columns = math.ceil(len(images) / rows)
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    if columns * width * rows * height > most_pixels:
+        return None
+    whole = Image.new("RGB", (columns * width, rows * height), "black")
+    for k, image in enumerate(images):
+        whole.paste(image, (k % columns * width, k // columns * height))
+    return whole
+
+
 FRAMES_IN_ROW = 8
 FRAME_GAP = 4
 

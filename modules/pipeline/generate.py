@@ -94,7 +94,7 @@ def planned(request: GenerationRequest, ctx: RunContext) -> Plan:
 
 def steps_of(plan: Plan, given: Pictures | None, ctx: RunContext) -> tuple[int, int]:
     """How many steps each batch of a plan takes, and how many batches there are."""
-    each = sum(run.steps_run for run in passes.passes(plan))
+    each = sum(run.steps_run for run in passes.run_of(plan))
     asked = plan.request.source
     each += asked.inversion.steps if asked and asked.inversion else 0
     return each, _drawings(plan, given, finder(ctx, plan)) if given else len(plan.batches())
@@ -255,12 +255,19 @@ def draw(
 ) -> tuple[Tensor, Start | None]:
     """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from."""
     model, (first, *further) = models.current, passes.passes(plan)
-    start = latents.start(model, prepared, plan, batch) if prepared else None
-    extra = latents.net_input(model, prepared, plan, batch, first.size)
-    del model
-    drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+    asked = plan.request.hires
+    if asked is not None and asked.first_picture is not None:
+        drawn, start = hires.known_first(plan, batch, asked.first_picture, model, ctx.folders), None
+        del model
+        first_steps = 0
+    else:
+        start = latents.start(model, prepared, plan, batch) if prepared else None
+        extra = latents.net_input(model, prepared, plan, batch, first.size)
+        del model
+        drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+        first_steps = first.steps_run
     for second in further:
-        meter.start_pass("Enlarging", first.steps_run)
+        meter.start_pass("Enlarging", first_steps)
         larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
         own = plan.second and plan.second.checkpoint
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
@@ -278,9 +285,9 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
 
 def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
     """The kept pictures that picture k was drawn from: its source, in a loop the first, and the mask."""
-    asked = plan.request.source
+    asked, second = plan.request.source, plan.request.hires
     if asked is None:
-        return ()
+        return (second.first_picture,) if second and second.first_picture else ()
     first = asked.images[0 if asked.loopback else k % len(asked.images)]
     return (first, asked.mask.image) if asked.mask else (first,)
 

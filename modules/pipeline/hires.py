@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.imaging import inputs
 from modules.imaging.resize import resize
 from modules.imaging.upscale import Find
 from modules.pipeline import decode, latents, upscalers
@@ -71,24 +72,39 @@ def check_upscaler(name: str, folders: Folders) -> None:
         upscalers.check(name, folders)
 
 
+def known_first(
+    plan: Plan, batch: range, name: str, model: LoadedModel, folders: Folders
+) -> Tensor | list[Image.Image]:
+    """What stands for a batch's first pass: a kept picture, brought to the asked size; where latents are to be
+    enlarged its latents [B, C, h, w]. NotFound, BadFile."""
+    asked = plan.request.width, plan.request.height
+    image = inputs.load(folders.inputs, name).convert("RGB")
+    image = image if image.size == asked else image.resize(asked, Image.Resampling.LANCZOS)
+    assert plan.request.hires is not None
+    if plan.request.hires.hr_upscaler not in LATENT_MODES:
+        return [image] * len(batch)
+    mean = latents.moments(model, latents.pixels([image], model))[0]
+    return torch.stack([latents.sampled(model, mean, plan.seeds[k]) for k in batch])
+
+
 def enlarged(
-    plan: Plan, batch: range, drawn: Tensor, before: LoadedModel, find: Find
+    plan: Plan, batch: range, drawn: Tensor | list[Image.Image], before: LoadedModel, find: Find
 ) -> tuple[Tensor | list[Image.Image], Target]:
     """What a batch's latents [B, C, h, w] become: larger latents, or larger pictures to be encoded anew.
 
-    `before` is the model of the first pass, whose autoencoder made sense of them; `find` knows the upscalers.
+    `drawn` may be pictures already (`known_first`). `before` is the model of the first pass, whose autoencoder made sense of them; `find` knows the upscalers.
     """
     hires = plan.request.hires
     assert hires is not None
     goal = target(plan.request.width, plan.request.height, hires)
-    if hires.hr_upscaler in LATENT_MODES:
+    if isinstance(drawn, Tensor) and hires.hr_upscaler in LATENT_MODES:
         mode, antialias = LATENT_MODES[hires.hr_upscaler]
         size = (goal.scaled[1] // GRID, goal.scaled[0] // GRID)
         # Picture by picture: what one becomes must not depend on the others.
         return torch.cat([F.interpolate(one[None], size=size, mode=mode, antialias=antialias) for one in drawn]), goal
     upscale = find(hires.hr_upscaler)
     asked = plan.request.width, plan.request.height
-    pictures = [decode.decode(before, latent, asked) for latent in drawn]
+    pictures = [decode.decode(before, one, asked) if isinstance(one, Tensor) else one for one in drawn]
     whole = goal.scaled[0] // GRID * GRID, goal.scaled[1] // GRID * GRID
     return [resize(picture, "stretch", goal.scaled, upscale).crop((0, 0, *whole)) for picture in pictures], goal
 

@@ -68,6 +68,12 @@ def passes(plan: Plan) -> list[Pass]:
     return [first] if plan.second is None else [first, second_pass(plan, plan.second, first)]
 
 
+def run_of(plan: Plan) -> list[Pass]:
+    """The passes that are drawn: a finished picture may stand for the first."""
+    known = plan.request.hires is not None and plan.request.hires.first_picture is not None
+    return passes(plan)[1:] if known else passes(plan)
+
+
 def second_pass(plan: Plan, own: SecondPass, first: Pass) -> Pass:
     ratio = plan.settings.drawing.token_merging_ratio_hr or first.merging
     return Pass(

@@ -256,6 +256,9 @@ class Hires(Frozen):
     hr_checkpoint_name: str | None = fact(None, label="Hires checkpoint", infotext="Hires checkpoint")
     hr_sampler_name: str | None = fact(None, label="Hires sampling method", infotext="Hires sampler")
     hr_scheduler: str | None = fact(None, label="Hires schedule type", infotext="Hires schedule type")
+    first_picture: InputName | None = fact(
+        None, label="First picture", hint="A finished picture that stands for what the first pass would draw."
+    )
     hr_prompt: str = fact("", label="Hires prompt", infotext="Hires prompt")
     hr_negative_prompt: str = fact("", label="Hires negative prompt", infotext="Hires negative prompt")
 

@@ -45,10 +45,12 @@ from modules.service.keeper import Keeper, adopt
 from modules.service.lock import FolderLock
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
+from modules.service.presets import PresetStore
 from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
 from modules.service.styles import StyleStore
 from modules.service.thumbnails import small
+from modules.service.ui_config import UiConfig
 from modules.service.webhook import Webhooks
 from modules.service.worker import CLOSE_SECONDS, ProcessWorker, Worker, unexpected
 from modules.weights.catalogue import Catalogue
@@ -101,7 +103,9 @@ class GenerationService:
         self.history = History(self._database, folders)
         self.importer = Importer(self._database, folders)
         self._settings = SettingsStore(folders.settings_file, folders.state / "settings")
-        self.warnings += self._settings.warnings
+        self.ui_config = UiConfig(folders.ui_config_file, folders.state / "settings")
+        self.presets = PresetStore(folders.data / "presets.json", folders.state / "settings")
+        self.warnings += self._settings.warnings + self.ui_config.warnings + self.presets.warnings
         self.catalogue = Catalogue(folders, folders.database)
         self.library = Library(folders, folders.database, embedded.read_picture)
         self.library.start()

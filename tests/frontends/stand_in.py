@@ -41,8 +41,10 @@ from modules.service.history import History, enter
 from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
+from modules.service.presets import PresetStore
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
+from modules.service.ui_config import UiConfig
 from modules.service.thumbnails import small
 from modules.weights.catalogue import Catalogue
 from modules.weights.library import Library
@@ -100,6 +102,8 @@ class StandIn:
         self._folder = tempfile.TemporaryDirectory(prefix="easel-stand-in-")
         self.folders = folders = Folders.under(Path(self._folder.name))
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
+        self.ui_config = UiConfig(folders.ui_config_file, folders.state / "settings")
+        self.presets = PresetStore(folders.data / "presets.json", folders.state / "settings")
         self.prompts = PromptDesk(folders, Catalogue(folders, folders.database), self.styles, lambda: self.settings)
         self.model_files = ModelFiles(folders)
         self.library = Library(folders, folders.database, embedded.read_picture)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -17,6 +19,7 @@ from pydantic import BaseModel
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request, put_script
 from modules.frontends.ui.scripts import told_script
+from modules.frontends.ui.look import NOTHING, Look, is_number, look_of
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.prompt.networks import renamed
@@ -34,6 +37,7 @@ from modules.schema.request import (
     Hires,
     Mask,
     Refiner,
+    Soft,
     Source,
 )
 from modules.schema.settings import Settings
@@ -84,11 +88,19 @@ TXT2IMG = COMMON | {
 IMG2IMG = COMMON | {
     "source.resize_mode": "resize_mode",
     "source.denoising_strength": "T_denoising_strength",
+    "source.image_cfg_scale": "T_image_cfg_scale",
     "source.mask.mask_blur_x": "T_mask_blur",
     "source.mask.inpainting_mask_invert": "T_mask_mode",
     "source.mask.inpainting_fill": "T_inpainting_fill",
     "source.mask.inpaint_full_res": "T_inpaint_full_res",
     "source.mask.inpaint_full_res_padding": "T_inpaint_full_res_padding",
+    "source.mask.soft": "soft_inpainting_enabled",
+    "source.mask.soft.schedule_bias": "soft_inpainting_schedule_bias",
+    "source.mask.soft.preservation_strength": "soft_inpainting_preservation_strength",
+    "source.mask.soft.transition_contrast_boost": "soft_inpainting_transition_contrast_boost",
+    "source.mask.soft.mask_influence": "soft_inpainting_mask_influence",
+    "source.mask.soft.difference_threshold": "soft_inpainting_difference_threshold",
+    "source.mask.soft.difference_contrast": "soft_inpainting_difference_contrast",
     "resize_by": "T_resize_by",
     "scale": "T_scale",
 }
@@ -96,8 +108,9 @@ FORMS: dict[str, dict[str, str]] = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
 
 MODELS: dict[str, type[BaseModel]] = {
     "": GenerationRequest, "hires": Hires, "refiner": Refiner, "source": Source, "source.mask": Mask,
+    "source.mask.soft": Soft,
 }  # fmt: skip
-SWITCHED = ("hires", "refiner")
+SWITCHED = ("hires", "refiner", "source.mask.soft")
 # What only the form has: switches of the page, and sizes by factor.
 OF_THE_PAGE: dict[str, Facts] = {
     "seed_extra": Facts("seed_extra", False, "Extra"),
@@ -114,10 +127,12 @@ FOLLOWING = ("width", "height", "cfg_scale")
 CHOICES: dict[str, tuple[str, ...]] = {
     "sampler": SAMPLER_NAMES,
     "scheduler": SCHEDULE_LABELS,
-    "hires.hr_upscaler": (*LATENT_UPSCALE_MODES, *UPSCALERS),
+    "hires.hr_upscaler": (*LATENT_UPSCALE_MODES, *UPSCALERS),  # and those with a model, which `opening` adds
     "hires.hr_sampler_name": (SAME_SAMPLER, *SAMPLER_NAMES),
     "hires.hr_scheduler": (SAME_SCHEDULER, *SCHEDULE_LABELS),
 }
+# Lists that files on this machine go on; which there are is told when a page opens, and a wrong one when it is drawn.
+OPEN = ("hires.hr_upscaler",)
 # Names of numbered choices, in their order; infotexts write them so.
 NUMBERED: dict[str, tuple[str, ...]] = {
     "source.resize_mode": ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"),
@@ -135,17 +150,28 @@ LABELS = {
 SHOWN_DEFAULTS: dict[str, Any] = {
     "hires.hr_checkpoint_name": SAME_CHECKPOINT, "hires.hr_sampler_name": SAME_SAMPLER,
     "hires.hr_scheduler": SAME_SCHEDULER, "hires": False, "refiner": False, "override_settings": [], "styles": [],
-    "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None, "script": "",
+    "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None, "source.mask.soft": False,
+    "source.image_cfg_scale": 1.5, "script": "",
 }  # fmt: skip
 # Infotext keys of fields that are not written under one key of their own.
 KEYS = {
     "seed_resize_from_w": "Seed resize from-1", "seed_resize_from_h": "Seed resize from-2",
     "source.mask.mask_blur_x": "Mask blur",
 }  # fmt: skip
+# Where ui-config.json has a control under another label than ours, or under that of one of A1111's scripts.
+OTHER_LABELS = {
+    "source.mask.inpaint_full_res_padding": "Only masked padding, pixels", "source.mask.soft": "Soft inpainting",
+}  # fmt: skip
+OF_SCRIPTS = {
+    "sampler": "sampler", "scheduler": "sampler", "steps": "sampler", "seed": "seed", "seed_extra": "seed",
+    "subseed": "seed", "subseed_strength": "seed", "seed_resize_from_w": "seed", "seed_resize_from_h": "seed",
+    "refiner": "refiner", "refiner.refiner_checkpoint": "refiner", "refiner.refiner_switch_at": "refiner",
+}  # fmt: skip
+NO_LOOKS: Mapping[str, Look] = MappingProxyType({})
 # A switch is on where an infotext has one of these.
 SWITCH_KEYS = {
     "hires": ("Hires upscale", "Hires upscaler"), "refiner": ("Refiner",),
-    "seed_extra": ("Variation seed", "Seed resize from-1"),
+    "source.mask.soft": ("Soft inpainting enabled",), "seed_extra": ("Variation seed", "Seed resize from-1"),
 }  # fmt: skip
 
 
@@ -174,22 +200,87 @@ def default_of(path: str) -> Any:
     return int(default) if path in NUMBERED else default
 
 
-def untouched(tab: str) -> dict[str, Any]:
+# By path what ui-config.json says of controls; those it says nothing of are missing.
+Looks = Mapping[str, Look]
+
+
+def config_keys(tab: str, path: str) -> list[str]:
+    """Where ui-config.json may tell of a field, the most telling first: "txt2img/Sampling steps"."""
+    labels = dict.fromkeys((OTHER_LABELS.get(path, label_of(path)), label_of(path)))
+    script = "soft_inpainting" if path.startswith("source.mask.soft") else OF_SCRIPTS.get(path)
+    own = [f"customscript/{script}.py/{tab}/{label}" for label in labels] if script else []
+    return [*own, *(f"{tab}/{label}" for label in labels)]
+
+
+def looks_of(config: Mapping[str, Any], tab: str) -> dict[str, Look]:
+    """What ui-config.json says of a tab's controls. A value that cannot be, or that is the field's own default (A1111
+    writes all of them down), is not in it."""
+    taken: dict[str, str] = {}  # of two controls with one label the first is meant
+    looks: dict[str, Look] = {}
+    for path in FORMS[tab]:
+        keys = [key for key in config_keys(tab, path) if taken.setdefault(key, path) == path]
+        look = look_of(config, keys)
+        if look == NOTHING:
+            continue
+        look = _within(path, look)
+        value = _named(path, look.value)
+        if value is None or value == default_of(path) or not _fits(tab, path, value, {path: look}):
+            value = None
+        if (look := replace(look, value=value)) != NOTHING:
+            looks[path] = look
+    return looks
+
+
+def _within(path: str, look: Look) -> Look:
+    """Ends as the field itself allows them."""
+    fact = known(path)
+    least, most = fact.ge or 0, fact.le if fact.le is not None else float("inf")
+    low = look.minimum if look.minimum is not None and look.minimum >= least else None
+    high = min(look.maximum, most) if look.maximum is not None else None
+    if (least if low is None else low) >= (high if high is not None else fact.soft_le or fact.le or 100):
+        low = high = None
+    return replace(look, minimum=low, maximum=high)
+
+
+def _named(path: str, value: Any) -> Any:
+    """A value of ui-config.json as the form has it: numbered choices stand there by name, seeds as numbers. None where
+    it is of another kind than the field."""
+    usual = default_of(path)
+    if path in NUMBERED and isinstance(value, str):
+        return NUMBERED[path].index(value) if value in NUMBERED[path] else None
+    if path in SEEDS and is_number(value):
+        return str(int(value))
+    if path == "refiner.refiner_checkpoint":
+        return value if isinstance(value, str) else None
+    return value if (is_number(value) and is_number(usual)) or type(value) is type(usual) else None
+
+
+def untouched(tab: str, looks: Looks = NO_LOOKS) -> dict[str, Any]:
     """The values of a form nobody has touched."""
-    return {path: default_of(path) for path in FORMS[tab]}
+    return {path: _begins(path, looks.get(path, NOTHING)) for path in FORMS[tab]}
+
+
+def _begins(path: str, look: Look) -> Any:
+    return default_of(path) if look.value is None else look.value
 
 
 # ---------------------------------------------------------------------------------------------------------- components
 
 
-def slider(path: str, tab: str) -> gr.Slider:
+def shown(look: Look) -> Any:
+    """Out of sight, a control stays in the page, and its value in the form."""
+    return True if look.visible else "hidden"
+
+
+def slider(path: str, tab: str, look: Look = NOTHING) -> gr.Slider:
     """A slider over a field."""
     fact = known(path)
     return gr.Slider(
-        minimum=fact.ge or 0,
-        maximum=fact.soft_le or fact.le or 100,
-        step=fact.step,
-        value=default_of(path),
+        minimum=look.minimum if look.minimum is not None else fact.ge or 0,
+        maximum=look.maximum or fact.soft_le or fact.le or 100,
+        step=look.step or fact.step,
+        value=_begins(path, look),
+        visible=shown(look),
         label=label_of(path),
         elem_id=element(tab, path),
         elem_classes="easel-slider",
@@ -198,11 +289,14 @@ def slider(path: str, tab: str) -> gr.Slider:
     )
 
 
-def dropdown(path: str, tab: str, choices: Sequence[str] | None = None, **more: Any) -> gr.Dropdown:
+def dropdown(
+    path: str, tab: str, choices: Sequence[str] | None = None, look: Look = NOTHING, **more: Any
+) -> gr.Dropdown:
     """A list of a field's choices, or of those given."""
     return gr.Dropdown(
         choices=list(choices if choices is not None else CHOICES[path]),
-        value=default_of(path),
+        value=_begins(path, look),
+        visible=shown(look),
         label=label_of(path),
         elem_id=element(tab, path),
         min_width=120,
@@ -212,11 +306,12 @@ def dropdown(path: str, tab: str, choices: Sequence[str] | None = None, **more: 
     )
 
 
-def radio(path: str, tab: str) -> gr.Radio:
+def radio(path: str, tab: str, look: Look = NOTHING) -> gr.Radio:
     """A field whose choices are numbers with names."""
     return gr.Radio(
         choices=[(name, k) for k, name in enumerate(NUMBERED[path])],
-        value=default_of(path),
+        value=_begins(path, look),
+        visible=shown(look),
         label=label_of(path),
         elem_id=element(tab, path),
         elem_classes="easel-radio",
@@ -224,9 +319,10 @@ def radio(path: str, tab: str) -> gr.Radio:
     )
 
 
-def checkbox(path: str, tab: str, label: str | None = None) -> gr.Checkbox:
+def checkbox(path: str, tab: str, label: str | None = None, look: Look = NOTHING) -> gr.Checkbox:
     return gr.Checkbox(
-        value=default_of(path),
+        value=_begins(path, look),
+        visible=shown(look),
         label=label or label_of(path),
         elem_id=element(tab, path),
         elem_classes="easel-check",
@@ -234,9 +330,10 @@ def checkbox(path: str, tab: str, label: str | None = None) -> gr.Checkbox:
     )
 
 
-def prompt_box(path: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
+def prompt_box(path: str, tab: str, lines: int, placeholder: str, look: Look = NOTHING) -> gr.Textbox:
     return gr.Textbox(
-        value=known(path).default,
+        value=_begins(path, look),
+        visible=shown(look),
         label=label_of(path),
         show_label=False,
         lines=lines,
@@ -247,10 +344,11 @@ def prompt_box(path: str, tab: str, lines: int, placeholder: str) -> gr.Textbox:
     )
 
 
-def seed_box(path: str, tab: str) -> gr.Textbox:
+def seed_box(path: str, tab: str, look: Look = NOTHING) -> gr.Textbox:
     """A text, so that all 64 bits of a seed arrive."""
     return gr.Textbox(
-        value=default_of(path),
+        value=_begins(path, look),
+        visible=shown(look),
         label=label_of(path),
         lines=1,
         max_lines=1,
@@ -287,14 +385,19 @@ def chosen_styles(names: Any) -> Any:
 
 
 def request_from_form(
-    values: Mapping[str, Any], checkpoint: str | None, tab: str = "txt2img", pictures: str | None = None
+    values: Mapping[str, Any],
+    checkpoint: str | None,
+    tab: str = "txt2img",
+    pictures: str | None = None,
+    looks: Looks = NO_LOOKS,
 ) -> GenerationRequest:
     """What a form asks for; numbers end where their sliders end. BadRequest's `field` is a path of the form.
 
     `pictures` of img2img: JSON of what the page uploaded, {"mode", "image", "mask", "width", "height"}: names of
-    pictures, and the size of the first.
+    pictures, and the size of the first. Of txt2img: {"first_picture", "seed", "subseed", "width", "height"} where a
+    finished picture goes through the second pass of hires fix alone.
     """
-    chosen = {path: _checked(path, values[path]) for path in FORMS[tab]}
+    chosen = {path: _checked(path, values[path], looks.get(path, NOTHING)) for path in FORMS[tab]}
     chosen["styles"] = chosen_styles(chosen["styles"])
     if not chosen.pop("seed_extra"):
         for path in SEED_EXTRAS:
@@ -304,6 +407,8 @@ def request_from_form(
     nested: dict[str, Any] = {"checkpoint": model or checkpoint or None, "override_settings": settings}
     if tab == "img2img":
         _put_pictures(chosen, pictures)
+    else:
+        _put_first_picture(chosen, pictures)
     for section in SWITCHED:
         if not chosen.pop(section, None):
             chosen = {path: value for path, value in chosen.items() if not path.startswith(f"{section}.")}
@@ -317,7 +422,7 @@ def request_from_form(
     return make_request(nested)
 
 
-def _checked(path: str, value: Any) -> Any:
+def _checked(path: str, value: Any, look: Look = NOTHING) -> Any:
     """A value as the request wants it; BadRequest where the form's own limits are passed."""
     fact = known(path)
     if path in SEEDS:
@@ -334,7 +439,7 @@ def _checked(path: str, value: Any) -> Any:
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    end = fact.soft_le
+    end = look.maximum if look.maximum is not None else fact.soft_le
     if end is not None and isinstance(value, int | float) and value > end:
         raise BadRequest(
             f"{label_of(path)} cannot be {value:g} here; give a number from {fact.ge or 0:g} to {end:g}.", field=path
@@ -342,13 +447,26 @@ def _checked(path: str, value: Any) -> Any:
     return value
 
 
-def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
-    """Names of the pictures to draw from, the size that follows from them, and both blurs of a mask."""
+def _sent(pictures: str | None) -> dict[str, Any]:
     try:
         sent = json.loads(pictures or "{}")
     except ValueError:
-        sent = {}
-    sent = sent if isinstance(sent, dict) else {}
+        return {}
+    return sent if isinstance(sent, dict) else {}
+
+
+def _put_first_picture(chosen: dict[str, Any], pictures: str | None) -> None:
+    """The picture that hires fix goes on from, with its own size and seeds."""
+    sent = _sent(pictures)
+    if not sent.get("first_picture"):
+        return
+    chosen |= {"hires": True, "hires.first_picture": sent["first_picture"], "n_iter": 1, "batch_size": 1}
+    chosen |= {name: sent[name] for name in ("width", "height", *SEEDS) if isinstance(sent.get(name), int)}
+
+
+def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
+    """Names of the pictures to draw from, the size that follows from them, and both blurs of a mask."""
+    sent = _sent(pictures)
     if not sent.get("image"):
         raise BadRequest("There is no picture to start from yet; drop one into the frame.", field="pictures")
     inpainting = sent.get("mode") in INPAINTING
@@ -433,6 +551,7 @@ def values_from_infotext(
     checkpoint: str | None = None,
     styles: Mapping[str, Style] | None = None,
     loras: Mapping[str, str] | None = None,
+    looks: Looks = NO_LOOKS,
 ) -> dict[str, Any]:
     """What a form gets from an infotext, by path. What the infotext does not tell, or tells in a way that makes no
     sense here, is not in it: that stays as it is. `loras`: by hash, how those that are here are called."""
@@ -462,7 +581,7 @@ def values_from_infotext(
             values[path] = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
         elif (key := KEYS.get(path) or known(path).infotext) and key in fields:
             value = _read(path, fields[key], views)
-            if path != "batch_size" and _fits(tab, path, value):
+            if path != "batch_size" and _fits(tab, path, value, looks):
                 values[path] = value
     if "resize_by" in FORMS[tab] and "width" in values:
         values["resize_by"] = 0
@@ -474,7 +593,7 @@ def _read(path: str, value: Any, views: Sequence[CheckpointView]) -> Any:
     text = str(value)
     if path in NUMBERED:
         return NUMBERED[path].index(text) if text in NUMBERED[path] else None
-    if path in CHOICES:
+    if path in CHOICES and path not in OPEN:
         return text if text in CHOICES[path] else None
     if path in ("refiner.refiner_checkpoint", "hires.hr_checkpoint_name"):
         view = find_checkpoint(views, text)
@@ -489,16 +608,16 @@ def _read(path: str, value: Any, views: Sequence[CheckpointView]) -> Any:
     return text
 
 
-def _fits(tab: str, path: str, value: Any) -> bool:
+def _fits(tab: str, path: str, value: Any, looks: Looks = NO_LOOKS) -> bool:
     """Whether the form takes a value there."""
     if value == default_of(path):
         return True
-    if value is None or (path in CHOICES and value not in CHOICES[path]):
+    if value is None or (path in CHOICES and path not in OPEN and value not in CHOICES[path]):
         return False
     switches = {switch: True for switch in (*SWITCHED, "seed_extra") if switch in FORMS[tab]}
     picture = json.dumps({"mode": INPAINTING[0], "image": "0" * 64, "mask": "0" * 64})
     try:
-        request_from_form(untouched(tab) | switches | {path: value}, None, tab, picture)
+        request_from_form(untouched(tab) | switches | {path: value}, None, tab, picture, looks)
     except BadRequest:
         return False
     return True
@@ -542,8 +661,8 @@ def follow_checkpoint(
     return {name: new[name] if values.get(name) in (old[name], None) else values[name] for name in FOLLOWING}
 
 
-def read_draft(text: str | None, tab: str = "txt2img") -> dict[str, Any]:
-    """The values that the browser kept from the last visit; anything that makes no sense is left out."""
+def read_draft(text: str | None, tab: str = "txt2img", looks: Looks = NO_LOOKS) -> dict[str, Any]:
+    """The values that the browser kept from the last visit, or of a preset; what makes no sense is left out."""
     try:
         kept = json.loads(text or "{}")
     except ValueError:
@@ -551,14 +670,18 @@ def read_draft(text: str | None, tab: str = "txt2img") -> dict[str, Any]:
     if not isinstance(kept, dict):
         return {}
     draft = {name: kept[name] for name in ("checkpoint", "followed") if isinstance(kept.get(name), str)}
-    return draft | {path: kept[path] for path in FORMS[tab] if path in kept and _fits(tab, path, kept[path])}
+    return draft | {path: kept[path] for path in FORMS[tab] if path in kept and _fits(tab, path, kept[path], looks)}
 
 
 def opening_values(
-    draft: Mapping[str, Any], views: Sequence[CheckpointView], setting: str | None, tab: str = "txt2img"
+    draft: Mapping[str, Any],
+    views: Sequence[CheckpointView],
+    setting: str | None,
+    tab: str = "txt2img",
+    looks: Looks = NO_LOOKS,
 ) -> tuple[CheckpointView | None, dict[str, Any]]:
     """The checkpoint and field values a page opens with: the draft's, or the defaults of the checkpoint chosen."""
     chosen = find_checkpoint(views, setting) or next((view for view in views if not view.problem), None)
-    values = untouched(tab) | {path: value for path, value in draft.items() if path in FORMS[tab]}
+    values = untouched(tab, looks) | {path: value for path, value in draft.items() if path in FORMS[tab]}
     followed = find_checkpoint(views, draft.get("followed"))
     return chosen, values | follow_checkpoint(values, followed, chosen)

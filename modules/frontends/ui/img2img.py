@@ -10,15 +10,16 @@ import gradio as gr
 
 from modules.frontends.desk import FrontDesk
 from modules.frontends.ui import networks
-from modules.frontends.ui.panel import Panel, in_browser, plain
+from modules.frontends.ui.panel import Panel, in_browser, looks_of, plain
 from modules.frontends.ui.progress import results_panel
+from modules.schema.request import Soft
 
 TAB = "img2img"
 
 
 def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
     """Place the tab's components (inside an open gr.Tab) and wire them."""
-    panel = Panel(TAB)
+    panel = Panel(TAB, looks_of(service, TAB))
     with gr.Row(elem_id=f"{TAB}_workspace", elem_classes="easel-workspace"):
         panel.toprow()
         with gr.Column(elem_id=f"{TAB}_settings", elem_classes="easel-settings"):
@@ -36,6 +37,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
                     panel.slider("scale")
                     plain("", f"{TAB}_scale_resolution_preview")
             panel.slider("source.denoising_strength")
+            panel.slider("source.image_cfg_scale")
             panel.guidance_and_batch()
             panel.seeds()
             panel.more()
@@ -57,3 +59,6 @@ def _inpainting(panel: Panel) -> None:
         panel.radio("source.mask.inpainting_fill")
         panel.radio("source.mask.inpaint_full_res")
         panel.slider("source.mask.inpaint_full_res_padding")
+        with panel.fold("source.mask.soft", "soft_inpainting"):
+            for name in Soft.model_fields:
+                panel.slider(f"source.mask.soft.{name}")

@@ -6,13 +6,14 @@ Generate only submits; the page's script follows the job by id.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
+from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.desk import FrontDesk, desk_of
 from modules.frontends.ui import forms, scripts
 from modules.schema.errors import EaselError
@@ -26,9 +27,11 @@ AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
 
 @dataclass
 class Panel:
-    """The components of one tab while it is built. `fields` by path, as in `forms.FORMS[tab]`."""
+    """The components of one tab while it is built. `fields` by path, as in `forms.FORMS[tab]`; `looks`: what
+    ui-config.json says of them."""
 
     tab: str
+    looks: forms.Looks = forms.NO_LOOKS
     fields: dict[str, Any] = field(default_factory=dict)
     examples: Any = None
     followed: Any = None
@@ -38,20 +41,26 @@ class Panel:
     def ordered(self) -> list[Any]:
         return [self.fields[path] for path in forms.FORMS[self.tab]]
 
+    def look(self, path: str) -> forms.Look:
+        return self.looks.get(path, forms.NOTHING)
+
     def slider(self, path: str) -> None:
-        self.fields[path] = forms.slider(path, self.tab)
+        self.fields[path] = forms.slider(path, self.tab, self.look(path))
 
     def dropdown(self, path: str, **more: Any) -> None:
-        self.fields[path] = forms.dropdown(path, self.tab, **more)
+        self.fields[path] = forms.dropdown(path, self.tab, look=self.look(path), **more)
 
     def radio(self, path: str) -> None:
-        self.fields[path] = forms.radio(path, self.tab)
+        self.fields[path] = forms.radio(path, self.tab, self.look(path))
+
+    def checkbox(self, path: str) -> None:
+        self.fields[path] = forms.checkbox(path, self.tab, look=self.look(path))
 
     def text(self, path: str, placeholder: str) -> None:
         """A prompt of a part of the form."""
         self.fields[path] = gr.Textbox(
             value=forms.default_of(path), label=forms.label_of(path), lines=2, max_lines=12, placeholder=placeholder,
-            elem_id=forms.element(self.tab, path), elem_classes="prompt",
+            elem_id=forms.element(self.tab, path), elem_classes="prompt", visible=forms.shown(self.look(path)),
         )  # fmt: skip
 
     def button(self, name: str, text: str, id: str, **more: Any) -> None:
@@ -74,6 +83,7 @@ class Panel:
                 self.dropdown("styles", choices=(), multiselect=True, show_label=False)
                 with gr.Row(elem_id=f"{tab}_tools", elem_classes="easel-tool-row"):
                     self.icon("networks", "🎴", f"{tab}_extra_networks")
+                    self.icon("presets", "🗂️", f"{tab}_presets")
                     self.icon("paste", "↙️", "paste" if tab == "txt2img" else f"{tab}_paste")
                     self.icon("apply", "📋", f"{tab}_style_apply")
                     self.icon("edit", "🖌️", f"{tab}_styles_edit_button")
@@ -89,7 +99,7 @@ class Panel:
     def _prompt(self, path: str, lines: int, placeholder: str, counter: str) -> None:
         """A prompt box with its token counter and the place for what is odd about it; the page's script fills both."""
         with gr.Column(elem_classes="easel-prompt", min_width=0):
-            self.fields[path] = forms.prompt_box(path, self.tab, lines, placeholder)
+            self.fields[path] = forms.prompt_box(path, self.tab, lines, placeholder, self.look(path))
             plain("", counter, elem_classes="token-counter")
             plain("", f"{counter}_notes", elem_classes="easel-notes")
 
@@ -119,13 +129,13 @@ class Panel:
         tab = self.tab
         with gr.Column(elem_classes="easel-fold easel-seeds", elem_id=f"{tab}_seeds"):
             with gr.Row(elem_id=f"{tab}_seed_row", elem_classes="easel-seed"):
-                self.fields["seed"] = forms.seed_box("seed", tab)
+                self.fields["seed"] = forms.seed_box("seed", tab, self.look("seed"))
                 self.icon("draw", "🎲", f"{tab}_random_seed")
                 self.icon("reuse", "♻", f"{tab}_reuse_seed")
-                self.fields["seed_extra"] = forms.checkbox("seed_extra", tab)
+                self.checkbox("seed_extra")
             with gr.Column(elem_classes="easel-fold-body"):
                 with gr.Row(elem_classes="easel-seed"):
-                    self.fields["subseed"] = forms.seed_box("subseed", tab)
+                    self.fields["subseed"] = forms.seed_box("subseed", tab, self.look("subseed"))
                     self.icon("draw_sub", "🎲", f"{tab}_random_subseed")
                     self.icon("reuse_sub", "♻", f"{tab}_reuse_subseed")
                 self.slider("subseed_strength")
@@ -136,7 +146,7 @@ class Panel:
     def fold(self, switch: str, id: str) -> Iterator[None]:
         """A part that its switch, the first thing in it, opens. All in CSS: nothing to ask the server."""
         with gr.Column(elem_id=id, elem_classes="easel-fold easel-switched"):
-            self.fields[switch] = forms.checkbox(switch, self.tab)
+            self.checkbox(switch)
             with gr.Column(elem_classes="easel-fold-body"):
                 yield
 
@@ -164,6 +174,7 @@ class Panel:
         self.followed = gr.Textbox(elem_id=f"{tab}_followed", visible="hidden")
         incoming = gr.Textbox(elem_id=f"{tab}_incoming", visible="hidden")
         take = gr.Button("", elem_id=f"{tab}_take", visible="hidden")
+        fill = gr.Button("", elem_id=f"{tab}_fill", visible="hidden")
         ordered = self.ordered()
         paths = list(forms.FORMS[tab])
 
@@ -193,6 +204,11 @@ class Panel:
             paste, [incoming, checkpoint], ordered, preprocess=False,
             js="(_, name) => [window.easel.incoming(), name]", **AT_ONCE,
         )  # fmt: skip
+        fill.click(
+            lambda text: on_values(service, tab, text or ""), incoming, [checkpoint, *ordered], preprocess=False,
+            js="() => window.easel.incoming()", **AT_ONCE,
+        )  # fmt: skip
+        in_browser(buttons["presets"].click, f"() => {{ window.easel.openPresets('{tab}'); }}")
         in_browser(buttons["interrupt"].click, f"() => {{ window.easel.interrupt('{tab}'); }}")
         in_browser(buttons["skip"].click, f"() => {{ window.easel.skip('{tab}'); }}")
         prompts = [fields["prompt"], fields["negative_prompt"]]
@@ -240,7 +256,8 @@ def on_generate(
 ) -> str:
     """Submit what the form asks for. JSON for the page's script: {"id"} or {"error": {message, field}}."""
     try:
-        return json.dumps({"id": service.submit(forms.request_from_form(values, checkpoint, tab, pictures))})
+        request = forms.request_from_form(values, checkpoint, tab, pictures, looks_of(service, tab))
+        return json.dumps({"id": service.submit(request)})
     except EaselError as error:
         known = error.field in forms.FORMS[tab] and error.field != "script"
         field = forms.element(tab, error.field) if known and error.field else None
@@ -251,8 +268,39 @@ def on_paste(service: FrontDesk, tab: str, text: str, checkpoint: str | None) ->
     """Updates of all fields from an infotext; from the newest picture's where there is no text."""
     text = text.strip() or newest_infotext(service)
     values = forms.values_from_infotext(
-        text, tab, service.settings, service.checkpoints(), checkpoint, service.styles.known(), service.cards.by_hash()
-    )
+        text, tab, service.settings, service.checkpoints(), checkpoint, service.styles.known(), service.cards.by_hash(),
+        looks_of(service, tab),
+    )  # fmt: skip
+    return updates_of(service, tab, values)
+
+
+def looks_of(service: FrontDesk, tab: str) -> forms.Looks:
+    """What ui-config.json says of a tab at this moment."""
+    return forms.looks_of(service.ui_config.known, tab)
+
+
+def hires_upscalers(service: FrontDesk) -> list[str]:
+    return [*forms.CHOICES["hires.hr_upscaler"], *upscaler_models(service.library)]
+
+
+def on_values(service: FrontDesk, tab: str, text: str) -> list[Any]:
+    """Updates of the checkpoint and all fields from a form's values as JSON, as a preset holds them."""
+    values = forms.read_draft(text, tab, looks_of(service, tab))
+    chosen = forms.find_checkpoint(service.checkpoints(), values.get("checkpoint"))
+    if chosen is not None and service.settings.model.sd_model_checkpoint != chosen.name:
+        service.change_settings({"sd_model_checkpoint": chosen.name})
+    known = {style.name for style in service.styles.listed().styles}
+    if "styles" in values:
+        values["styles"] = [name for name in forms.chosen_styles(values["styles"]) if name in known]
+    checkpoint = gr.update(value=chosen.name) if chosen else gr.skip()
+    return [checkpoint, *updates_of(service, tab, values)]
+
+
+def updates_of(service: FrontDesk, tab: str, values: Mapping[str, Any]) -> list[Any]:
+    """Gradio's updates of all fields of a tab; those without a value stay as they are."""
+    upscaler = values.get("hires.hr_upscaler")
+    if upscaler is not None and upscaler not in hires_upscalers(service):
+        values = {path: value for path, value in values.items() if path != "hires.hr_upscaler"}
     updates = []
     for path in forms.FORMS[tab]:
         if path not in values:
@@ -273,7 +321,8 @@ def opening(service: FrontDesk, tab: str, draft: str | None) -> tuple[str | None
     """What a tab that opens shows: the checkpoint's name, and updates of all fields."""
     views = service.checkpoints()
     setting = service.settings.model.sd_model_checkpoint
-    chosen, values = forms.opening_values(forms.read_draft(draft, tab), views, setting, tab)
+    looks = looks_of(service, tab)
+    chosen, values = forms.opening_values(forms.read_draft(draft, tab, looks), views, setting, tab, looks)
     styles = service.styles.listed()
     known = {style.name for style in styles.styles}
     names = [view.name for view in views if not view.problem]
@@ -283,6 +332,10 @@ def opening(service: FrontDesk, tab: str, draft: str | None) -> tuple[str | None
     )
     entries = list(values["override_settings"])
     values["override_settings"] = gr.update(choices=entries, value=entries)
+    if (upscaler := values.get("hires.hr_upscaler")) is not None:
+        listed = hires_upscalers(service)
+        chosen_one = upscaler if upscaler in listed else forms.default_of("hires.hr_upscaler")
+        values["hires.hr_upscaler"] = gr.update(choices=listed, value=chosen_one)
     for path, first in (("refiner.refiner_checkpoint", []), ("hires.hr_checkpoint_name", [forms.SAME_CHECKPOINT])):
         if path in values:
             value = values[path] if values[path] in names else forms.default_of(path)

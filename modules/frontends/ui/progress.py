@@ -45,8 +45,26 @@ TOOLS = """
     title="Enlarge this picture in Extras">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 17V9h8v8z M9 5V3h8v8h-2 M13 7l4-4"/></svg>To extras</button>
   {others}
+  <button type="button" class="easel-tool easel-bare" id="save_zip_{tab}" data-do="zip" aria-label="Save all as a zip"
+    title="Save all these pictures in one zip file">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 3h12v14H4z M10 3v2 M10 7v2 M10 11v2 M9 13h2v3H9z"/></svg>
+  </button>
+  <button type="button" class="easel-tool easel-bare" id="{tab}_grid" data-do="grid" aria-label="Grid of all"
+    title="All these pictures side by side, as one">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 3h14v14H3z M10 3v14 M3 10h14"/></svg></button>
+  <button type="button" class="easel-tool easel-bare" id="{tab}_open_folder" data-do="folder"
+    aria-label="Open its folder" title="Show the folder this picture is saved in">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M2 5h6l2 2h8v9H2z"/></svg></button>
+  <button type="button" class="easel-tool easel-bare" id="{tab}_delete" data-do="delete" aria-label="Delete"
+    title="Throw this picture away (Del); it can be taken back">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3.5 5.5h13M8 5.5V3h4v2.5M5 5.5l.8 11.5h8.4L15 5.5"/></svg>
+  </button>
 </div>
 """
+UPSCALE = """<button type="button" class="easel-tool" id="{tab}_upscale" data-do="upscale"
+    title="Draw this picture once more at a larger size, by the values of Hires. fix">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 2l1.8 5.2L17 9l-5.2 1.8L10 16l-1.8-5.2L3 9l5.2-1.8z M16 14v4
+      M14 16h4"/></svg>Upscale</button>"""
 TO_TXT2IMG = """<button type="button" class="easel-tool" id="{tab}_send_to_txt2img" data-do="send" data-to="txt2img"
     title="Draw with the settings of this picture in txt2img">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 5h12 M10 5v11 M7 16h6"/></svg>To txt2img</button>"""
@@ -54,7 +72,7 @@ TO_TXT2IMG = """<button type="button" class="easel-tool" id="{tab}_send_to_txt2i
 
 def results_panel(tab: str) -> Mapping[str, gr.HTML]:
     """The blocks of the panel, ids as A1111's."""
-    others = "" if tab == "txt2img" else TO_TXT2IMG.format(tab=tab)
+    others = (UPSCALE if tab == "txt2img" else TO_TXT2IMG).format(tab=tab)
     with gr.Column(elem_id=f"{tab}_results", elem_classes="easel-results"):
         with gr.Column(elem_id=f"{tab}_results_panel"):
             gallery = gr.HTML(

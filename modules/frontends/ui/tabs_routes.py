@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.frontends.api.errors import Refused
 from modules.frontends.api.native import PICTURE_HEADERS, Mine
-from modules.frontends.ui import extras, merger
+from modules.frontends.ui import extras, merger, results
 from modules.frontends.ui.own_forms import Part
+
+
+Ids = Annotated[list[str], Body(embed=True, min_length=1, max_length=1000)]
+NO_FOLDERS = "Folders of this machine are open only to who sits at it."
 
 
 class ExtrasForm(BaseModel):
@@ -35,7 +39,7 @@ def make_tabs_router(shared: bool) -> APIRouter:
     def extras_folder(mine: Mine, folder: Annotated[str, Body(embed=True)]) -> extras.Folder:
         """Keep the pictures of a folder as sources."""
         if shared:
-            raise Refused(403, "Folders of this machine are open only to who sits at it; send the pictures instead.")
+            raise Refused(403, f"{NO_FOLDERS[:-1]}; send the pictures instead.")
         return extras.keep_folder(mine, folder)
 
     @router.get("/easel/merger", include_in_schema=False)
@@ -55,5 +59,22 @@ def make_tabs_router(shared: bool) -> APIRouter:
             return Response(status_code=204)
         # Browsers know a picture by its bytes; nothing in it may run (the headers).
         return Response(data, media_type="image/png", headers=PICTURE_HEADERS)
+
+    @router.post("/easel/zip", include_in_schema=False)
+    def zip_of(mine: Mine, ids: Ids) -> StreamingResponse:
+        pieces = results.zipped(mine, ids)
+        return StreamingResponse(pieces, media_type="application/zip", headers={"Cache-Control": "no-store"})
+
+    @router.post("/easel/grid", include_in_schema=False)
+    def grid_of(mine: Mine, ids: Ids) -> Response:
+        data = results.grid(mine, ids, mine.settings.page.n_rows)
+        return Response(data, media_type="image/png", headers={**PICTURE_HEADERS, "Cache-Control": "no-store"})
+
+    @router.post("/easel/folder", status_code=202, include_in_schema=False)
+    def folder_of(mine: Mine, id: Annotated[str, Body(embed=True)]) -> None:
+        """Show the folder of a picture on this machine's screen."""
+        if shared:
+            raise Refused(403, NO_FOLDERS)
+        results.show_folder(results.folder_of(mine, id))
 
     return router

@@ -6,7 +6,7 @@ import gradio as gr
 
 from modules.frontends.desk import FrontDesk
 from modules.frontends.ui import networks
-from modules.frontends.ui.panel import Panel, plain
+from modules.frontends.ui.panel import Panel, looks_of, plain
 from modules.frontends.ui.progress import results_panel
 from modules.schema.request import SAME_CHECKPOINT
 
@@ -15,7 +15,7 @@ TAB = "txt2img"
 
 def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
     """Place the tab's components (inside an open gr.Tab) and wire them."""
-    panel = Panel(TAB)
+    panel = Panel(TAB, looks_of(service, TAB))
     with gr.Row(elem_id=f"{TAB}_workspace", elem_classes="easel-workspace"):
         panel.toprow(examples=True)
         with gr.Column(elem_id=f"{TAB}_settings", elem_classes="easel-settings"):

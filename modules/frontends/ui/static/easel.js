@@ -128,8 +128,8 @@
         const session = {
             jobs: [],      // {id, view} in order of submission
             active: null,  // id being followed
-            add(id) {
-                if (this.jobs.every((job) => job.over)) {
+            add(id, beside = false) {
+                if (!beside && this.jobs.every((job) => job.over)) {
                     this.jobs = [];
                     gallery.clear();
                 }
@@ -398,6 +398,13 @@
                 this.wanted = image;
                 image.src = url;
             },
+            remove(id) {
+                const at = this.records.findIndex((record) => record.id === id);
+                if (at < 0) return;
+                this.records.splice(at, 1);
+                if (this.selected >= at) this.selected = Math.max(this.selected - 1, this.records.length - 1 < 0 ? -1 : 0);
+                this.draw();
+            },
             select(index) {
                 if (!this.records.length) return;
                 this.selected = (index + this.records.length) % this.records.length;
@@ -498,8 +505,9 @@
         return {
             session, gallery, log,
             active: () => active,
-            submitted(id) {
-                session.add(id);
+            /** `beside`: its pictures join those that are there. */
+            submitted(id, beside = false) {
+                session.add(id, beside);
                 pump();
             },
             interrupt() {
@@ -677,6 +685,8 @@
         ...{ words: {}, language: { tag: "en" }, options: {}, ...window.easelPage },  // of ui/routes.py; words: English → the page's language
         source: null,  // the picture of img2img (pictures.js)
         extras: null,  // the pictures to enlarge (extras.js)
+        first: null,   // goes with the next form of txt2img: the picture that hires fix goes on from (results.js)
+        beside: false, // the next job's pictures join those shown
         /** Calls `act` with elements once all are in the page; Gradio builds a tab piece by piece when it is first opened. */
         whenThere(ids, act) {
             const look = () => {
@@ -692,7 +702,9 @@
         },
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
-            if (!error) return panels[tab].submitted(id);
+            const beside = this.beside;
+            this.beside = false;
+            if (!error) return panels[tab].submitted(id, beside);
             toast(error.message, "error");
             panels[tab].log(error.message, "error");
             markField(error.field);
@@ -701,6 +713,9 @@
         skip(tab) { panels[tab].skip(); },
         /** What goes with a form: names of uploaded pictures as JSON. */
         async collect(tab) {
+            const first = this.first;
+            this.first = null;
+            if (first && tab === "txt2img") return JSON.stringify(first);
             if (tab !== "img2img" || !this.source) return "";
             try {
                 return JSON.stringify(await this.source.upload());
@@ -726,7 +741,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, send, take, openTab, shownTab, panels, TABS },
+        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, seedOf, pictureOf, send, take, openTab, shownTab, panels, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;
