@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from modules.schema.errors import BadRequest, NotFound
 from modules.schema.events import Event
+from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
@@ -31,6 +32,7 @@ class FrontDesk(Protocol):
 
     warnings: list[str]
     """A sentence for everything that was not as it should be at the start."""
+    folders: Folders
     styles: StyleStore
     ui_config: UiConfig
     presets: PresetStore
@@ -126,6 +128,7 @@ class OwnDesk:
         self._desk = desk
         self.owner = owner
         self.warnings = desk.warnings
+        self.folders = desk.folders
         self.ui_config, self.presets = desk.ui_config, desk.presets
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
         self.library, self.model_tasks, self.cards = desk.library, desk.model_tasks, desk.cards

@@ -144,7 +144,7 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, sharing: Sharing, fla
     from modules.frontends.ui.theme import ThemeInAddress, make_theme
 
     files = static_files()
-    app.include_router(make_router(flags))
+    app.include_router(make_router(flags, sharing.shared))
     app.include_router(make_tabs_router(sharing.shared))
     app.include_router(make_editor_router())
 

@@ -92,7 +92,8 @@ def enlarged(
 ) -> tuple[Tensor | list[Image.Image], Target]:
     """What a batch's latents [B, C, h, w] become: larger latents, or larger pictures to be encoded anew.
 
-    `drawn` may be pictures already (`known_first`). `before` is the model of the first pass, whose autoencoder made sense of them; `find` knows the upscalers.
+    `drawn` may be pictures already (`known_first`). `before` is the model of the first pass, whose autoencoder made
+    sense of them; `find` knows the upscalers.
     """
     hires = plan.request.hires
     assert hires is not None

@@ -15,9 +15,6 @@ from modules.schema.events import Preview, Progress
 from modules.schema.plan import Plan
 from modules.weights.residency import LoadedModel
 
-# A preview costs a decode; more than three a second are not seen, only paid for.
-PREVIEW_SECONDS = 0.3
-
 
 @dataclass
 class Meter:
@@ -83,7 +80,7 @@ class Meter:
             not settings.live_previews_enable
             or every < 1
             or (index + 1) % every
-            or now - self.previewed < PREVIEW_SECONDS
+            or now - self.previewed < settings.live_preview_refresh_period / 1000
         ):
             return
         self.previewed = now

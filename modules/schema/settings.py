@@ -350,18 +350,42 @@ class Preview(Frozen):
     show_progress_every_n_steps: int = fact(
         1, label="Live preview display period", ge=-1, le=32, step=1, hint="in steps; -1 shows only finished pictures"
     )
+    live_preview_refresh_period: int = fact(
+        300, label="Progressbar and preview update period", ge=0, le=60000, soft_le=5000, step=50,
+        hint="in milliseconds; a preview costs time, so fewer draw faster",
+    )  # fmt: skip
     show_progress_type: Literal["Full", "Approx NN", "Approx cheap", "TAESD"] = fact(
         "Approx NN", label="Live preview method", choices=("Full", "Approx NN", "Approx cheap", "TAESD"),
-        hint="Approx NN and TAESD need their files in models/VAE-approx and models/VAE-taesd; else Approx cheap.",
+        hint="Full costs a decode each time. Approx NN and TAESD need their files in models/VAE-approx and "
+        "models/VAE-taesd; else Approx cheap.",
     )  # fmt: skip
 
 
 class Page(Frozen):
-    """The page itself: its language, and what keys do to a prompt."""
+    """The page itself: its language, what it shows and tells, and what keys do to a prompt."""
 
     localization: str = fact(
         "None", label="Localization", hint="Of this program or localizations/*.json; acts when the page is loaded anew."
     )
+    quicksettings_list: tuple[str, ...] = fact(
+        ("sd_model_checkpoint",), label="Quicksettings list",
+        hint="Settings shown above the tabs, in this order; acts when the page is loaded anew.",
+    )  # fmt: skip
+    hidden_tabs: tuple[str, ...] = fact((), label="Hidden UI tabs", hint="Acts when the page is loaded anew.")
+    send_size: bool = fact(True, label="Send size when sending prompt or image to another interface")
+    send_seed: bool = fact(True, label="Send seed when sending prompt or image to other interface")
+    n_rows: int = fact(
+        -1, label="Grid row count", ge=-1, le=16, step=1, hint="of the grid of all pictures; -1 is as square as can be"
+    )
+    show_progress_in_title: bool = fact(True, label="Show generation progress in window title")
+    notification_audio: bool = fact(
+        True, label="Play notification sound after image generation",
+        hint="notification.mp3 in the data folder, where there is one.",
+    )  # fmt: skip
+    notification_own: bool = fact(
+        False, label="Play Easel's own sound where there is no notification.mp3", hint="Needs the option above."
+    )
+    notification_volume: int = fact(100, label="Notification sound volume", ge=0, le=100, step=1, hint="in percent")
     keyedit_precision_attention: float = fact(
         0.1, label="Precision for (attention:1.1) when editing the prompt with Ctrl+up/down", ge=0.01, le=2, step=0.001
     )

@@ -44,8 +44,8 @@ from modules.service.model_tasks import ModelTasks
 from modules.service.presets import PresetStore
 from modules.service.prompts import PromptDesk
 from modules.service.styles import StyleStore
-from modules.service.ui_config import UiConfig
 from modules.service.thumbnails import small
+from modules.service.ui_config import UiConfig
 from modules.weights.catalogue import Catalogue
 from modules.weights.library import Library
 

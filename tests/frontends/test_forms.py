@@ -82,7 +82,7 @@ def test_img2img_takes_its_pictures_by_name():
         "source.mask.inpaint_full_res": 1, "source.mask.inpainting_fill": 2, "source.mask.inpainting_mask_invert": 1,
     }  # fmt: skip
     request = forms.request_from_form(values, None, "img2img", told("img2img"))
-    assert request.source == Source(images=("a" * 64,), denoising_strength=0.4, resize_mode=1)
+    assert request.source == Source(images=("a" * 64,), denoising_strength=0.4, resize_mode=1, image_cfg_scale=1.5)
     request = forms.request_from_form(values, None, "img2img", told("inpaint"))
     assert request.source is not None
     assert request.source.mask == Mask(

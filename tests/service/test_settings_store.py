@@ -20,7 +20,7 @@ from tests.imaging.faults import FailingDisk
 
 COUNT = int(os.environ.get("MUTATIONS", "40"))
 CHANGES = {"eta_ddim": 0.5, "emphasis": "No norm", "save_to_dirs": False, "samples_filename_pattern": "[seed]-[steps]"}
-THEIRS = {"samples_format": "webp", "quicksettings_list": ["sd_vae"], "nested": {"a": {"b": 1}}, "日本": "語"}
+THEIRS = {"samples_format": "webp", "ui_reorder_list": ["seed"], "nested": {"a": {"b": 1}}, "日本": "語"}
 
 
 def store(folder: Path, **more: object) -> SettingsStore:
@@ -129,7 +129,7 @@ def test_without_a_good_copy_a_cut_file_still_tells_what_it_holds(tmp_path: Path
     assert differing(found.settings, before) == ["samples_filename_pattern"]
     assert "damaged" in found.warnings[0]
     found.change({"s_churn": 2.0})
-    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["quicksettings_list"] == ["sd_vae"]
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["ui_reorder_list"] == ["seed"]
 
 
 def test_a_number_that_was_cut_is_not_taken_for_another(tmp_path: Path) -> None:

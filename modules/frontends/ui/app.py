@@ -11,7 +11,7 @@ import gradio as gr
 from modules.frontends.desk import FrontDesk
 from modules.frontends.ui import extras, forms, history, img2img, merger, png_info, queue, settings, txt2img
 from modules.frontends.ui.examples import examples_html
-from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening
+from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening, plain
 from modules.schema.fields import facts
 from modules.schema.settings import Model
 from modules.schema.version import NAME, VERSION
@@ -21,7 +21,7 @@ STATIC = Path(__file__).parent / "static"
 STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css")
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
-    "extras.js", "merger.js", "scripts.js", "queue.js", "history.js",
+    "extras.js", "merger.js", "scripts.js", "queue.js", "history.js", "results.js", "presets.js", "notify.js",
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
                 min_width=160,
             )
             refresh = gr.Button("🔄", elem_id="refresh_sd_model_checkpoint", elem_classes="easel-icon", min_width=36)
+            plain("", "quicksettings_more")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("txt2img", id="txt2img", elem_id="tab_txt2img"):
                 first = txt2img.build(service, checkpoint)

@@ -224,7 +224,7 @@ def looks_of(config: Mapping[str, Any], tab: str) -> dict[str, Look]:
             continue
         look = _within(path, look)
         value = _named(path, look.value)
-        if value is None or value == default_of(path) or not _fits(tab, path, value, {path: look}):
+        if value is None or value == default_of(path) or not fits(tab, path, value, {path: look}):
             value = None
         if (look := replace(look, value=value)) != NOTHING:
             looks[path] = look
@@ -581,7 +581,7 @@ def values_from_infotext(
             values[path] = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
         elif (key := KEYS.get(path) or known(path).infotext) and key in fields:
             value = _read(path, fields[key], views)
-            if path != "batch_size" and _fits(tab, path, value, looks):
+            if path != "batch_size" and fits(tab, path, value, looks):
                 values[path] = value
     if "resize_by" in FORMS[tab] and "width" in values:
         values["resize_by"] = 0
@@ -608,7 +608,7 @@ def _read(path: str, value: Any, views: Sequence[CheckpointView]) -> Any:
     return text
 
 
-def _fits(tab: str, path: str, value: Any, looks: Looks = NO_LOOKS) -> bool:
+def fits(tab: str, path: str, value: Any, looks: Looks = NO_LOOKS) -> bool:
     """Whether the form takes a value there."""
     if value == default_of(path):
         return True
@@ -670,7 +670,7 @@ def read_draft(text: str | None, tab: str = "txt2img", looks: Looks = NO_LOOKS) 
     if not isinstance(kept, dict):
         return {}
     draft = {name: kept[name] for name in ("checkpoint", "followed") if isinstance(kept.get(name), str)}
-    return draft | {path: kept[path] for path in FORMS[tab] if path in kept and _fits(tab, path, kept[path], looks)}
+    return draft | {path: kept[path] for path in FORMS[tab] if path in kept and fits(tab, path, kept[path], looks)}
 
 
 def opening_values(

@@ -37,7 +37,6 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
                     panel.slider("scale")
                     plain("", f"{TAB}_scale_resolution_preview")
             panel.slider("source.denoising_strength")
-            panel.slider("source.image_cfg_scale")
             panel.guidance_and_batch()
             panel.seeds()
             panel.more()

@@ -31,7 +31,7 @@ class Panel:
     ui-config.json says of them."""
 
     tab: str
-    looks: forms.Looks = forms.NO_LOOKS
+    looks: forms.Looks = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     examples: Any = None
     followed: Any = None
@@ -160,6 +160,8 @@ class Panel:
         with gr.Accordion("More", open=False, elem_id=f"{self.tab}_more", elem_classes="easel-more"):
             self.slider("cfg_rescale")
             self.slider("filmstrip")
+            if "source.image_cfg_scale" in forms.FORMS[self.tab]:
+                self.slider("source.image_cfg_scale")
         self.fields["script"] = scripts.build(self.tab)
         self.dropdown(
             "override_settings", choices=(), multiselect=True, allow_custom_value=True, elem_classes="easel-overrides"

@@ -63,8 +63,8 @@ TOOLS = """
 """
 UPSCALE = """<button type="button" class="easel-tool" id="{tab}_upscale" data-do="upscale"
     title="Draw this picture once more at a larger size, by the values of Hires. fix">
-    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 2l1.8 5.2L17 9l-5.2 1.8L10 16l-1.8-5.2L3 9l5.2-1.8z M16 14v4
-      M14 16h4"/></svg>Upscale</button>"""
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 2l1.8 5.2L17 9l-5.2 1.8L10 16l-1.8-5.2L3 9l5.2-1.8z"/>
+    </svg>Upscale</button>"""
 TO_TXT2IMG = """<button type="button" class="easel-tool" id="{tab}_send_to_txt2img" data-do="send" data-to="txt2img"
     title="Draw with the settings of this picture in txt2img">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 5h12 M10 5v11 M7 16h6"/></svg>To txt2img</button>"""

@@ -22,6 +22,7 @@ from modules.schema.record import SavedRecord
 
 CHUNK = 1 << 20
 IN_MEMORY = 32 << 20
+NO_FOLDERS = "Folders of this machine are open only to who sits at it."
 MOST_PIXELS = 200e6
 """Of a grid, as A1111's img_max_size_mp."""
 
@@ -34,7 +35,7 @@ def bytes_of(service: FrontDesk, id: str) -> tuple[bytes, SavedRecord]:
 
 def zipped(service: FrontDesk, ids: Sequence[str]) -> Iterator[bytes]:
     """The pieces of a zip with every picture under its own file name, a number added where two are called the same."""
-    place: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)
+    place: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - read while it is sent
     taken: set[str] = set()
     with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as archive:
         for id in ids:
@@ -73,12 +74,19 @@ def opener() -> list[str] | None:
     return [command] if command and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) else None
 
 
+def no_folders(shared: bool) -> str:
+    """Why no folder can be shown; "" where one can."""
+    if shared:
+        return NO_FOLDERS
+    return "" if opener() else "This machine has no program that shows folders."
+
+
 def show_folder(folder: Path) -> None:
     """Show it, without waiting. BadRequest where this machine has no screen to show it on."""
     command = opener()
     if command is None:
         raise BadRequest(f"This machine has no program that shows folders; the pictures are in {folder}.")
-    subprocess.Popen(  # noqa: S603 - the command is ours, the folder one that we saved into
+    subprocess.Popen(
         [*command, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
@@ -89,5 +97,3 @@ def folder_of(service: FrontDesk, id: str) -> Path:
     if isinstance(found, bytes):
         raise BadRequest("This picture is not saved yet, so it lies in no folder.")
     return found.parent
-
-

@@ -14,8 +14,10 @@ from pydantic import BaseModel
 from modules.frontends.api.native import Mine
 from modules.frontends.ui import scripts
 from modules.frontends.ui.language import Languages
-from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, sections
+from modules.frontends.ui.results import no_folders
+from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, lists, sections
 from modules.imaging.metadata import open_bounded, read_infotext
+from modules.sampling.table import SAMPLER_NAMES, find_sampler
 from modules.schema.errors import BadRequest
 from modules.schema.settings import SECTION_OF
 
@@ -36,11 +38,13 @@ PAGE_OPTIONS = (
     "extra_networks_default_multiplier",
     "keyedit_precision_attention", "keyedit_precision_extra", "keyedit_delimiters", "keyedit_delimiters_whitespace",
     "keyedit_move", "extra_networks_default_multiplier", "emphasis", "enable_prompt_comments", "prompt_wildcards",
+    "quicksettings_list", "hidden_tabs", "send_size", "send_seed", "show_progress_in_title",
+    "notification_audio", "notification_volume",
 )  # fmt: skip
 
 
-def make_router(flags: Mapping[str, Any]) -> APIRouter:
-    """`flags`: of the command line, by their names."""
+def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
+    """`flags`: of the command line, by their names; `shared`: others than the owner reach the page."""
     router = APIRouter()
     languages = Languages.of(flags)
 
@@ -51,6 +55,8 @@ def make_router(flags: Mapping[str, Any]) -> APIRouter:
         told = {
             "language": {"tag": language.tag, "rtl": language.right_to_left},
             "words": dict(language.words),
+            "schedules": {name: find_sampler(name)[0].uses_schedule for name in SAMPLER_NAMES},
+            "noFolders": no_folders(shared),
             "options": {key: mine.settings.option(key) for key in PAGE_OPTIONS},
         }
         script = f"window.easelPage = {json.dumps(told, ensure_ascii=True)};"
@@ -64,7 +70,7 @@ def make_router(flags: Mapping[str, Any]) -> APIRouter:
     @router.get("/easel/settings", include_in_schema=False)
     def settings(mine: Mine) -> list[Section]:
         """Every option that the page shows."""
-        return sections(mine.settings, languages)
+        return sections(mine.settings, languages, lists(mine))
 
     @router.post("/easel/settings", include_in_schema=False)
     def change(mine: Mine, changes: Annotated[dict[str, Any], Body()]) -> list[Section]:
@@ -73,7 +79,7 @@ def make_router(flags: Mapping[str, Any]) -> APIRouter:
             if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
                 raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
         mine.change_settings(changes)
-        return sections(mine.settings, languages)
+        return sections(mine.settings, languages, lists(mine))
 
     @router.get("/easel/scripts/{tab}", include_in_schema=False)
     def scripts_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> scripts.ScriptPage:

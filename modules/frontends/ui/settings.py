@@ -6,17 +6,28 @@ a tenth of a second for a tab that is rarely opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from pydantic import BaseModel
 
+from modules.frontends.api.extras import models as upscaler_models
+from modules.frontends.desk import FrontDesk
+from modules.frontends.ui.hints import HINTS
 from modules.frontends.ui.language import AUTOMATIC, NONE, Languages
 from modules.frontends.ui.own_forms import Option, option_of
 from modules.frontends.ui.panel import plain
-from modules.schema.fields import all_facts
+from modules.imaging.upscale import UPSCALERS
+from modules.sampling.table import SAMPLERS, SCHEDULES, Sampler
+from modules.schema.fields import Facts, all_facts
 from modules.schema.settings import Settings
 
 # Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
 ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
 SECTIONS_ELSEWHERE = ("api",)
+NO_LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+ETAS = ("eta_ddim", "eta_ancestral")
 FRAME = '<div id="settings" class="easel-settings-page"></div>'
 
 
@@ -26,21 +37,70 @@ class Section(BaseModel):
     options: list[Option]
 
 
-def sections(settings: Settings, languages: Languages) -> list[Section]:
+def lists(service: FrontDesk) -> dict[str, tuple[str, ...]]:
+    """Choices of options that files on this machine and the page itself give."""
+
+    def names(kind: str) -> list[str]:
+        return sorted({view.name for view in service.library.files(kind) if not view.problem}, key=str.lower)
+
+    vaes = dict.fromkeys(file.name for file in service.model_files.vaes())
+    shown = [key for name, field in Settings.model_fields.items() if name not in SECTIONS_ELSEWHERE
+             for key in field.annotation.model_fields]  # type: ignore[union-attr]  # fmt: skip
+    return {
+        "sd_vae": ("Automatic", "None", *vaes),
+        "sd_lora": ("None", *names("lora")),
+        "sd_hypernetwork": ("None", *names("hypernetwork")),
+        "upscaler_for_img2img": (
+            "None",
+            *(name for name in UPSCALERS if name != "None"),
+            *upscaler_models(service.library),
+        ),
+        "quicksettings_list": tuple(key for key in shown if key not in ("quicksettings_list", "automatic_attention")),
+    }
+
+
+def sections(
+    settings: Settings, languages: Languages, listed: Mapping[str, tuple[str, ...]] = NO_LISTS
+) -> list[Section]:
     """Everything the tab shows."""
     found = []
-    named = {"localization": (NONE, AUTOMATIC, *languages.names())}  # choices that files on this machine give
+    named = {"localization": (NONE, AUTOMATIC, *languages.names()), **listed}
     for name, field in Settings.model_fields.items():
         model = field.annotation
         if name in SECTIONS_ELSEWHERE or model is None:
             continue
         options = [
-            option_of(key, fact, settings.option(key), choices=named.get(key, fact.choices))
+            option_of(
+                key,
+                fact,
+                settings.option(key),
+                choices=_with(named.get(key, fact.choices), settings.option(key)),
+                hint=hint_of(key, fact),
+            )
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE
         ]
         found.append(Section(name=name, about=(model.__doc__ or "").split("\n")[0].split(" (")[0], options=options))
     return found
+
+
+def hint_of(key: str, fact: Facts) -> str:
+    """What an option does, and which samplers and schedules read it, where not all do."""
+    readers = [row.name for row in SAMPLERS if key in row.reads or (key in ETAS and _eta_of(row) == key)]
+    readers += [f"the schedule {row.label}" for row in SCHEDULES if key in row.reads]
+    told = fact.hint or HINTS.get(key, "")
+    return f"{told} Read by {', '.join(readers)}.".strip() if readers else told
+
+
+def _eta_of(row: Sampler) -> str:
+    if "eta" not in row.reads:
+        return ""
+    return "eta_ddim" if row.variance_preserving else "eta_ancestral"
+
+
+def _with(choices: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """A list never hides what is set, though the file may be gone."""
+    return (*choices, value) if choices and isinstance(value, str) and value not in choices else choices
 
 
 def build() -> None:

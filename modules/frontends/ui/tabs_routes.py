@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query
+from anyio import to_thread
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.frontends.api.errors import Refused
 from modules.frontends.api.native import PICTURE_HEADERS, Mine
-from modules.frontends.ui import extras, merger, results
+from modules.frontends.ui import defaults, extras, merger, notify, results
 from modules.frontends.ui.own_forms import Part
-
+from modules.service.presets import Preset
 
 Ids = Annotated[list[str], Body(embed=True, min_length=1, max_length=1000)]
-NO_FOLDERS = "Folders of this machine are open only to who sits at it."
+
+
+class Presets(BaseModel):
+    """Presets by name, and the families of the checkpoints that are here by theirs."""
+
+    presets: dict[str, Preset]
+    families: dict[str, str]
+
+
+class Names(BaseModel):
+    names: list[str]
 
 
 class ExtrasForm(BaseModel):
@@ -39,7 +50,7 @@ def make_tabs_router(shared: bool) -> APIRouter:
     def extras_folder(mine: Mine, folder: Annotated[str, Body(embed=True)]) -> extras.Folder:
         """Keep the pictures of a folder as sources."""
         if shared:
-            raise Refused(403, f"{NO_FOLDERS[:-1]}; send the pictures instead.")
+            raise Refused(403, f"{results.NO_FOLDERS[:-1]}; send the pictures instead.")
         return extras.keep_folder(mine, folder)
 
     @router.get("/easel/merger", include_in_schema=False)
@@ -74,7 +85,47 @@ def make_tabs_router(shared: bool) -> APIRouter:
     def folder_of(mine: Mine, id: Annotated[str, Body(embed=True)]) -> None:
         """Show the folder of a picture on this machine's screen."""
         if shared:
-            raise Refused(403, NO_FOLDERS)
+            raise Refused(403, results.NO_FOLDERS)
         results.show_folder(results.folder_of(mine, id))
+
+    @router.get("/easel/presets", include_in_schema=False)
+    def presets(mine: Mine) -> Presets:
+        families = {view.name: view.family for view in mine.checkpoints() if not view.problem}
+        return Presets(presets=mine.presets.listed(), families=families)
+
+    @router.post("/easel/presets", include_in_schema=False)
+    def save_presets(mine: Mine, presets: Annotated[dict[str, Preset], Body(embed=True)]) -> None:
+        mine.presets.save(presets)
+
+    @router.post("/easel/presets/delete", include_in_schema=False)
+    def delete_preset(mine: Mine, name: Annotated[str, Body(embed=True)]) -> None:
+        mine.presets.delete(name)
+
+    @router.post("/easel/presets/import", include_in_schema=False)
+    async def import_presets(mine: Mine, request: Request) -> Names:
+        """Read an exported file (the body is the file)."""
+        return Names(names=await to_thread.run_sync(mine.presets.take_in, await request.body()))
+
+    @router.get("/easel/notification", include_in_schema=False)
+    def notification(mine: Mine) -> Response:
+        """The sound of a finished job: the owner's notification.mp3, else our own where it is wanted."""
+        sound = notify.sound(mine.settings, mine.folders.data / "notification.mp3")
+        if sound is None:
+            return Response(status_code=204)
+        data, media = sound
+        return Response(data, media_type=media, headers={"Cache-Control": "no-cache"})
+
+    @router.get("/easel/defaults", include_in_schema=False)
+    def changed_defaults(mine: Mine) -> list[defaults.Changed]:
+        """What the page begins with otherwise than Easel does, by ui-config.json."""
+        return defaults.changed(mine)
+
+    @router.post("/easel/defaults", include_in_schema=False)
+    def keep_defaults(
+        mine: Mine, drafts: Annotated[dict[str, dict[str, Any]], Body(embed=True)]
+    ) -> list[defaults.Changed]:
+        """What these forms hold becomes what the page begins with."""
+        defaults.keep(mine, drafts)
+        return defaults.changed(mine)
 
     return router

@@ -51,6 +51,7 @@
         return message;
     }
     let patterns = null;
+    const titled = (text) => { document.title = easel.options.show_progress_in_title === false ? TITLE : text; };
     const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
     /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
@@ -234,6 +235,7 @@
             gallery.end();
             if (view) closing(view);
             pump();
+            if (view) document.dispatchEvent(new CustomEvent("easel:over", { detail: { tab: TAB, view } }));
         }
 
         function closing(view) {
@@ -263,13 +265,13 @@
             if (steps) words.push(`${at.step}/${steps}`, `${percent}%`);
             if (at.eta != null) words.push(t("{time} left", { time: duration(at.eta) }));
             say(words.join(" · "), fraction);
-            document.title = `[${percent}%${eta}] ${TITLE}`;
+            titled(`[${percent}%${eta}] ${TITLE}`);
         }
 
         function waitingLine(view) {
             if (view.state !== "queued" || session.active !== view.id) return;
             say(view.position > 1 ? t("Waiting, place {n} in the queue", { n: view.position }) : t("Waiting for the worker…"), null);
-            document.title = `[${t("In queue")}] ${TITLE}`;
+            titled(`[${t("In queue")}] ${TITLE}`);
         }
 
         /** The line over the picture and the bar; `fraction` null is "something is going on". */
@@ -658,8 +660,19 @@
         byId(`${tab}_take`).click();
     }
 
+    /** Let a tab's form take values, as its draft and presets hold them. */
+    async function fill(tab, values) {
+        await openTab(tab, `${tab}_fill`);
+        incoming = JSON.stringify(values);
+        byId(`${tab}_fill`).click();
+    }
+
+    const without = (infotext, key) => infotext.replace(new RegExp(`(^|, )${key}: [^,\\n]*(, )?`, "m"), (all, before, after) => before && after ? ", " : before && !after ? "" : "");
+
     /** A picture, its infotext and size go to a tab: "txt2img", "img2img", "extras", or a mode of img2img. */
     async function send(to, { blob, infotext, width, height, id = null }) {
+        if (easel.options.send_seed === false) infotext = without(infotext, "Seed");
+        if (easel.options.send_size === false) infotext = without(infotext, "Size");
         if (to === "txt2img") return take("txt2img", infotext);
         if (to === "extras") {
             await openTab("extras", "extras_image");
@@ -741,7 +754,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, seedOf, pictureOf, send, take, openTab, shownTab, panels, TABS },
+        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, seedOf, pictureOf, send, take, fill, openTab, shownTab, panels, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;

@@ -1,7 +1,7 @@
 // The Settings tab: all options from one list of the server; search, apply what was changed, put one back.
 "use strict";
 (() => {
-    const { $, byId, make, ask, toast, t } = window.easel.tools;
+    const { $, byId, make, ask, toast, TABS, t } = window.easel.tools;
 
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -19,8 +19,11 @@
             this.list = make("div", { class: "easel-options" });
             this.none = make("p", { class: "easel-told-size", hidden: "" }, t("No setting has that word in it."));
             root.replaceChildren(make("div", { class: "easel-settings-bar" }, this.search, this.apply), this.none, this.list);
+            this.after = make("div", {});
+            root.append(this.after);
             try {
                 this.show(await ask("easel/settings"));
+                this.further();
             } catch (error) {
                 toast(error.message, "error");
             }
@@ -35,9 +38,38 @@
             this.mark();
             this.filter();
         },
+        /** What is no option: what the forms begin with, and leave to send notes. */
+        async further() {
+            const button = (text, act) => {
+                const made = make("button", { type: "button", class: "easel-brush" }, t(text));
+                made.onclick = () => act().catch((error) => toast(error.message, "error"));
+                return made;
+            };
+            const list = make("ul", { class: "easel-defaults", id: "settings_defaults" });
+            const draw = (changed) => list.replaceChildren(...changed.length ? changed.map(({ tab, label, value, usual }) =>
+                make("li", {}, `${tab} · ${t(label)}: `, make("strong", {}, this.words(value)), ` (${t("usually {value}", { value: this.words(usual) })})`))
+                : [make("li", {}, t("Every control begins with Easel's own default."))]);
+            const keep = button("Begin with what the forms hold now", async () => {
+                const drafts = {};
+                for (const tab of TABS) drafts[tab] = JSON.parse(localStorage.getItem(`easel.${tab}.draft`) ?? "{}");
+                draw(await ask("easel/defaults", "POST", { drafts }));
+                toast(t("Written to ui-config.json; a new page begins so."));
+            });
+            keep.id = "settings_keep_defaults";
+            const notes = button("Let this browser show notes of finished jobs", async () => {
+                toast(await window.easel.allowNotes() ? t("Finished jobs are told while another window is in front.")
+                    : t("The browser does not allow it for this page."), "note");
+            });
+            const section = (name, about, ...rest) => make("section", { "aria-label": name }, make("h2", {}, name), make("p", {}, about), ...rest);
+            this.after.replaceChildren(
+                section(t("Defaults"), t("What the forms of txt2img and img2img begin with (ui-config.json)."), list, keep),
+                section(t("Actions"), t("What is done at once."), notes));
+            draw(await ask("easel/defaults"));
+        },
         row(option) {
             const input = this.input(option);
-            input.id = `setting_${option.key}`;
+            // An option in the bar above has its A1111 id there.
+            input.id = document.querySelector(`#quicksettings_more #setting_${option.key}`) ? `settings_tab_${option.key}` : `setting_${option.key}`;
             const read = () => {
                 const value = this.valueOf(option, input);
                 if (same(value, option.value)) this.changed.delete(option.key);
@@ -61,6 +93,7 @@
             return row;
         },
         input({ value, default: usual, choices, ge, le, step }) {
+            if (Array.isArray(usual) && choices.length > 6) return chips(choices);
             if (Array.isArray(usual)) return make("select", { multiple: "", size: String(Math.min(6, choices.length)) }, ...choices.map((choice) => make("option", { value: String(choice) }, String(choice))));
             if (choices.length) return make("select", {}, ...choices.map((choice) => make("option", { value: String(choice) }, String(choice))));
             if (typeof usual === "boolean") return make("input", { type: "checkbox" });
@@ -72,14 +105,17 @@
         },
         write(option, input, value) {
             if (input.type === "checkbox") input.checked = value;
+            else if (input.chosen) input.put(value);
             else if (input.multiple) for (const each of input.options) each.selected = value.includes(each.value);
-            else input.value = value ?? "";
+            else input.value = value ?? (input.tagName === "SELECT" ? "None" : "");
         },
         valueOf(option, input) {
             if (input.type === "checkbox") return input.checked;
+            if (input.chosen) return [...input.chosen];
             if (input.multiple) return [...input.selectedOptions].map((each) => each.value);
             if (input.type === "number") return input.value === "" ? option.value : Number(input.value);
-            return input.value === "" && option.default === null ? null : input.value;
+            if (option.default === null && (input.value === "" || input.value === "None")) return null;
+            return input.value;
         },
         words(value) {
             return value === true ? t("on") : value === false ? t("off") : value === "" || value === null ? t("nothing") : String(value);
@@ -105,6 +141,7 @@
                 const changed = Object.fromEntries(this.changed);
                 this.show(await ask("easel/settings", "POST", changed));
                 Object.assign(window.easel.options, changed);
+                document.dispatchEvent(new CustomEvent("easel:settings", { detail: changed }));
                 this.changed.clear();
                 this.mark();
                 toast(t("Settings applied; they hold for the next job."));
@@ -113,6 +150,95 @@
             }
         },
     };
+
+    /** Several of a long list, in their order: each can be taken out, one more put in. */
+    function chips(choices) {
+        const root = make("div", { class: "easel-chips", role: "group" });
+        root.chosen = [];
+        root.put = (chosen) => {
+            root.chosen = [...chosen];
+            const more = make("select", { "aria-label": t("Add") }, make("option", { value: "" }, t("Add…")),
+                ...choices.filter((choice) => !root.chosen.includes(choice)).map((choice) => make("option", { value: choice }, choice)));
+            more.onchange = (event) => {
+                event.stopPropagation();
+                root.put([...root.chosen, more.value]);
+                root.dispatchEvent(new Event("change"));
+            };
+            root.replaceChildren(...root.chosen.map((choice) => {
+                const out = make("button", { type: "button", "aria-label": t("Take {name} out", { name: choice }) }, `${choice} ×`);
+                out.onclick = () => {
+                    root.put(root.chosen.filter((other) => other !== choice));
+                    root.dispatchEvent(new Event("change"));
+                };
+                return out;
+            }), more);
+        };
+        return root;
+    }
+
+    // ---- the bar above the tabs ----
+
+    const CHECKPOINT = "sd_model_checkpoint";  // has a control of its own there
+    const bar = {
+        options: new Map(),
+        async build(root) {
+            const wanted = window.easel.options.quicksettings_list ?? [CHECKPOINT];
+            byId("quicksettings").classList.toggle("easel-no-checkpoint", !wanted.includes(CHECKPOINT));
+            const keys = wanted.filter((key) => key !== CHECKPOINT);
+            if (!keys.length) return;
+            const sections = await ask("easel/settings").catch(() => []);
+            const known = new Map(sections.flatMap(({ options }) => options).map((option) => [option.key, option]));
+            root.replaceChildren(...keys.filter((key) => known.has(key)).map((key) => {
+                const option = known.get(key), input = page.input(option);
+                input.id = `setting_${key}`;
+                input.title = t(option.hint);
+                page.write(option, input, option.value);
+                input.addEventListener("change", () => this.change(option, input));
+                this.options.set(key, [option, input]);
+                return make("label", { class: "easel-quick" }, make("span", {}, t(option.label)), input);
+            }));
+        },
+        async change(option, input) {
+            const value = page.valueOf(option, input);
+            try {
+                const sections = await ask("easel/settings", "POST", { [option.key]: value });
+                option.value = value;
+                window.easel.options[option.key] = value;
+                if (page.root) page.show(sections);
+            } catch (error) {
+                page.write(option, input, option.value);
+                toast(error.message, "error");
+            }
+        },
+    };
+    document.addEventListener("easel:settings", ({ detail }) => {
+        for (const [key, [option, input]] of bar.options) {
+            if (!(key in detail)) continue;
+            option.value = detail[key];
+            page.write(option, input, detail[key]);
+        }
+    });
+    window.easel.whenThere(["quicksettings_more"], (root) => bar.build(root));
+
+    /** Tabs that the owner does not want to see, by id or name; the settings stay, or they could never come back. */
+    function hideTabs() {
+        const hidden = new Set((window.easel.options.hidden_tabs ?? []).map((name) => name.toLowerCase()));
+        if (!hidden.size) return;
+        const tabs = Object.values(window.gradio_config?.components ?? {}).filter(({ type }) => type === "tabitem").map(({ props }) => props);
+        const rules = tabs.filter(({ id, label }) => id !== "settings" && (hidden.has(String(id).toLowerCase()) || hidden.has(label.toLowerCase())))
+            .map(({ elem_id }) => `#${elem_id}-button { display: none; }`);
+        document.head.append(make("style", {}, rules.join(" ")));
+    }
+    window.easel.whenThere(["tabs"], hideTabs);
+
+    // ---- what a sampler does not read ----
+
+    document.addEventListener("easel:form", ({ detail: { tab, sampler } }) => {
+        const schedule = byId(`${tab}_scheduler`), reads = window.easel.schedules?.[sampler] !== false;
+        if (!schedule) return;
+        schedule.inert = !reads;
+        schedule.parentElement.title = reads ? "" : t("{sampler} has a schedule of its own.", { sampler });
+    });
 
     function look() {
         const root = byId("settings");
