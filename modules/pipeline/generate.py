@@ -256,6 +256,7 @@ def draw(
     """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from."""
     model, (first, *further) = models.current, passes.passes(plan)
     asked = plan.request.hires
+    drawn: Tensor | list[Image.Image]
     if asked is not None and asked.first_picture is not None:
         drawn, start = hires.known_first(plan, batch, asked.first_picture, model, ctx.folders), None
         del model
@@ -273,6 +274,7 @@ def draw(
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")
         drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
+    assert isinstance(drawn, Tensor)
     return drawn, start
 
 
