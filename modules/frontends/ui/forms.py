@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request, put_script
-from modules.frontends.ui.scripts import told_script
 from modules.frontends.ui.look import NOTHING, Look, is_number, look_of
+from modules.frontends.ui.scripts import told_script
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.prompt.networks import renamed
