@@ -29,6 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Lists the server shows come from the rows the engine uses; these files are free of torch (tested below).
 TORCH_FREE_FILES = {
+    "modules.memory.budget",
+    "modules.memory.machine",
+    "modules.memory.policy",
     "modules.sampling.table",
     "modules.weights.catalogue",
     "modules.weights.glance",
@@ -37,6 +40,7 @@ TORCH_FREE_FILES = {
     "modules.weights.library",
     "modules.weights.networks",
     "modules.weights.notes",
+    "modules.weights.sizes",
 }
 SERVER_ROOMS = {"service", "frontends"}
 # What a room must not touch of the world outside.

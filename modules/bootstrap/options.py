@@ -291,6 +291,8 @@ def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
         "memory_use_sdxl": "medvram" if flags["medvram_sdxl"] else None,
         "vae_precision": last(VAE_FLAGS),
         "upcast_attn": flags["force_upcast_attention"],
+        "upcast_sampling": flags["upcast_sampling"],
+        "use_cpu": ",".join(part for part in flags["use_cpu"] if part != "all"),
         "fp8_storage": "Enable" if flags["unet_in_fp8_e4m3fn"] or flags["unet_in_fp8_e5m2"] else None,
         "opt_channelslast": flags["opt_channelslast"],
         "disable_nan_check": flags["disable_nan_check"],

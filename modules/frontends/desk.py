@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from modules.schema.errors import BadRequest, NotFound
 from modules.schema.events import Event
 from modules.schema.folders import Folders
+from modules.schema.memory import MemoryEstimate, MemoryNow
 from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
@@ -115,6 +116,12 @@ class FrontDesk(Protocol):
     def unload(self) -> Any: ...
 
     def load(self) -> Any: ...
+
+    def estimate(self, request: GenerationRequest, /) -> MemoryEstimate | None:
+        """The memory a job would take; None as long as nothing is known of the device."""
+        ...
+
+    def memory(self) -> MemoryNow: ...
 
     def stats(self) -> dict[str, Any]: ...
 
@@ -229,6 +236,12 @@ class OwnDesk:
 
     def load(self) -> Any:
         return self._desk.load()
+
+    def estimate(self, request: GenerationRequest, /) -> MemoryEstimate | None:
+        return self._desk.estimate(request)
+
+    def memory(self) -> MemoryNow:
+        return self._desk.memory()
 
     def stats(self) -> dict[str, Any]:
         return self._desk.stats()

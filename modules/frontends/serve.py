@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from modules.frontends.api import cards, errors, history, internal, logins, models, native, queue, sdapi
+from modules.frontends.api import cards, errors, history, internal, logins, memory, models, native, queue, sdapi
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
 from modules.frontends.api.log import Timed
 from modules.frontends.api.logins import Logins, made_login
@@ -94,6 +94,7 @@ def build_app(
     app.state.desk = service
     app.state.streams = native.Streams()
     app.include_router(native.make_router(service, app.state.streams))
+    app.include_router(memory.make_memory_router())
     app.include_router(models.make_models_router(service, may_write=not sharing.shared))
     app.include_router(cards.make_cards_router(may_write=not sharing.shared))
     app.include_router(history.make_router(may_import=not sharing.shared))

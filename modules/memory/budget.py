@@ -1,37 +1,45 @@
-"""How much memory a picture will take, judged before it is drawn, and corrected by what was measured.
+"""How much memory a picture will take, judged before it is drawn, and corrected by what was measured. Torch-free.
 
 need = predict(sizes, shape, policy)          # bytes: weights, denoising, decoding; need.peak is what counts
-history.corrected(key, need.peak)             # times what such jobs took of what was predicted
+history.corrected(kind, need)                 # each part times what such jobs took of what was predicted
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from modules.memory.devices import DeviceFacts
+from modules.memory.machine import DeviceFacts
 from modules.schema.errors import BadRequest
 
 GIB = 1024**3
-# At full resolution the decoder holds its widest feature map three times (input, normalised copy, output).
-FULL_RESOLUTION_MAPS = 3
+# What the nets hold at their peak, in feature maps of their first width at full resolution, as counted over their
+# operations (tests/memory/test_budget.py): a decoder's widest block has twice its first width.
+DECODER_MAPS = 5.5
 # What the system and the rest of the program keep.
 USABLE = 0.9
-# Feature maps of a denoiser's width at full resolution that one row holds at its peak: those kept for the way up (all
-# levels together about 6), the widest feed-forward (8 + 4), input, output, normalised copies.
-DENOISER_MAPS = 24
+# Of one row of a denoiser: with attention at full resolution (SD 1, SD 2) its feed-forward is the widest.
+ATTENDING_MAPS = 25.0
+CONVOLVING_MAPS = 15.25
 SLICED_ATTENTION = frozenset({"V1", "Doggettx", "InvokeAI", "sub-quadratic", "split", "onednn"})
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of each net of a model, and the two widths activations grow with (SD 1.5's by default)."""
+    """Parameters of each net of a model, and the two widths activations grow with (SD 1.5's by default).
+
+    `attends_first`: the denoiser has attention at full resolution, not only below. `family`: as `weights.facts` has it.
+    """
 
     denoiser: int = 859_520_964
     vae: int = 83_653_863
     text: int = 123_060_480
     denoiser_width: int = 320
     vae_width: int = 128
+    attends_first: bool = True
+    family: str = "sd1"
 
     @property
     def is_large(self) -> bool:
@@ -60,11 +68,15 @@ class Need:
     def peak(self) -> int:
         return self.weights + max(self.denoising, self.decoding)
 
+    def parts(self) -> dict[str, int]:
+        return {"weights": self.weights, "denoising": self.denoising, "decoding": self.decoding}
+
 
 def denoising(sizes: Sizes, shape: Shape, rows: int, itemsize: int, attention: str) -> int:
     """Bytes of activations for `rows` rows (prompts × pictures) in one call."""
     tokens = (shape.width // 8) * (shape.height // 8)
-    maps = DENOISER_MAPS * sizes.denoiser_width * tokens * itemsize * rows
+    each = ATTENDING_MAPS if sizes.attends_first else CONVOLVING_MAPS
+    maps = int(each * sizes.denoiser_width * tokens * itemsize * rows)
     scores = rows * 8 * tokens * tokens * itemsize if attention == "None" else 0
     if attention in SLICED_ATTENTION:
         scores = min(rows * 8 * tokens * tokens, 2**27) * itemsize
@@ -73,7 +85,7 @@ def denoising(sizes: Sizes, shape: Shape, rows: int, itemsize: int, attention: s
 
 def decode_peak(ch: int, width: int, height: int, itemsize: int) -> int:
     """Bytes the autoencoder's decoder holds at its widest point, for base width `ch` at width × height pixels."""
-    return FULL_RESOLUTION_MAPS * ch * width * height * itemsize
+    return int(DECODER_MAPS * ch * width * height * itemsize)
 
 
 def check_decode(facts: DeviceFacts, ch: int, width: int, height: int, itemsize: int, tile: int | None = None) -> None:
@@ -111,20 +123,42 @@ def check_denoising(facts: DeviceFacts, need: Need, shape: Shape) -> None:
 
 @dataclass(frozen=True)
 class History:
-    """What jobs of one kind took, as a share of what was predicted, by kind. A value: `seen` makes another.
+    """What jobs of one kind took, as a share of what was predicted: kind -> part -> share. A value: `seen` makes
+    another.
 
-    A kind is whatever tells jobs apart whose prediction errs alike, such as "NVIDIA H200 float16 sdp".
+    A kind is whatever tells jobs apart whose prediction errs alike, such as "NVIDIA H200 sdxl float16 sdp resident".
     """
 
-    shares: Mapping[str, float]
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     WEIGHT = 0.5  # of the newest figure: two or three jobs correct a wrong guess
+    BOUNDS = 0.1, 10.0  # beyond them something else was measured
 
-    def corrected(self, kind: str, predicted: int) -> int:
-        return int(predicted * self.shares.get(kind, 1.0))
+    def corrected(self, kind: str, need: Need) -> Need:
+        shares = self.shares.get(kind, {})
+        return Need(**{part: int(size * shares.get(part, 1.0)) for part, size in need.parts().items()})
 
-    def seen(self, kind: str, predicted: int, measured: int) -> History:
-        """With one job more. `predicted` is uncorrected."""
-        share = measured / max(1, predicted)
-        old = self.shares.get(kind)
-        mixed = share if old is None else old + self.WEIGHT * (share - old)
-        return replace(self, shares={**self.shares, kind: mixed})
+    def knows(self, kind: str) -> bool:
+        return kind in self.shares
+
+    def seen(self, kind: str, predicted: Need, measured: Mapping[str, int]) -> History:
+        """With one job more. `predicted` is uncorrected; parts that were not measured stay as they were."""
+        shares = dict(self.shares.get(kind, {}))
+        for part, size in predicted.parts().items():
+            if part in measured and size > 0:
+                share = min(max(measured[part] / size, self.BOUNDS[0]), self.BOUNDS[1])
+                old = shares.get(part)
+                shares[part] = share if old is None else old + self.WEIGHT * (share - old)
+        return replace(self, shares={**self.shares, kind: shares})
+
+    def as_json(self) -> str:
+        rounded = {k: {part: round(share, 4) for part, share in shares.items()} for k, shares in self.shares.items()}
+        return json.dumps(rounded, indent=1)
+
+    @classmethod
+    def read(cls, path: Path) -> History:
+        """What an earlier run kept; nothing where it cannot be read: it is then measured again."""
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            return cls({str(k): {str(part): float(share) for part, share in v.items()} for k, v in found.items()})
+        except (OSError, ValueError, AttributeError, TypeError):
+            return cls()

@@ -7,36 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import torch
 
-DeviceKind = Literal["cuda", "mps", "cpu"]
-
-
-@dataclass(frozen=True)
-class DeviceFacts:
-    """`memory` and `ram` in bytes (on CPU and MPS, which share it, `memory` is the RAM). `kind` "cuda" is also ROCm.
-
-    `fp16`, `bf16`: the device computes in them at speed and rightly. `features`: CPU flags such as "amx_bf16".
-    """
-
-    kind: DeviceKind
-    name: str
-    memory: int
-    ram: int
-    fp16: bool = False
-    bf16: bool = False
-    index: int = 0
-    threads: int = 1
-    features: frozenset[str] = frozenset()
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cuda", self.index) if self.kind == "cuda" else torch.device(self.kind)
+from modules.memory.machine import DeviceFacts
 
 
 def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:

@@ -19,6 +19,7 @@ from torch import Tensor
 SMALL = 256 * 256
 """Scores per head below which no way is worth a measurement: the first is taken."""
 TRIES = 3
+HOPELESS = 10
 
 
 class Fastest:
@@ -57,15 +58,21 @@ class Fastest:
         """Batch and heads are left out: a picture must be drawn alike alone and among others."""
         n, m = (1 << (length - 1).bit_length() for length in (q.shape[2], k.shape[2]))
         number = str(q.dtype).removeprefix("torch.")
-        return f"{self.machine}|torch {torch.__version__}|{number}|{n}x{m}x{q.shape[3]}|{'mask' * (mask is not None)}"
+        machine = self.machine if q.device.type != "cpu" else "the processor"
+        return f"{machine}|torch {torch.__version__}|{number}|{n}x{m}x{q.shape[3]}|{'mask' * (mask is not None)}"
 
     def _measured(self, *inputs: Any) -> str:
-        seconds = {name: _seconds(way, inputs) for name, way in self.ways.items()}
+        seconds: dict[str, float] = {}
+        for name, way in self.ways.items():
+            seconds[name] = _seconds(way, inputs, min(seconds.values(), default=float("inf")))
         return min(seconds, key=lambda name: seconds[name])
 
 
-def _seconds(way: Callable[..., Tensor], inputs: tuple) -> float:
-    """The best of a few calls after one that warms up; infinite where it cannot do it."""
+def _seconds(way: Callable[..., Tensor], inputs: tuple, known: float) -> float:
+    """The best of a few calls after one that warms up; infinite where it cannot do it.
+
+    One that warms up ten times slower than the best `known` is not asked again.
+    """
     best = float("inf")
     try:
         for attempt in range(TRIES + 1):
@@ -73,8 +80,11 @@ def _seconds(way: Callable[..., Tensor], inputs: tuple) -> float:
             began = time.perf_counter()
             way(*inputs)
             _finish(inputs[0])
+            took = time.perf_counter() - began
             if attempt:
-                best = min(best, time.perf_counter() - began)
+                best = min(best, took)
+            elif took > HOPELESS * known:
+                return took
     except (RuntimeError, ImportError, NotImplementedError, ValueError):  # ValueError: xformers has no kernel for it
         return float("inf")
     return best

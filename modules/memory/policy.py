@@ -2,22 +2,22 @@
 
 For example:
 
-    policy = choose(detect(), settings, sizes)      # Policy(device=cpu, denoiser_dtype=torch.float32, …)
+    policy = choose(detect(), settings, sizes)      # Policy(on="cpu", denoiser="float32", …)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from modules.memory.budget import Need, Shape, Sizes, decode_peak, denoising
-from modules.memory.devices import DeviceFacts
+from modules.memory.machine import BYTES, DeviceFacts, device_of, dtype_of
 from modules.schema.settings import SAVINGS, Settings
 
+if TYPE_CHECKING:  # the server decides and predicts too, without torch
+    import torch
+
 GB = 1_000_000_000
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONTEXT = int(0.6 * GB)
 """What a driver, its kernels and the screen take of a card."""
 TILE = 512
@@ -30,10 +30,13 @@ Placement = Literal["resident", "parked", "streamed"]
 
 @dataclass(frozen=True)
 class Policy:
-    """`attention` is a name in `nets.attention.ATTENTIONS`, or "measured"; `chunks`, `upcast`: see there.
+    """`on` names the device, as torch does; `denoiser`, `vae`, `text`: the number type each of them computes in.
+
+    `attention` is a name in `nets.attention.ATTENTIONS`, or "measured"; `chunks`, `upcast`: see there.
 
     `placement`: all weights on the device; or those of the denoiser or the VAE, as they are needed; or a few at a time.
     `weights_budget`: bytes of weights on the device at once, None where all of them. Then text encoders run on the CPU.
+    `calls`: how the denoiser is called (`nets.recorded`).
     `storage`: the number type in which the denoiser's weights lie where it is not the one they compute in.
     `pictures_per_call`: at most so many pictures go through the denoiser together; `split_guidance`: each prompt by
     itself. `channels_last`: the denoiser's convolutions keep the channels of a pixel together in memory. `packed`:
@@ -45,29 +48,54 @@ class Policy:
     Two policies are equal if a model is loaded alike under them.
     """
 
-    device: torch.device
-    denoiser_dtype: torch.dtype
-    vae_dtype: torch.dtype
-    text_dtype: torch.dtype
+    on: str
+    denoiser: str
+    vae: str
+    text: str
     attention: str = "sdp"
     pictures_per_call: int = field(default=1, compare=False)
     channels_last: bool = False
     packed: bool = False
     placement: Placement = "resident"
     weights_budget: int | None = None
-    storage: torch.dtype | None = None
+    storage: str | None = None
+    calls: str = "Plain"
     upcast: bool = False
     chunks: tuple[int, int, int] = (1024, 0, 0)
     split_guidance: bool = field(default=False, compare=False)
     vae_tile: int | None = field(default=None, compare=False)
-    vae_retry: tuple[torch.dtype, ...] = field(default=(), compare=False)
+    vae_retry: tuple[str, ...] = field(default=(), compare=False)
     check_numbers: bool = field(default=True, compare=False)
     models_kept: int = field(default=1, compare=False)
     one_on_device: bool = field(default=True, compare=False)
 
     @property
+    def text_on(self) -> str:
+        return self.on if self.placement == "resident" else "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.on)
+
+    @property
     def text_device(self) -> torch.device:
-        return self.device if self.placement == "resident" else torch.device("cpu")
+        return device_of(self.text_on)
+
+    @property
+    def denoiser_dtype(self) -> torch.dtype:
+        return dtype_of(self.denoiser)
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        return dtype_of(self.vae)
+
+    @property
+    def text_dtype(self) -> torch.dtype:
+        return dtype_of(self.text)
+
+    @property
+    def storage_dtype(self) -> torch.dtype | None:
+        return dtype_of(self.storage) if self.storage else None
 
 
 def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, shape: Shape | None = None) -> Policy:
@@ -80,8 +108,7 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
     """
     sizes, shape, wishes = sizes or Sizes(), shape or Shape(), settings.performance
     saving = SAVINGS.index(wishes.memory_saving)
-    if saving >= SAVINGS.index("the processor") and facts.kind != "cpu":
-        facts = as_processor(facts)
+    facts = for_part(facts, wishes.use_cpu if saving < SAVINGS.index("the processor") else "all", "sd")
     policy = _by_device(facts, settings, sizes)
     policy = replace(
         policy,
@@ -98,14 +125,18 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
     )
     if wishes.vae_precision != "auto":
-        policy = replace(policy, vae_dtype=DTYPES[wishes.vae_precision])
-    retry = (torch.bfloat16,) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
-    retry += (torch.float32,) * wishes.auto_vae_precision
-    policy = replace(policy, vae_retry=retry if policy.vae_dtype == torch.float16 else ())
+        policy = replace(policy, vae=wishes.vae_precision)
+    retry = ("bfloat16",) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
+    retry += ("float32",) * wishes.auto_vae_precision
+    policy = replace(policy, vae_retry=retry if policy.vae == "float16" else ())
     if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
-        policy = replace(policy, storage=torch.float8_e4m3fn, packed=False)
+        policy = replace(policy, storage="float8_e4m3fn", packed=False)
+    if _weights_in_half(policy, facts, settings):
+        policy = replace(policy, storage="float16")
     if saving >= SAVINGS.index("one prompt at a time") or not wishes.batch_cond_uncond:
         policy = replace(policy, split_guidance=True, pictures_per_call=1)
+    if facts.kind == "cuda":
+        policy = replace(policy, calls=wishes.denoiser_calls)
     if facts.kind == "cuda":
         policy = _placed(policy, facts, settings, sizes, shape)
     if saving >= SAVINGS.index("VAE in tiles") or _decodes_badly(policy, facts, sizes, shape):
@@ -115,24 +146,45 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
 
 def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
     """What such a job takes on the device that draws."""
-    storage = (policy.storage or policy.denoiser_dtype).itemsize
-    weights = sizes.denoiser * storage + sizes.vae * policy.vae_dtype.itemsize
+    storage = BYTES[policy.storage or policy.denoiser]
+    weights = sizes.denoiser * storage + sizes.vae * BYTES[policy.vae]
     if policy.weights_budget is not None:
         weights = min(weights, policy.weights_budget)
-    if policy.text_device == policy.device:
-        weights += sizes.text * policy.text_dtype.itemsize
+    if policy.text_on == policy.on:
+        weights += sizes.text * BYTES[policy.text]
     rows = 1 if policy.split_guidance else 2 * min(shape.batch, policy.pictures_per_call)
     tile = policy.vae_tile or max(shape.width, shape.height)
     pixels = min(shape.width, tile), min(shape.height, tile)
     return Need(
         weights,
-        denoising(sizes, shape, rows, policy.denoiser_dtype.itemsize, policy.attention),
-        decode_peak(sizes.vae_width, *pixels, policy.vae_dtype.itemsize),
+        denoising(sizes, shape, rows, BYTES[policy.denoiser], policy.attention),
+        decode_peak(sizes.vae_width, *pixels, BYTES[policy.vae]),
     )
+
+
+def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
+    """Jobs of one kind err alike in what is predicted of them (`budget.History`)."""
+    name = facts.name if policy.on == facts.on else "the processor"
+    return f"{name} {sizes.family} {policy.denoiser} {policy.vae} {policy.attention} {policy.placement}"
 
 
 FULL_WIDTH = 320
 """First width of every published Stable Diffusion denoiser, at least."""
+
+
+UPSCALING = ("esrgan", "realesrgan", "bsrgan", "scunet", "swinir", "dat")
+RESTORING = ("gfpgan", "codeformer")
+"""Names of parts that --use-cpu knows, besides "all" and "sd"."""
+
+
+def on_processor(parts: str, *names: str) -> bool:
+    """Whether one of these parts is among those the owner wants on the processor."""
+    return not {"all", *names}.isdisjoint(parts.replace(",", " ").lower().split())
+
+
+def for_part(facts: DeviceFacts, parts: str, *names: str) -> DeviceFacts:
+    """The machine as a part sees it."""
+    return as_processor(facts) if facts.kind != "cpu" and on_processor(parts, *names) else facts
 
 
 def as_processor(facts: DeviceFacts) -> DeviceFacts:
@@ -141,39 +193,45 @@ def as_processor(facts: DeviceFacts) -> DeviceFacts:
 
 
 def _by_device(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
-    denoiser = _denoiser_dtype(facts, settings.model.precision)
+    denoiser = _denoiser_type(facts, settings.model.precision)
     if facts.kind == "cpu":
         # torch's float32 GroupNorm takes a variance as E[x²] - E[x]² when channels are last: 2e-5 off where the plain
         # layout is 2e-7 off, for a gain of 3 to 7 %. In bfloat16 that drowns, and the gain is 14 %.
-        half = denoiser != torch.float32
+        half = denoiser != "float32"
         # Measured at q, k, v (2, 8, 4096, 40): bfloat16 sdp 290 ms, split 128, onednn 107 to 125; float32 sdp 271,
         # split 309, onednn 152 to 169. What oneDNN cannot do here goes by split.
         # A small net's products are short, and packing costs it more than it saves: 20 steps of a 64 channel net at
         # 128x128 take 0.75 s plain with sdp, 1.15 s with onednn, 2.9 s with packed weights besides.
         full = sizes.denoiser_width >= FULL_WIDTH
-        attention = "onednn" if full else "sdp"
-        return Policy(facts.device, denoiser, torch.float32, torch.float32, attention, channels_last=half, packed=full)
+        attention = "measured" if full else "sdp"
+        return Policy(facts.on, denoiser, "float32", "float32", attention, channels_last=half, packed=full)
     if facts.kind == "mps":
-        return Policy(facts.device, denoiser, torch.float32, torch.float32, attention="sub-quadratic")
+        return Policy(facts.on, denoiser, "float32", "float32", attention="sub-quadratic")
     roomy = facts.memory >= 7.5 * GB
-    half = denoiser if denoiser != torch.float32 else (torch.float16 if facts.fp16 else torch.float32)
-    left = facts.memory - sizes.denoiser * denoiser.itemsize - (sizes.vae + sizes.text) * (4 if roomy else 2) - 1 * GB
+    half = denoiser if denoiser != "float32" else ("float16" if facts.fp16 else "float32")
+    left = facts.memory - sizes.denoiser * BYTES[denoiser] - (sizes.vae + sizes.text) * (4 if roomy else 2) - 1 * GB
     # About 0.5 GB per 512x512 picture and its negative prompt in half precision, attention included.
-    per_picture = 0.25 * GB * denoiser.itemsize
+    per_picture = 0.25 * GB * BYTES[denoiser]
     return Policy(
-        facts.device,
+        facts.on,
         denoiser,
-        vae_dtype=torch.float32 if roomy else half,
-        text_dtype=torch.float32 if roomy else half,
+        vae="float32" if roomy else half,
+        text="float32" if roomy else half,
         pictures_per_call=max(1, min(16, int(left / per_picture))),
-        channels_last=denoiser != torch.float32,
+        channels_last=denoiser != "float32",
     )
 
 
-def _denoiser_dtype(facts: DeviceFacts, precision: str) -> torch.dtype:
+def _denoiser_type(facts: DeviceFacts, precision: str) -> str:
     if precision != "auto":
-        return DTYPES[precision]
-    return torch.float16 if facts.kind != "cpu" and facts.fp16 else torch.float32
+        return precision
+    return "float16" if facts.kind != "cpu" and facts.fp16 else "float32"
+
+
+def _weights_in_half(policy: Policy, facts: DeviceFacts, settings: Settings) -> bool:
+    """--upcast-sampling: for a card that computes rightly in float32 alone; its owner's own choice of float32 wins."""
+    asked = settings.performance.upcast_sampling and settings.model.precision == "auto"
+    return asked and facts.kind != "cpu" and policy.denoiser == "float32" and policy.storage is None
 
 
 def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:
@@ -182,7 +240,7 @@ def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:
     if wanted == "Automatic":
         wanted = wishes.automatic_attention
     if wanted == "measured":
-        return "measured" if facts.kind == "cuda" else default
+        return "measured" if facts.kind == "cuda" else default  # on a processor, for a full-size net
     if wanted == "xformers" and facts.kind != "cuda":
         return default  # its kernels are for CUDA alone
     return wanted
@@ -194,8 +252,8 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
     wish = wishes.memory_use_sdxl if sizes.is_large and wishes.memory_use_sdxl != "auto" else wishes.memory_use
     if SAVINGS.index(wishes.memory_saving) >= SAVINGS.index("weights streamed"):
         wish = "lowvram"
-    denoiser = sizes.denoiser * (policy.storage or policy.denoiser_dtype).itemsize
-    largest = max(denoiser, sizes.vae * policy.vae_dtype.itemsize)
+    denoiser = sizes.denoiser * BYTES[policy.storage or policy.denoiser]
+    largest = max(denoiser, sizes.vae * BYTES[policy.vae])
     need = predict(sizes, replace(shape, batch=1), policy)
     room = int(facts.memory * 0.95) - CONTEXT
     left = room - max(need.denoising, min(need.decoding, decode_peak(sizes.vae_width, TILE, TILE, 4)))
@@ -211,7 +269,7 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
         return policy
     most = largest if placement == "parked" else int(denoiser * LOWVRAM_SHARE) if wish == "lowvram" else left
     budget = max(int(0.1 * GB), min(most, left))
-    return replace(policy, placement=placement, weights_budget=budget, text_dtype=torch.float32)
+    return replace(policy, placement=placement, weights_budget=budget, text="float32")
 
 
 def _decodes_badly(policy: Policy, facts: DeviceFacts, sizes: Sizes, shape: Shape) -> bool:

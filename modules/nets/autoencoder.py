@@ -77,10 +77,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
+        self.conv = ops.UpConv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 class Middle(nn.Module):

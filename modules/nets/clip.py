@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.nets.layers import PLAIN, Ops
 from modules.nets.torchvision_fit import fit_torchvision
 
 fit_torchvision()
@@ -38,7 +39,7 @@ class ClipConfig:
 
 
 class TextEncoder(nn.Module):
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipConfig, ops: Ops = PLAIN) -> None:
         super().__init__()
         self.config = config
         options: dict[str, Any] = {
@@ -56,6 +57,8 @@ class TextEncoder(nn.Module):
         inner = getattr(model, "text_model", model)  # transformers < 5 nests the tower one level deeper
         # The buffer would stay on the meta device after loading; positions are added from the table directly.
         del inner.embeddings.position_ids
+        if ops is not PLAIN:
+            _give_linears(inner, ops)
         self.embeddings = inner.embeddings
         self.encoder = inner.encoder
         self.final_layer_norm = inner.final_layer_norm
@@ -89,3 +92,11 @@ class TextEncoder(nn.Module):
         ends = ids.argmax(dim=-1)
         rows = torch.arange(last.shape[0], device=last.device)
         return self.text_projection(self.final_layer_norm(last[rows, ends]))
+
+
+def _give_linears(net: nn.Module, ops: Ops) -> None:
+    """Another kind of linear layer in the place of each that transformers has built."""
+    for owner in list(net.modules()):
+        for name, layer in list(owner.named_children()):
+            if type(layer) is nn.Linear:
+                setattr(owner, name, ops.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))

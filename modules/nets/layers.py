@@ -91,6 +91,13 @@ class Conv2d(Slot, nn.Conv2d):
         return F.pad(input, around, mode="circular"), (high * (not y), wide * (not x))
 
 
+class UpConv2d(Conv2d):
+    """A 3x3 convolution over a picture of twice the size, whose every pixel there are four of."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+
+
 @contextmanager
 def seamless(nets: Iterable[nn.Module], x: bool = True, y: bool = True) -> Iterator[None]:
     """Within it the nets draw pictures that can be laid side by side (x) and one above the other (y)."""
@@ -111,6 +118,7 @@ class Ops:
 
     Linear: Callable[..., nn.Module] = Linear
     Conv2d: Callable[..., nn.Module] = Conv2d
+    UpConv2d: Callable[..., nn.Module] = UpConv2d
     GroupNorm: Callable[..., nn.Module] = GroupNorm
     LayerNorm: Callable[..., nn.Module] = LayerNorm
 

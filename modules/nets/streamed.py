@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from modules.nets.layers import Conv2d, Linear, Ops, Slot
+from modules.nets.layers import Conv2d, Linear, Ops, Slot, UpConv2d
 
 Source = Callable[[], tuple[Tensor, ...]]
 """Gives (weight,) or (weight, bias) on the device that computes."""
@@ -48,6 +48,10 @@ class StoredConv2d(Stored, Conv2d):  # type: ignore[misc]
     """`Conv2d`, its weights stored in any float type."""
 
 
+class StoredUpConv2d(Stored, UpConv2d):  # type: ignore[misc]
+    """`UpConv2d`, its weights stored in any float type."""
+
+
 class StreamedLinear(Streamed, Linear):  # type: ignore[misc]
     """`Linear`, its weights elsewhere."""
 
@@ -56,8 +60,12 @@ class StreamedConv2d(Streamed, Conv2d):  # type: ignore[misc]
     """`Conv2d`, its weights elsewhere."""
 
 
-STORED = Ops(Linear=StoredLinear, Conv2d=StoredConv2d)
-STREAMED = Ops(Linear=StreamedLinear, Conv2d=StreamedConv2d)
+class StreamedUpConv2d(Streamed, UpConv2d):  # type: ignore[misc]
+    """`UpConv2d`, its weights elsewhere."""
+
+
+STORED = Ops(Linear=StoredLinear, Conv2d=StoredConv2d, UpConv2d=StoredUpConv2d)
+STREAMED = Ops(Linear=StreamedLinear, Conv2d=StreamedConv2d, UpConv2d=StreamedUpConv2d)
 
 
 def connect(net: nn.Module, add: Callable[[int, tuple[Tensor, ...]], None], take: Callable[[int], tuple]) -> None:

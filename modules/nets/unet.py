@@ -69,6 +69,40 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
+class Prompted:
+    """A context [B, M, D] with the keys and values that each cross-attention makes of it, made at the first call.
+
+    They hold as long as the weights, and what maps the context, stay as they are.
+    """
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+        self.made: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def bytes(self) -> int:
+        return self.tokens.nbytes + sum(k.nbytes + v.nbytes for k, v in self.made.values())
+
+
+Context = Tensor | Prompted
+
+
+SHALLOW = 1
+"""So many blocks on either side are computed when the deep part is left out: those that see every pixel."""
+
+
+@dataclass
+class Deep:
+    """A call that leaves the deep part of the net out and takes what it answered the last time (Ma et al.,
+    arXiv:2312.00858): from one noise level to the next that changes little.
+
+    `answer` is what the deep part gave; with `fresh`, or where there is none, it is computed and kept.
+    """
+
+    fresh: bool = True
+    answer: Tensor | None = None
+
+
 class CrossAttention(nn.Module):
     """Attention to a context [B, M, context_dim], or to the tokens themselves."""
 
@@ -81,11 +115,21 @@ class CrossAttention(nn.Module):
         self.to_v = ops.Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(ops.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor, context_map: ContextMap | None = None) -> Tensor:
-        of_keys, of_values = context_map(context) if context_map else (context, context)
-        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(of_keys), self.to_v(of_values)))
+    def forward(self, x: Tensor, context: Context, context_map: ContextMap | None = None) -> Tensor:
+        q = self._split(self.to_q(x))
+        if isinstance(context, Prompted):
+            if self not in context.made:
+                context.made[self] = self._of(context.tokens, context_map)
+            k, v = context.made[self]
+        else:
+            k, v = self._of(context, context_map)
         out = self.attention(q, k, v)
         return self.to_out(out.transpose(1, 2).reshape(x.shape))
+
+    def _of(self, context: Tensor, context_map: ContextMap | None) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        of_keys, of_values = context_map(context) if context_map else (context, context)
+        return self._split(self.to_k(of_keys)), self._split(self.to_v(of_values))
 
     def _split(self, t: Tensor) -> Tensor:
         batch, tokens, channels = t.shape
@@ -101,7 +145,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gate = F.gelu(gate)
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 
 
 class FeedForward(nn.Module):
@@ -122,7 +167,7 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
 
     def forward(
-        self, x: Tensor, context: Tensor, context_map: ContextMap | None = None, match: Match | None = None
+        self, x: Tensor, context: Context, context_map: ContextMap | None = None, match: Match | None = None
     ) -> Tensor:
         h = self.norm1(x)
         if match is not None:
@@ -152,7 +197,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection()
 
     def forward(
-        self, x: Tensor, context: Tensor, context_map: ContextMap | None = None, merging: Merging | None = None
+        self, x: Tensor, context: Context, context_map: ContextMap | None = None, merging: Merging | None = None
     ) -> Tensor:
         batch, channels, height, width = x.shape
         h = self.norm(x)
@@ -180,17 +225,17 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
+        self.conv = ops.UpConv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 class Stage(nn.Sequential):
     """One numbered block of the file: each child gets what it needs of the timestep embedding and the context."""
 
     def forward(
-        self, x: Tensor, emb: Tensor, context: Tensor, context_map: ContextMap | None = None,
+        self, x: Tensor, emb: Tensor, context: Context, context_map: ContextMap | None = None,
         merging: Merging | None = None,
     ) -> Tensor:  # fmt: skip
         for layer in self:
@@ -207,7 +252,8 @@ class UNet(nn.Module):
     """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
 
     `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
-    `merging` is the share of tokens that self-attention takes together (`nets.merging`).
+    `merging` is the share of tokens that self-attention takes together (`nets.merging`). `deep`: whether this call may
+    leave the deep part out.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
@@ -266,10 +312,11 @@ class UNet(nn.Module):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Context,
         y: Tensor | None = None,
         context_map: ContextMap | None = None,
         merging: float = 0.0,
+        deep: Deep | None = None,
     ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         if self.config.adm_channels is not None:
@@ -278,11 +325,20 @@ class UNet(nn.Module):
             emb = emb + self.label_emb(y)
         merge = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
         h, skips = x, []
-        for block in self.input_blocks:
+        left_out = deep is not None and not deep.fresh and deep.answer is not None
+        for block in self.input_blocks[:SHALLOW] if left_out else self.input_blocks:
             h = block(h, emb, context, context_map, merge)
             skips.append(h)
-        h = self.middle_block(h, emb, context, context_map, merge)
-        for block in self.output_blocks:
+        if left_out and deep is not None and deep.answer is not None:
+            h = deep.answer
+        else:
+            h = self.middle_block(h, emb, context, context_map, merge)
+        for number, block in enumerate(self.output_blocks):
+            outer = number >= len(self.output_blocks) - SHALLOW
+            if left_out and not outer:
+                continue
+            if deep is not None and not left_out and number == len(self.output_blocks) - SHALLOW:
+                deep.answer = h
             skip = skips.pop()
             if h.shape[-2:] != skip.shape[-2:]:  # a latent side that is not a multiple of 2^levels
                 h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")

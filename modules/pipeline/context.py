@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from modules.memory.devices import DeviceFacts
+from modules.memory.gauge import Gauge
 from modules.pipeline.faces import Faces
 from modules.pipeline.text import ConditioningCache
 from modules.pipeline.upscalers import Upscalers
@@ -62,6 +63,7 @@ class RunContext:
     conditionings: ConditioningCache
     upscalers: Upscalers
     faces: Faces
+    gauge: Gauge
     said: set[str] = field(default_factory=set)
     kept: dict[int, Kept] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.memory.machine import dtype_of
 from modules.nets.autoencoder import decode_tiled
 from modules.schema.errors import NotANumber, NotFound
 from modules.weights.residency import LoadedModel
@@ -32,7 +33,7 @@ def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: st
 def _decoded(model: LoadedModel, latent: Tensor) -> Tensor:
     """[C, h, w] -> pixels [3, H, W] float32, in tiles where the policy says so, again in a wider type on overflow."""
     policy = model.policy
-    dtypes = (policy.vae_dtype, *policy.vae_retry)
+    dtypes = (policy.vae_dtype, *map(dtype_of, policy.vae_retry))
     for dtype in dtypes[dtypes.index(model.learned.get("vae", policy.vae_dtype)) :]:
         with model.vae_in(dtype) as vae:
             z = model.from_latents(latent[None].to(model.device, dtype))

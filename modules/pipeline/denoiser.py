@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from modules.nets.unet import Deep, Prompted
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.text import Encoding, PictureConditioning
@@ -22,6 +23,7 @@ from modules.sampling.prediction import EDMSchedule, NoiseLevels, NoiseSchedule
 from modules.schema.errors import BadRequest
 from modules.schema.record import CheckpointView
 from modules.schema.settings import Sampling
+from modules.weights.adapters.apply import Outcome
 from modules.weights.residency import LoadedModel
 
 
@@ -38,6 +40,8 @@ def noise_levels(model: LoadedModel, options: Sampling) -> NoiseLevels:
     ).to(model.device)
 
 
+MOST_HEARD = 16
+"""Combinations of prompts whose keys and values are kept."""
 Conditioner = Callable[[LoadedModel], list[PictureConditioning]]
 
 
@@ -83,7 +87,7 @@ class Denoiser:
     `start`: the picture to start from with its mask, `extra` [B, C', h, w] what the net wants besides x.
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
     the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
-    which it is, and gives the model the strengths its networks have then.
+    which it is, and gives the model the strengths its networks have then. `deep_interval`: see `_deep`.
     """
 
     models: Models
@@ -99,9 +103,16 @@ class Denoiser:
     lcm: bool = False
     handover: Handover | None = None
     merging: float = 0.0
+    deep_interval: int = 1
     pictures_per_call: int = 1
     enter: Callable[[LoadedModel, int], None] = lambda model, call: None
     calls: int = field(default=0)
+    _numbers: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
+    _heard: dict[tuple[int, ...], tuple[tuple[Encoding, ...], Prompted, Tensor | None]] = field(
+        default_factory=dict, init=False
+    )
+    _heard_with: Outcome | None = field(default=None, init=False)
+    _deeps: dict[tuple, Deep] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._meet(self.models.current)
@@ -114,6 +125,8 @@ class Denoiser:
                 "choose a refiner that wants nothing beside it.",
                 field="refiner",
             )
+        self._heard.clear()
+        self._deeps.clear()
         predictor = prediction.Predictor(prediction.find_prediction(model.prediction), self.levels)
         self.predictor = predictor.lcm() if self.lcm else predictor
         self.pictures = self.condition(model)
@@ -214,7 +227,7 @@ class Denoiser:
         """One call of the net for rows of equal text length -> denoised [R, C, h, w]."""
         model = self.models.current
         dtype, device = model.policy.denoiser_dtype, model.device
-        of_picture = [row.picture for row in rows]
+        of_picture = self._places(tuple(row.picture for row in rows), x.device)
         x, sigma = x[of_picture], sigma[of_picture]
         scaled, timesteps = self.predictor.inputs(x, sigma)
         if self.extra is not None and model.facts.concat:  # a refiner may want none of it
@@ -222,8 +235,42 @@ class Denoiser:
             unseen = [i for i, row in enumerate(rows) if not row.sees_picture]
             extra[unseen] = 0
             scaled = torch.cat([scaled, extra.to(scaled)], dim=1)
-        context = torch.stack([row.text.tokens for row in rows]).to(device, dtype)
-        vectors = [row.text.vector for row in rows if row.text.vector is not None]
-        y = torch.stack(vectors).to(device, dtype) if model.facts.vector else None
-        out = model.unet(scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging)
+        context, y = self._said(model, rows, device, dtype)
+        deep = self._deep(rows)
+        out = model.call(
+            scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, deep
+        )
         return self.predictor.denoised(x, out.to(x.dtype), sigma)
+
+    def _places(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:
+        """Numbers on a device: brought there once, since a card would be waited for each time."""
+        if numbers not in self._numbers:
+            self._numbers[numbers] = torch.tensor(numbers, device=device)
+        return self._numbers[numbers]
+
+    def _said(
+        self, model: LoadedModel, rows: list[_Row], device: torch.device, dtype: torch.dtype
+    ) -> tuple[Prompted, Tensor | None]:
+        """What rows say, as the net takes it: made once for as long as they say it and the networks stay the same."""
+        if self._heard_with is not model.networks.outcome:
+            self._heard.clear()
+            self._heard_with = model.networks.outcome
+        texts = tuple(row.text for row in rows)
+        key = tuple(map(id, texts))
+        if key not in self._heard:
+            while len(self._heard) >= MOST_HEARD:
+                del self._heard[next(iter(self._heard))]
+            context = Prompted(torch.stack([text.tokens for text in texts]).to(device, dtype))
+            vectors = [text.vector for text in texts if text.vector is not None]
+            y = torch.stack(vectors).to(device, dtype) if model.facts.vector else None
+            self._heard[key] = texts, context, y
+        return self._heard[key][1:]
+
+    def _deep(self, rows: list[_Row]) -> Deep | None:
+        """Whether this call may take the deep part's answer of the last one; every `deep_interval`th computes it."""
+        if self.deep_interval <= 1:
+            return None
+        key = tuple((row.picture, row.sees_picture) for row in rows)
+        kept = self._deeps.setdefault(key, Deep())
+        kept.fresh = self.calls % self.deep_interval == 0
+        return kept

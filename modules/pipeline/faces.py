@@ -100,6 +100,12 @@ class Faces:
         found = (spots for _, _, spots in retinaface.read(boxes, classes, points, (size[1], size[0])))
         return [spots.numpy() * scale for spots in found if float((spots[0] - spots[1]).norm()) >= LEAST_EYES]
 
+    def use(self, facts: DeviceFacts) -> None:
+        """The machine to work with from now on."""
+        if facts != self.facts:
+            self.close()
+            self.facts = facts
+
     def close(self) -> None:
         self._nets = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from modules.imaging import legend
 from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.imaging.upscale import Find
-from modules.memory import budget, policy
+from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
 from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source
 from modules.pipeline.context import Kept, RunContext, Skipped
@@ -116,7 +116,9 @@ def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, 
     width, height = passes.passes(plan)[-1].size
     sizes, shape = sizes_of(plan.checkpoint, ctx.folders), budget.Shape(width, height, plan.request.batch_size)
     chosen = policy.choose(ctx.facts, plan.settings, sizes, shape)
-    budget.check_denoising(ctx.facts, policy.predict(sizes, shape, chosen), shape)
+    need = policy.predict(sizes, shape, chosen)
+    budget.check_denoising(ctx.facts, need, shape)
+    ctx.gauge.expect(policy.kind_of(ctx.facts, sizes, chosen), need)
     with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
         plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
         job = Job(models, ctx, meter)
@@ -164,10 +166,9 @@ def pictures(
                 if k in finished:
                     continue
                 job.meter.say("Decoding")
-                image = decode.decode(
-                    job.models.current, latent, passes.passes(plan)[-1].size,
-                    plan.settings.model.sd_vae_decode_method,
-                )  # fmt: skip
+                method = plan.settings.model.sd_vae_decode_method
+                with job.ctx.gauge.phase("decoding") if method == "Full" else nullcontext():
+                    image = decode.decode(job.models.current, latent, passes.passes(plan)[-1].size, method)
                 image = with_faces(image, plan, job)
                 if prepared is not None:
                     image = prepared.finish(image, k, start.seen(drawn, i) if start else None)
@@ -240,7 +241,7 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
         ctx.emit(Warned(message=message))
     width, height = passes.passes(plan)[-1].size
     chosen = model.policy
-    budget.check_decode(ctx.facts, model.vae.config.ch, width, height, chosen.vae_dtype.itemsize, chosen.vae_tile)
+    budget.check_decode(ctx.facts, model.vae.config.ch, width, height, machine.BYTES[chosen.vae], chosen.vae_tile)
     checkpoint = ctx.catalogue.with_hashes(plan.checkpoint)
     refiner = plan.refiner and ctx.catalogue.with_hashes(plan.refiner)
     second = plan.second
@@ -265,7 +266,8 @@ def draw(
         start = latents.start(model, prepared, plan, batch) if prepared else None
         extra = latents.net_input(model, prepared, plan, batch, first.size)
         del model
-        drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+        with ctx.gauge.phase("denoising"):
+            drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
         first_steps = first.steps_run
     for second in further:
         meter.start_pass("Enlarging", first_steps)
@@ -273,7 +275,8 @@ def draw(
         own = plan.second and plan.second.checkpoint
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")
-        drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
+        with ctx.gauge.phase("denoising"):
+            drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
     assert isinstance(drawn, Tensor)
     return drawn, start
 

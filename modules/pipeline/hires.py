@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,12 +12,10 @@ from modules.imaging.resize import resize
 from modules.imaging.upscale import Find
 from modules.pipeline import decode, latents, upscalers
 from modules.pipeline.latents import Start
+from modules.schema.enlarging import GRID, Target, target
 from modules.schema.folders import Folders
 from modules.schema.plan import Plan
-from modules.schema.request import Hires
 from modules.weights.residency import LoadedModel
-
-GRID = 8  # pixels to a latent cell, which sizes are reckoned in
 
 # How latents are interpolated: torch's mode, and whether it smooths when shrinking.
 LATENT_MODES: dict[str, tuple[str, bool]] = {
@@ -30,40 +26,6 @@ LATENT_MODES: dict[str, tuple[str, bool]] = {
     "Latent (nearest)": ("nearest", False),
     "Latent (nearest-exact)": ("nearest-exact", False),
 }
-
-
-@dataclass(frozen=True)
-class Target:
-    """`scaled` is the whole picture enlarged, (width, height) in pixels; `surplus` the latent columns and rows that are
-    then cut off, the smaller half of them at the left and top."""
-
-    scaled: tuple[int, int]
-    surplus: tuple[int, int] = (0, 0)
-
-    @property
-    def latent(self) -> tuple[int, int]:
-        """(width, height) of what the second pass draws, in latent cells."""
-        return self.scaled[0] // GRID - self.surplus[0], self.scaled[1] // GRID - self.surplus[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.latent[0] * GRID, self.latent[1] * GRID
-
-
-def target(width: int, height: int, hires: Hires) -> Target:
-    """Where a first pass of that size goes: by a factor, to one side, or to cover both with the surplus cut off."""
-    x, y = hires.hr_resize_x, hires.hr_resize_y
-    if not x and not y:
-        return Target((int(width * hires.hr_scale), int(height * hires.hr_scale)))
-    if not y:
-        return Target((x, x * height // width))
-    if not x:
-        return Target((y * width // height, y))
-    if width / height < x / y:
-        scaled = x, x * height // width
-    else:
-        scaled = y * width // height, y
-    return Target(scaled, ((scaled[0] - x) // GRID, (scaled[1] - y) // GRID))
 
 
 def check_upscaler(name: str, folders: Folders) -> None:

@@ -73,6 +73,8 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     fields["Token merging ratio"] = passes.first_pass(plan).merging or None
     if plan.second is not None:
         fields["Token merging ratio hr"] = passes.passes(plan)[-1].merging or None
+    if drawing.deep_cache_interval > 1:
+        fields["Deep cache interval"] = drawing.deep_cache_interval
     if options.randn_source != "GPU":
         fields["RNG"] = options.randn_source
     if drawing.tiling:

@@ -150,6 +150,7 @@ def sample(
         lcm=sampler.lcm,
         handover=handover_of(plan, run),
         merging=run.merging,
+        deep_interval=plan.settings.drawing.deep_cache_interval,
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,
     )

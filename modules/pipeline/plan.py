@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from modules.pipeline import faces, hires, networks, rounds, upscalers
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
+from modules.schema import enlarging
 from modules.schema.errors import BadRequest
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.record import CheckpointView
@@ -160,7 +161,7 @@ def _second(
     if asked is None:
         return None
     hires.check_upscaler(asked.hr_upscaler, catalogue.folders)
-    goal = hires.target(request.width, request.height, asked)
+    goal = enlarging.target(request.width, request.height, asked)
     if min(goal.latent) < 1 or max(goal.size) > MAX_SIDE:
         width, height = goal.size
         raise BadRequest(f"Hires. fix would draw {width}x{height}; sides go from 8 to {MAX_SIDE}.", field="hires")

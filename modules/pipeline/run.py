@@ -6,14 +6,16 @@ import contextlib
 import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 import torch
 
 from modules.imaging.save import safe_write
 from modules.memory import devices, policy
+from modules.memory.budget import History
 from modules.memory.fastest import Fastest
+from modules.memory.gauge import Gauge, give_back
 from modules.nets.attention import ATTENTIONS
 from modules.pipeline import text
 from modules.pipeline.context import Control, Kept, RunContext
@@ -31,8 +33,8 @@ from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency, is_memory
 from modules.weights.sizes import sizes_of
 
-MEASURED = ("sdp", "xformers", "Doggettx", "split")
-"""Attentions among which a card's best is found."""
+MEASURED = ("sdp", "xformers", "split", "onednn", "Doggettx")
+"""Attentions among which a device's best is found."""
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Engine:
         self.conditionings = ConditioningCache()
         self.upscalers = Upscalers(folders, self.facts)
         self.faces = Faces(folders, self.facts)
+        self.gauge = Gauge(self.facts)
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
@@ -70,6 +73,7 @@ class Engine:
         with self.residency.lease(checkpoint, chosen) as model:
             text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
             self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
+        self.residency.free_when_idle(settings.model.unload_after_minutes * 60, self._rest)
 
     def run(
         self,
@@ -84,6 +88,9 @@ class Engine:
         A job that runs out of memory goes on with its unfinished pictures, saving more memory each time.
         """
         finished = set(control.finished)
+        parts = settings.performance.use_cpu
+        self.upscalers.use(policy.for_part(self.facts, parts, *policy.UPSCALING))
+        self.faces.use(policy.for_part(self.facts, parts, *policy.RESTORING))
         request = with_seeds(request)  # what goes on after a failure is the same job
         kept: dict[int, Kept] = {}
 
@@ -96,16 +103,17 @@ class Engine:
             while True:
                 ctx = RunContext(
                     job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
-                    self.residency, self.facts, self.conditionings, self.upscalers, self.faces,
+                    self.residency, self.facts, self.conditionings, self.upscalers, self.faces, self.gauge,
                     kept=kept,
                 )  # fmt: skip
+                self.gauge.begin()
                 saving = self._drawn(request, ctx)
                 if saving is None:
-                    return
+                    return self._learn()
                 told(Warned(message=f"The memory of {self.facts.name} ran out; going on with: {saving}."))
                 settings = settings.with_options({"memory_saving": saving})
         finally:
-            self.residency.free_when_idle(settings.model.unload_after_minutes * 60)
+            self.residency.free_when_idle(settings.model.unload_after_minutes * 60, self._rest)
 
     def _drawn(self, request: GenerationRequest, ctx: RunContext) -> str | None:
         """Draw. None if it was done, or what to do next against too little memory; OutOfMemory if nothing is left."""
@@ -132,6 +140,15 @@ class Engine:
             torch.cuda.empty_cache()
         return left[0]
 
+    def _learn(self) -> None:
+        """Let the next prediction of such a job profit from what this one took."""
+        if self.gauge.expected is None or not (measured := self.gauge.measured()):
+            return
+        path = self.folders.memory_history
+        history = History.read(path).seen(*self.gauge.expected, measured)
+        with contextlib.suppress(EaselError):  # it is measured again then
+            safe_write(path, history.as_json().encode(), overwrite=True)
+
     def _fastest(self) -> Fastest:
         """The attention that measures best here; what an earlier run found is beside the database."""
         path = self.folders.database.with_name("attention.json")
@@ -151,15 +168,28 @@ class Engine:
         self.upscalers.close()
         self.faces.close()
         self.residency.close()
+        self._rest()
+
+    def _rest(self) -> None:
+        self.conditionings.clear()
+        give_back()
 
     def stats(self) -> dict[str, object]:
-        """What is loaded and where, as plain data."""
+        """What is loaded and where, as plain data. `held`: bytes of weights and of what is kept to save work.
+
+        `machine` is all that decides how a job is drawn; `fixed`, what was taken before anything was loaded.
+        """
         loaded = self.residency.loaded
         return {
             "device": self.facts.kind,
             "device_name": self.facts.name,
             "memory": self.facts.memory,
             "checkpoint": loaded.name if loaded else None,
+            "machine": {**asdict(self.facts), "features": sorted(self.facts.features)},
+            "fixed": self.gauge.fixed,
+            "now": self.gauge.now(),
+            "held": {**self.residency.held(), "cache": self.conditionings.bytes + self.upscalers.bytes},
+            **self.gauge.card(),
         }
 
     def close(self) -> None:

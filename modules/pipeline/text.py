@@ -122,6 +122,16 @@ class ConditioningCache:
             while len(self._entries) > self.limit:
                 self._entries.popitem(last=False)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+
+    @property
+    def bytes(self) -> int:
+        with self._lock:
+            kept = [encoding for entry in self._entries.values() for encoding in entry]
+        return sum(t.nbytes for encoding in kept for t in (encoding.tokens, encoding.vector) if t is not None)
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:

@@ -55,6 +55,12 @@ class Upscalers:
 
         return upscale
 
+    def use(self, facts: DeviceFacts) -> None:
+        """The machine to enlarge with from now on."""
+        if facts != self.facts:
+            self.close()
+            self.facts = facts
+
     def _net(self, path: Path) -> UpscalerNet:
         key = path, path.stat().st_mtime_ns
         if self.last is None or self.last[0] != key:
@@ -62,6 +68,11 @@ class Upscalers:
             half = self.facts.kind == "cuda" and self.facts.fp16
             self.last = key, load_upscaler(path, self.facts.device, half)
         return self.last[1]
+
+    @property
+    def bytes(self) -> int:
+        """Of the net that is kept."""
+        return sum(p.nbytes for p in self.last[1].model.parameters()) if self.last else 0  # type: ignore[attr-defined]
 
     def close(self) -> None:
         self.last = None

@@ -48,6 +48,11 @@ class Folders:
         return self.state / "easel.sqlite3"
 
     @property
+    def memory_history(self) -> Path:
+        """What jobs took of the memory predicted for them (`memory.budget.History`)."""
+        return self.state / "memory.json"
+
+    @property
     def inputs(self) -> Path:
         """Source pictures of jobs, by content (`imaging.inputs`)."""
         return self.state / "inputs"

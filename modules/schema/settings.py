@@ -137,6 +137,18 @@ class Performance(Frozen):
         "Disable", label="FP8 weight", choices=("Disable", "Enable for SDXL", "Enable"),
         hint="The denoiser's weights take half the memory; pictures differ a little.",
     )  # fmt: skip
+    use_cpu: str = fact(
+        "", label="Parts that the processor computes", hint="As --use-cpu: all, sd, esrgan, …, with commas between."
+    )
+    upcast_sampling: bool = fact(
+        False, label="Upcast sampling",
+        hint="Where a card needs float32: its weights lie in float16 all the same, at half the memory.",
+    )  # fmt: skip
+    denoiser_calls: Literal["Plain", "CUDA graphs", "torch.compile"] = fact(
+        "Plain", label="How the denoiser is called", choices=("Plain", "CUDA graphs", "torch.compile"),
+        hint="On a card. CUDA graphs: recorded at the second step. torch.compile: in the background, taken when it is "
+        "ready; its pictures differ in the last bits.",
+    )  # fmt: skip
     opt_channelslast: bool = fact(
         False, label="Channels last", hint="Always, not only where it is faster and as exact."
     )
@@ -303,6 +315,11 @@ class Drawing(Frozen):
     token_merging_ratio_hr: float = fact(
         0.0, label="Token merging ratio for high-res pass", ge=0, le=0.9, step=0.1,
         infotext="Token merging ratio hr", hint="0 is as above.",
+    )  # fmt: skip
+    deep_cache_interval: int = fact(
+        1, label="Deep cache interval", ge=1, le=10, step=1, infotext="Deep cache interval",
+        hint="Only each so many steps the whole denoiser is asked, else its outer layers; 1 is off. Much faster; "
+        "changes the picture.",
     )  # fmt: skip
     refiner_switch_by_sample_steps: bool = fact(
         False, label="Switch to refiner by sampling steps", infotext="Refiner switch by sampling steps"

@@ -32,6 +32,7 @@ from modules.imaging.save import kept_as, save_named, sweep_leftovers
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
+from modules.schema.memory import MemoryEstimate, MemoryNow
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings, is_place
@@ -45,6 +46,7 @@ from modules.service.keeper import Keeper, adopt
 from modules.service.lock import FolderLock
 from modules.service.model_files import ModelFiles
 from modules.service.model_tasks import ModelTasks
+from modules.service.planner import Planner
 from modules.service.presets import PresetStore
 from modules.service.prompts import PromptDesk
 from modules.service.settings_store import SettingsStore
@@ -132,6 +134,7 @@ class GenerationService:
         self._webhooks = Webhooks(self._jobs, self._jobs.view)
         self._worker = worker_factory(folders)
         self._worker.warm(self.settings)
+        self._planner = Planner(folders, self.catalogue, lambda: self.settings, self._worker.stats)
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
         self._dispatcher.start()
         threading.Thread(target=self._sweep, args=(time.time(),), name="sweep", daemon=True).start()
@@ -405,6 +408,14 @@ class GenerationService:
     def load(self) -> None:
         """The worker loads the settings' model, so that the next job need not wait."""
         self._worker.warm(self.settings)
+
+    def estimate(self, request: GenerationRequest) -> MemoryEstimate | None:
+        """The memory a job would take (`planner`)."""
+        return self._planner.estimate(request)
+
+    def memory(self) -> MemoryNow:
+        """The memory that is held."""
+        return self._planner.now()
 
     def stats(self) -> dict[str, Any]:
         return {

@@ -35,6 +35,8 @@ from modules.schema.settings import Settings
 
 ENGINE = "modules.pipeline.run:Engine"
 CLOSE_SECONDS = 5.0
+FACTS_SECONDS = 1.0
+"""So often a worker that draws tells of its memory."""
 log = logging.getLogger("easel.worker")
 
 
@@ -526,8 +528,13 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
 def _draw(engine: Any, asked: dict[str, Any], controls: _Controls, send: Callable[..., None]) -> None:
     job = asked["job"]
     send({"job": job})  # taken: from here on a death of this process is this job's
+    told = time.monotonic()
 
     def emit(event: ev.Event, final: bool = False) -> None:
+        nonlocal told
+        if time.monotonic() - told > FACTS_SECONDS:
+            told = time.monotonic()
+            send({"facts": _facts_of(engine)})
         data = getattr(event, "data", None)
         body = event.model_dump(mode="json", exclude={"data"})
         send({"job": job, "final": final, "event": body}, data)

@@ -44,18 +44,19 @@ class Nets:
     extra: int
 
 
-def blueprint(facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN) -> Nets:
-    """Build all nets without memory and compare every key and shape with the header.
+def blueprint(
+    facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN, vae_ops: Ops | None = None
+) -> Nets:
+    """Build all nets without memory and compare every key and shape with the header. `vae_ops`: of the autoencoder.
 
     Raises:
         BadFile: keys are missing (count and the first five) or a shape differs (key, expected, found).
     """
     with torch.device("meta"):
         unet = UNet(UNetConfig(**facts.unet.config), ops, attention)
-        # Packed convolutions answer with channels last, where torch's float32 GroupNorm is a hundred times less exact;
-        # the autoencoder, large in pixels and small in weights, gains least from them.
-        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), PLAIN if ops is PACKED else ops, attention)
-        towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config)).eval(), t) for t in facts.towers)
+        vae = Autoencoder(AutoencoderConfig(**facts.vae.config), vae_ops or ops, attention)
+        text_ops = ops if ops is PACKED else PLAIN
+        towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config), text_ops).eval(), t) for t in facts.towers)
     used = _compare(unet, facts.unet, header, "U-Net") | _compare(vae, facts.vae, header, "autoencoder")
     for tower in towers:
         used |= _compare(tower.net, tower.facts.component, header, f"text encoder ({tower.facts.name})")

@@ -17,7 +17,7 @@ import time
 import traceback
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.policy import Policy
-from modules.memory.streaming import CudaLink, Stream
+from modules.memory.streaming import CudaLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.packed import PACKED
+from modules.nets.packed import PACKED, PACKED_UP
+from modules.nets.recorded import calling
 from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
@@ -78,6 +79,9 @@ class LoadedModel:
     identity: _Identity
     networks: Networks
     catalogue: Catalogue | None = None
+    stream: Stream | None = None
+    call: Callable[..., Tensor] = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    """The denoiser as it is called: `unet`, or what calls it faster."""
     small: dict[object, nn.Module | None] = field(default_factory=dict, compare=False, repr=False)
     learned: dict[str, torch.dtype] = field(default_factory=dict, compare=False, repr=False)
     """"vae": the number type that this model's pictures had to be decoded in."""
@@ -162,9 +166,15 @@ class Residency:
     """
 
     def __init__(
-        self, catalogue: Catalogue | None, facts: DeviceFacts, fastest: Attention = ATTENTIONS["sdp"]
+        self,
+        catalogue: Catalogue | None,
+        facts: DeviceFacts,
+        fastest: Attention = ATTENTIONS["sdp"],
+        link: Callable[[torch.device], Link] = CudaLink,
     ) -> None:
-        """`fastest`: the attention where the policy asks for the one that measures best."""
+        """`fastest`: the attention where the policy asks for the one that measures best. `link`: makes the way that
+        streamed weights take to a device."""
+        self._link = link
         self.catalogue = catalogue
         self.facts = facts
         self._fastest = fastest
@@ -228,24 +238,37 @@ class Residency:
                 self._timer.cancel()
             self._free_down_to(0)
 
-    def free_when_idle(self, seconds: float) -> None:
-        """Free all models once none has been used for so long; 0 is never. The last call counts."""
+    def held(self) -> dict[str, int]:
+        """Bytes of weights: of the models that stay, on the device that draws (`weights`), and in RAM beside a card."""
+        on_device = in_ram = 0
+        for model in list(self._kept.values()):
+            for net in (model.unet, model.vae, *(tower.net for tower in model.towers), *model.small.values()):
+                for parameter in net.parameters() if net is not None else ():
+                    here = parameter.device.type in (self.facts.kind, "meta")  # packed ones are shapes elsewhere
+                    on_device += parameter.nbytes * here
+                    in_ram += parameter.nbytes * (not here)
+            on_device += model.stream.on_device if model.stream else 0
+        return {"weights": on_device, "weights_in_ram": in_ram}
+
+    def free_when_idle(self, seconds: float, then: Callable[[], None] = lambda: None) -> None:
+        """Free all models once none has been used for so long, and call `then`; 0 is never. The last call counts."""
         with self._lock:
             if self._timer:
                 self._timer.cancel()
             self._timer = None
             if seconds > 0:
-                self._timer = threading.Timer(seconds, self._idle, (seconds,))
+                self._timer = threading.Timer(seconds, self._idle, (seconds, then))
                 self._timer.daemon = True
                 self._timer.start()
 
-    def _idle(self, seconds: float) -> None:
+    def _idle(self, seconds: float, then: Callable[[], None]) -> None:
         with self._lock:  # waits for a lease to end
             left = self._used + seconds - time.monotonic()
             if left > 0:
-                self.free_when_idle(left)
+                self.free_when_idle(left, then)
             else:
                 self._free_down_to(0)
+                then()
 
     def _switch(self, checkpoint: CheckpointView, policy: Policy, identity: _Identity) -> None:
         opened = self._open(checkpoint, policy)
@@ -275,7 +298,7 @@ class Residency:
     def _open(self, checkpoint: CheckpointView, policy: Policy) -> _Opened:
         folders = self.catalogue.folders if self.catalogue else None
         header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
-        nets = blueprint(facts, header, self._attention(policy), _ops(policy))
+        nets = blueprint(facts, header, self._attention(policy), _ops(policy), _vae_ops(policy))
         return _Opened(open_header(header), facts, nets)
 
     def _attention(self, policy: Policy) -> Attention:
@@ -286,12 +309,13 @@ class Residency:
         facts, nets, device = opened.facts, opened.nets, policy.device
         with opened.file as file:
             file.will_need()
-            fill(nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage)
-            fill(nets.vae, file, facts.vae, device, policy.vae_dtype)
+            fill(nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage_dtype)
+            fill(nets.vae, file, facts.vae, device, policy.vae_dtype, _vae_ops(policy) is PACKED)
             for tower in nets.towers:
                 fill(tower.net, file, tower.facts.component, policy.text_device, policy.text_dtype)
+        stream = None
         if policy.weights_budget is not None:
-            stream = Stream(CudaLink(device), policy.weights_budget)
+            stream = Stream(self._link(device), policy.weights_budget)
             for net in (nets.unet, nets.vae):
                 connect(net, stream.add, stream.take)
         towers = [tower.net for tower in nets.towers]
@@ -300,8 +324,9 @@ class Residency:
             beside=policy.weights_budget is not None or policy.storage is not None,
         )
         return LoadedModel(
-            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue
-        )
+            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue,
+            stream, calling(nets.unet, policy.calls if policy.weights_budget is None else "Plain"),
+        )  # fmt: skip
 
     def _place(self, identity: _Identity) -> None:
         """Bring a model to its device; the others step aside into RAM where only one may stay there."""
@@ -343,6 +368,15 @@ def _ops(policy: Policy) -> Ops:
     if policy.storage is not None:
         return STORED
     return PACKED if policy.packed else PLAIN
+
+
+def _vae_ops(policy: Policy) -> Ops:
+    """Those of the autoencoder. Packed convolutions answer with channels last, where torch's float32 GroupNorm is a
+    hundred times less exact; in bfloat16 that drowns."""
+    ops = _ops(policy)
+    if ops is not PACKED:
+        return ops
+    return PACKED if policy.vae == "bfloat16" else PACKED_UP
 
 
 def _move(model: LoadedModel, device: torch.device) -> None:

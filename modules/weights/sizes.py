@@ -28,4 +28,6 @@ def sizes_of(checkpoint: CheckpointView, folders: Folders | None = None) -> Size
         count(*(tower.component.prefix for tower in facts.towers)),
         facts.unet.config.get("model_channels", Sizes.denoiser_width),
         facts.vae.config.get("ch", Sizes.vae_width),
+        any(facts.unet.config.get("input_depths", (1,))[:1]),
+        facts.family,
     )

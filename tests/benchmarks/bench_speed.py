@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ import torch
 from torch import Tensor
 
 from modules.memory import devices
-from modules.memory.policy import DTYPES, choose
+from modules.memory.fastest import Fastest
+from modules.memory.machine import dtype_of
+from modules.memory.policy import choose
+from modules.nets.attention import ATTENTIONS
 from modules.nets.autoencoder import AutoencoderConfig
+from modules.pipeline.run import MEASURED
 from modules.schema.folders import Folders
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
@@ -37,6 +42,7 @@ from modules.weights.sizes import sizes_of
 from tests.weights.full_size import LAYOUTS
 from tests.weights.tiny import write_layout
 
+DTYPES = ("float32", "bfloat16", "float16")
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "easel-benchmarks"
@@ -107,12 +113,13 @@ def easel(path: Path, cache: Path, dtype: torch.dtype, device: str) -> LoadedMod
     folders = folders_of(cache)
     catalogue = Catalogue(folders, folders.database)
     facts = devices.detect(use_cpu=device == "cpu")
-    name = next(name for name, value in DTYPES.items() if value == dtype)
+    name = str(dtype).removeprefix("torch.")
     settings = Settings().with_options({"precision": name, "vae_precision": name})
     checkpoint = catalogue.find(path.stem)
     policy = choose(facts, settings, sizes_of(checkpoint))
-    residency = Residency(catalogue, facts)
-    with residency.lease(checkpoint, replace(policy, text_dtype=dtype)) as model:
+    ways = {name: ATTENTIONS[name] for name in MEASURED if name != "xformers" or find_spec("xformers")}
+    residency = Residency(catalogue, facts, Fastest(ways, facts.name))
+    with residency.lease(checkpoint, replace(policy, text=name)) as model:
         return model
 
 
@@ -298,7 +305,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--family", nargs="+", choices=[*FAMILIES], default=["sd1"])
-    parser.add_argument("--dtype", nargs="+", choices=[*DTYPES], default=["bfloat16", "float32"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16", "float32"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of the processor; all where not given")
     parser.add_argument("--rounds", type=int, default=3)
@@ -311,7 +318,7 @@ def main() -> None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     if asked.cold:
-        return cold_run(asked.cold, asked.family[0], DTYPES[asked.dtype[0]], asked.cache, asked.device)
+        return cold_run(asked.cold, asked.family[0], dtype_of(asked.dtype[0]), asked.cache, asked.device)
     rows: list[Row] = []
 
     def told(found: Iterator[Row]) -> None:
@@ -323,7 +330,7 @@ def main() -> None:
         model_file(family, asked.cache)
         for dtype in asked.dtype:
             if asked.only != "cold":
-                told(compare(family, DTYPES[dtype], asked.cache, asked.rounds, asked.device))
+                told(compare(family, dtype_of(dtype), asked.cache, asked.rounds, asked.device))
             if asked.only != "speed":
                 told(cold(family, dtype, asked.cache, asked.device))
     if asked.json:

@@ -32,6 +32,7 @@ def parts(quick: bool) -> dict[str, list[str]]:
         "tests": ["-m", "pytest", "-q", "-m", "gpu", "tests"],
         **figures,
         **{f"beside diffusers {family}": [*beside, family] for family in families},
+        "accelerations": ["-m", "tests.benchmarks.bench_accelerations", "--dtype", "float16"],
     }
 
 
@@ -74,6 +75,7 @@ def speed(family: str) -> dict[str, float]:
     """Guided calls per second: as it is, by each attention, as a CUDA graph, compiled."""
     import torch
 
+    from modules.nets.recorded import Compiled, Recorded
     from tests.benchmarks.bench_speed import inputs
 
     found: dict[str, float] = {}
@@ -84,32 +86,16 @@ def speed(family: str) -> dict[str, float]:
             with torch.inference_mode():
                 found[attention] = 1 / seconds_per_call(partial(model.unet, *given))
                 if attention == "sdp":
-                    found["sdp, CUDA graph"] = 1 / seconds_per_call(graphed(model.unet, given))
-                    compiled = partial(torch.compile(model.unet, dynamic=False), *given)
-                    found["sdp, compiled"] = 1 / seconds_per_call(compiled)
+                    found["sdp, CUDA graph"] = 1 / seconds_per_call(partial(Recorded(model.unet), *given))
+                    compiled = Compiled(model.unet)
+                    began = time.perf_counter()
+                    compiled(*given)
+                    compiled.wait()
+                    found["compilations a second, beside drawing"] = 1 / (time.perf_counter() - began)
+                    found["sdp, compiled"] = 1 / seconds_per_call(partial(compiled, *given))
         except Exception as error:  # one way that does not work here is a finding, too
             print(f"{attention}: {type(error).__name__}: {str(error)[:200]}")
-    return {f"{name}, calls/s": round(value, 2) for name, value in found.items()}
-
-
-def graphed(net: Any, given: tuple[Any, ...]) -> Callable[[], Any]:
-    """One call recorded and played again: the card is told once, not layer by layer.
-
-    Inputs are those very tensors, written to before each call; weights are read where they lie, so that a LoRA copied
-    into them is heard without recording anew.
-    """
-    import torch
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            net(*given)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        net(*given)
-    return graph.replay
+    return {f"{name}, calls/s": round(value, 4) for name, value in found.items()}
 
 
 def memory(family: str) -> dict[str, float]:

@@ -158,7 +158,10 @@ def test_options_are_frozen():
         ("--medvram", {"memory_use": "medvram"}),
         ("--medvram --lowvram", {"memory_use": "lowvram"}),
         ("--medvram-sdxl", {"memory_use_sdxl": "medvram"}),
-        ("--always-batch-cond-uncond --upcast-sampling --precision autocast", {}),
+        ("--always-batch-cond-uncond --precision autocast", {}),
+        ("--upcast-sampling", {"upcast_sampling": True}),
+        ("--use-cpu sd esrgan", {"use_cpu": "sd,esrgan"}),
+        ("--use-cpu all", {}),  # the card is not even seen
         ("--xformers", {"automatic_attention": "xformers"}),
         ("--force-enable-xformers", {"automatic_attention": "xformers"}),
         ("--opt-sdp-attention", {"automatic_attention": "sdp"}),

@@ -32,6 +32,7 @@ from modules.schema.events import (
     Warned,
 )
 from modules.schema.folders import Folders
+from modules.schema.memory import MemoryEstimate, MemoryHeld, MemoryNow
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
@@ -99,6 +100,7 @@ class StandIn:
 
     def __init__(self, pace: float = 0.05, settings: Settings | None = None) -> None:
         self.pace = pace
+        self.loaded = True
         self._folder = tempfile.TemporaryDirectory(prefix="easel-stand-in-")
         self.folders = folders = Folders.under(Path(self._folder.name))
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
@@ -140,11 +142,30 @@ class StandIn:
     def checkpoint(self, name: str | None = None) -> CheckpointView:
         return next((view for view in CHECKPOINTS if name in (None, view.name, view.title)), CHECKPOINTS[0])
 
+    def estimate(self, request: GenerationRequest) -> MemoryEstimate:
+        """A card of 8 GB; a batch of one 512x512 picture takes 3.1."""
+        area = request.width * request.height * request.batch_size / 2**18
+        denoising = int(0.6e9 * area)
+        peak = 2_500_000_000 + denoising
+        return MemoryEstimate(
+            device="cuda:0", device_name="a card", checkpoint="m", total=8 * 10**9, peak=peak, fixed=500_000_000,
+            weights=2 * 10**9, denoising=denoising, decoding=0, measured=request.steps != 20, placement="resident",
+            tiled=area > 4, split=False, fits=peak < 7.6e9,
+        )  # fmt: skip
+
+    def memory(self) -> MemoryNow:
+        gb = 10**9
+        vram = MemoryHeld(total=8 * gb, free=5 * gb, used=2 * gb, weights=2 * gb * self.loaded, activations=gb // 10)
+        ram = MemoryHeld(total=32 * gb, free=20 * gb, used=gb, cache=3_000_000)
+        return MemoryNow(
+            device="cuda", device_name="a card", checkpoint="m" if self.loaded else None, ram=ram, vram=vram
+        )
+
     def stats(self) -> dict[str, Any]:
         return {"worker": {"kind": "stand-in"}, "running": None, "trouble": None, "jobs": {}, "pictures": 0}
 
     def unload(self) -> None:
-        pass
+        self.loaded = False
 
     def load(self) -> None:
         pass

@@ -8,13 +8,13 @@ import psutil
 import pytest
 import torch
 
-from modules.memory.budget import History, Shape, Sizes
+from modules.memory.budget import Shape, Sizes
 from modules.memory.devices import DeviceFacts, cpu_features, detect
-from modules.memory.policy import GB, Policy, choose, predict
+from modules.memory.policy import GB, RESTORING, UPSCALING, Policy, choose, for_part, predict
 from modules.schema.settings import Settings
 
-F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
-CUDA, MPS, CPU = torch.device("cuda", 0), torch.device("mps"), torch.device("cpu")
+F32, F16, BF16 = "float32", "float16", "bfloat16"
+CUDA, MPS, CPU = "cuda:0", "mps", "cpu"
 
 
 def card(name: str, gb: float, fp16: bool = True, bf16: bool = True) -> DeviceFacts:
@@ -36,10 +36,10 @@ def on_card(denoiser, vae, together, channels_last=True, **more) -> Policy:
 
 TABLE = [
     # machine, precision → denoiser, vae and text, attention, pictures per call, channels last
-    (PC, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
-    (SERVER, "auto", Policy(CPU, F32, F32, F32, "onednn", 1, False, packed=True)),
-    (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "onednn", 1, True, packed=True)),
-    (PC, "float16", Policy(CPU, F16, F32, F32, "onednn", 1, True, packed=True)),
+    (PC, "auto", Policy(CPU, F32, F32, F32, "measured", 1, False, packed=True)),
+    (SERVER, "auto", Policy(CPU, F32, F32, F32, "measured", 1, False, packed=True)),
+    (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "measured", 1, True, packed=True)),
+    (PC, "float16", Policy(CPU, F16, F32, F32, "measured", 1, True, packed=True)),
     (MAC, "auto", Policy(MPS, F16, F32, F32, "sub-quadratic", 1, False)),
     (MAC, "float32", Policy(MPS, F32, F32, F32, "sub-quadratic", 1, False)),
     (card("GTX 1050 Ti, 4 GB", 4.2), "auto", on_card(F16, F16, 2, vae_retry=RETRY)),
@@ -50,15 +50,15 @@ TABLE = [
     (card("RTX 4090, 24 GB", 25.3), "bfloat16", on_card(BF16, F32, 16)),
     (card("H200", 150), "auto", on_card(F16, F32, 16)),
 ]
-SDXL = Sizes(2_567_463_684, 83_653_863, 817_000_000)
+SDXL = Sizes(2_567_463_684, 83_653_863, 817_000_000, attends_first=False, family="sdxl")
 PLACES = [
     # card, model, settings → where the weights are, VAE in tiles
     (4.2, Sizes(), {}, "resident", False),
     (2.1, Sizes(), {}, "streamed", False),
     (4.2, SDXL, {}, "streamed", True),
     (6.2, SDXL, {}, "streamed", True),
-    (8.3, SDXL, {}, "parked", False),
-    (12.6, SDXL, {}, "resident", False),
+    (8.3, SDXL, {}, "parked", True),
+    (12.6, SDXL, {}, "resident", True),
     (150, SDXL, {}, "resident", False),
     (8.3, SDXL, {"fp8_storage": "Enable for SDXL"}, "resident", True),
     (24, Sizes(), {"memory_use": "medvram"}, "parked", False),
@@ -87,14 +87,31 @@ def test_where_the_weights_are(gb, sizes, options, placement, tiled):
     policy = choose(card("a card", gb), Settings().with_options(options), sizes, shape)
     assert (policy.placement, policy.vae_tile is not None) == (placement, tiled)
     assert (policy.weights_budget is None) == (placement == "resident")
-    assert (policy.text_device == CPU) == (placement != "resident")
+    assert (policy.text_on == CPU) == (placement != "resident")
     if policy.weights_budget is not None and not options:
         assert predict(sizes, shape, policy).peak < gb * GB
 
 
 def test_a_card_without_half_precision_draws_in_float32():
     policy = choose(card("GTX 1650, 4 GB", 4.2, fp16=False, bf16=False), Settings())
-    assert (policy.denoiser_dtype, policy.vae_dtype, policy.placement) == (F32, F32, "streamed")
+    assert (policy.denoiser, policy.vae, policy.placement) == (F32, F32, "streamed")
+
+
+def test_upcast_sampling_halves_the_weights_of_a_card_that_needs_float32():
+    facts = card("GTX 1660, 6 GB", 6.2, fp16=False, bf16=False)
+    plain, upcast = (choose(facts, Settings().with_options({"upcast_sampling": on})) for on in (False, True))
+    assert (plain.denoiser, plain.storage) == (F32, None)
+    assert (upcast.denoiser, upcast.storage) == (F32, F16)
+    assert predict(Sizes(), Shape(), upcast).weights < 0.65 * predict(Sizes(), Shape(), plain).weights
+    wanted = choose(facts, Settings().with_options({"upcast_sampling": True, "precision": "float32"}))
+    assert wanted.storage is None  # --no-half wins
+
+
+def test_parts_may_run_on_the_processor_by_themselves():
+    facts = card("8 GB", 8.3)
+    assert for_part(facts, "gfpgan", *RESTORING).on == CPU
+    assert for_part(facts, "gfpgan", *UPSCALING).on == CUDA
+    assert for_part(facts, "ALL", *UPSCALING).on == CPU
 
 
 WISHES = [
@@ -106,15 +123,20 @@ WISHES = [
     ({"sub_quad_chunk_threshold": 10}, "chunks", (1024, 0, 830_000_000)),
     ({"upcast_attn": True}, "upcast", True),
     ({"batch_cond_uncond": False}, "split_guidance", True),
-    ({"vae_precision": "bfloat16"}, "vae_dtype", BF16),
+    ({"vae_precision": "bfloat16"}, "vae", BF16),
     ({"vae_precision": "float16"}, "vae_retry", (F32,)),
     ({"vae_precision": "float16", "auto_vae_precision_bfloat16": True}, "vae_retry", (BF16, F32)),
     ({"vae_precision": "float16", "auto_vae_precision": False}, "vae_retry", ()),
-    ({"fp8_storage": "Enable"}, "storage", torch.float8_e4m3fn),
+    ({"fp8_storage": "Enable"}, "storage", "float8_e4m3fn"),
     ({"fp8_storage": "Enable for SDXL"}, "storage", None),
     ({"precision": "float32", "opt_channelslast": True}, "channels_last", True),
     ({"disable_nan_check": True}, "check_numbers", False),
-    ({"memory_saving": "the processor"}, "device", CPU),
+    ({"memory_saving": "the processor"}, "on", CPU),
+    ({"use_cpu": "sd"}, "on", CPU),
+    ({"use_cpu": "interrogate,all"}, "on", CPU),
+    ({"use_cpu": "esrgan gfpgan"}, "on", CUDA),
+    ({"denoiser_calls": "CUDA graphs"}, "calls", "CUDA graphs"),
+    ({"upcast_sampling": True}, "storage", None),  # it computes in float16 anyway
 ]
 
 
@@ -125,7 +147,7 @@ def test_what_the_owner_wishes_on_an_8_gb_card(options, name, value):
 
 def test_xformers_is_for_cuda_alone():
     settings = Settings().with_options({"automatic_attention": "xformers"})
-    assert choose(PC, settings).attention == "onednn"
+    assert choose(PC, settings).attention == "measured"
 
 
 def test_a_large_picture_is_decoded_in_tiles_where_it_must():
@@ -139,17 +161,6 @@ def test_a_large_picture_is_decoded_in_tiles_where_it_must():
     )
 
 
-def test_measured_jobs_correct_the_prediction():
-    history = History({})
-    assert history.corrected("card", 1000) == 1000
-    for _ in range(6):
-        history = history.seen("card", predicted=1000, measured=1400)
-    assert history.corrected("card", 2000) == 2800
-    assert history.corrected("another", 2000) == 2000
-    wrong_once = history.seen("card", predicted=1000, measured=2400)
-    assert 1400 < wrong_once.corrected("card", 1000) < 2400
-
-
 def test_a_smaller_model_leaves_room_for_more_pictures():
     small = Sizes(denoiser=15_000_000, vae=4_000_000, text=7_000_000)
     facts = card("4 GB", 4.2)
@@ -159,7 +170,7 @@ def test_a_smaller_model_leaves_room_for_more_pictures():
 def test_detection_on_the_cpu():
     facts = detect(use_cpu=True)
     assert facts.kind == "cpu"
-    assert facts.device == CPU
+    assert facts.on == CPU
     assert facts.memory == facts.ram == psutil.virtual_memory().total
     assert facts.threads == torch.get_num_threads()
 
@@ -177,4 +188,4 @@ def test_detection_on_cuda():
     facts = detect()
     assert facts.kind == "cuda"
     assert facts.memory == torch.cuda.get_device_properties(0).total_memory
-    assert choose(facts, Settings()).device == CUDA
+    assert choose(facts, Settings()).on == CUDA

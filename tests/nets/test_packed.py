@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from modules.nets.autoencoder import Autoencoder
+from modules.nets.clip import TextEncoder
 from modules.nets.layers import seamless
-from modules.nets.packed import PACKED, Packed, PackedConv2d, PackedLinear, dtypes
+from modules.nets.packed import PACKED, PACKED_UP, Packed, PackedConv2d, PackedLinear, PackedUpConv2d, dtypes
 from modules.nets.unet import UNet
-from tests.weights.tiny import UNET, VAE, randomise
+from tests.weights.tiny import TEXT, UNET, VAE, randomise
 
 needs_onednn = pytest.mark.skipif(torch.float32 not in dtypes(), reason="torch was built without oneDNN")
 
@@ -46,7 +47,9 @@ def test_packed_nets_answer_as_plain_ones(generator, wrap):
 
 @needs_onednn
 @pytest.mark.parametrize(
-    "make", [lambda: PackedLinear(24, 40), lambda: PackedConv2d(24, 40, 3)], ids=["linear", "conv"]
+    "make",
+    [lambda: PackedLinear(24, 40), lambda: PackedConv2d(24, 40, 3), lambda: PackedUpConv2d(24, 40, 3, padding=1)],
+    ids=["linear", "conv", "up"],
 )
 def test_a_new_weight_counts_and_the_old_one_comes_back_exactly(generator, make):
     layer, fresh = make(), make()
@@ -64,6 +67,53 @@ def test_a_new_weight_counts_and_the_old_one_comes_back_exactly(generator, make)
         for name, value in old.items():
             layer.put(name, value)
         assert torch.equal(layer(x), before)
+
+
+@needs_onednn
+@pytest.mark.parametrize("wrap", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_enlarging_inside_the_convolution_is_exact(generator, wrap, last, dtype):
+    if dtype not in dtypes():
+        pytest.skip("the processor has no bfloat16")
+    layer: Any = PackedUpConv2d(16, 24, 3, padding=1)
+    layer.wrap = wrap
+    x = torch.randn(2, 16, 5, 9, generator=generator)
+    order = torch.channels_last if last else torch.contiguous_format
+    with torch.inference_mode():
+        right = layer.double()(x.double())
+        layer.to(dtype).to(memory_format=order)
+        layer.pack()
+        assert layer.packed is not None
+        found = layer(x.to(dtype, memory_format=order))
+    assert found.is_contiguous(memory_format=order)
+    assert (found - right).abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+@needs_onednn
+def test_an_autoencoder_packed_where_it_enlarges_keeps_the_plain_layout(generator):
+    net: Any = randomise(Autoencoder(VAE, PACKED_UP), generator)
+    seen: list[bool] = []
+    z = torch.randn(1, 4, 8, 8, generator=generator)
+    for layer in net.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    with torch.inference_mode():
+        plain = net.decode(z)
+        packed = pack(net).decode(z)
+    assert all(seen)
+    assert (plain - packed).abs().max() / plain.abs().max() < 1e-5
+
+
+@needs_onednn
+def test_a_packed_text_encoder_answers_as_a_plain_one(generator):
+    net: Any = randomise(TextEncoder(TEXT, PACKED), generator)
+    ids = torch.randint(0, TEXT.vocab, (2, 77), generator=generator)
+    with torch.inference_mode():
+        plain = net.hidden_states(net.embed(ids))[-1]
+        assert sum(isinstance(layer, Packed) for layer in pack(net).modules()) == 6 * TEXT.layers
+        packed = net.hidden_states(net.embed(ids))[-1]
+    assert (plain - packed).abs().max() / plain.abs().max() < 1e-5
 
 
 @needs_onednn

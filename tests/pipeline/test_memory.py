@@ -9,13 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modules.memory.budget import History
+from modules.memory.machine import DeviceFacts
 from modules.nets.autoencoder import Autoencoder, decode_tiled
 from modules.pipeline.run import Engine
 from modules.prompt import infotext
 from modules.schema.errors import NotANumber, OutOfMemory
 from modules.schema.events import Event, ImageReady, Progress, Warned
 from modules.schema.folders import Folders
-from modules.schema.settings import Settings
+from modules.schema.settings import SAVINGS, Settings
+from modules.weights.residency import Residency
+from tests.memory.live import Live
+from tests.memory.test_streaming import CountingLink
 from tests.pipeline.conftest import Hand, Studio
 from tests.weights.tiny import PREFIXES, VAE, randomise, write_tiny_sd15
 
@@ -105,3 +110,121 @@ def test_an_overflowing_picture_is_decoded_again_in_float32(overflowing: Studio,
     with pytest.raises(NotANumber, match="Precision of the VAE"):
         overflowing.draw(settings=half.with_options({"auto_vae_precision": False}))
     overflowing.draw(settings=half.with_options({"auto_vae_precision": False, "disable_nan_check": True}))
+
+
+# ------------------------------------------------------------------------------------- a device of a certain size
+
+
+LARGE: dict[str, Any] = {"width": 1024, "height": 64, "steps": 2, "seed": 3}
+"""More than one tile of the VAE, which of a small model takes most."""
+
+
+def saving(rung: str) -> Settings:
+    """Without previews, which decode small models' pictures whole."""
+    return Settings().with_options({"memory_saving": rung, "live_previews_enable": False})
+
+
+def test_a_full_device_is_met_by_a_rung_that_fits(studio: Studio, pixels: Pixels) -> None:
+    """Counted over real tensors: a device that holds too little for the whole decoder draws the picture in tiles."""
+    peaks, drawn = [], []
+    for rung in SAVINGS[:2]:
+        studio.draw(settings=saving(rung), seed=2)  # loaded, and in the cache what is kept there
+        with Live() as live:
+            (picture,) = studio.draw(settings=saving(rung), **LARGE)
+        peaks.append(live.peak)
+        drawn.append(pixels(studio, picture))
+    assert peaks[0] > 1.2 * peaks[1]
+    with Live(limit=sum(peaks) // 2) as live:
+        (picture,) = studio.draw(settings=saving("nothing"), **LARGE)
+    assert live.full == 1
+    assert infotext.read(picture.record.infotext).fields["Memory saving"] == "VAE in tiles"
+    assert pixels(studio, picture) == drawn[1]
+    # The next one has room again, and is what it would have been.
+    (after,) = studio.draw(settings=saving("nothing"), **LARGE)
+    assert "Memory saving" not in infotext.read(after.record.infotext).fields
+    assert pixels(studio, after) == drawn[0]
+
+
+class PretendCard(DeviceFacts):
+    """A card as far as decisions go; its memory is the processor's."""
+
+    @property
+    def on(self) -> str:
+        return "cpu"
+
+
+@pytest.fixture
+def card(studio: Studio) -> Any:
+    """The studio's engine with such a card; what streams to it is counted."""
+    engine = studio.engine
+    facts, residency = engine.facts, engine.residency
+    engine.facts = PretendCard("cuda", "a card", 10**10, facts.ram)
+    links: list[CountingLink] = []
+
+    def link(_device: torch.device) -> CountingLink:
+        links.append(CountingLink())
+        return links[-1]
+
+    engine.residency = Residency(engine.catalogue, engine.facts, link=link)
+    yield links
+    engine.residency.close()
+    engine.facts, engine.residency = facts, residency
+
+
+def test_a_card_walks_down_all_rungs_and_the_next_job_begins_at_the_top(
+    studio: Studio, card: list[CountingLink], pixels: Pixels
+) -> None:
+    def numbers(picture: ImageReady) -> torch.Tensor:
+        return torch.frombuffer(bytearray(pixels(studio, picture)), dtype=torch.uint8).int()
+
+    (first,) = studio.draw(seed=8)
+    assert not card
+    told = []
+    for failures in range(1, len(SAVINGS)):
+        moments = [3 * n for n in range(1, failures + 1)]  # in each attempt's steps
+        (picture,) = studio.draw(Hand(cancel_at=Short(Progress, *moments)), seed=8)
+        told.append(infotext.read(picture.record.infotext).fields["Memory saving"])
+        assert (numbers(picture) - numbers(first)).abs().max() <= 2
+        assert sum(isinstance(e, Warned) and "going on with" in e.message for e in studio.events) == failures
+    assert told == list(SAVINGS[1:])
+    assert card[-1].copied > 0
+    (again,) = studio.draw(seed=8)
+    assert "Memory saving" not in infotext.read(again.record.infotext).fields
+    assert pixels(studio, again) == pixels(studio, first)
+
+
+def test_a_job_teaches_the_next_prediction(studio: Studio) -> None:
+    studio.draw(width=256, height=256)
+    kind, need = studio.engine.gauge.expected or ("", None)
+    measured = studio.engine.gauge.measured()
+    assert need is not None
+    if not measured:
+        pytest.skip("this system tells of no peaks")
+    history = History.read(studio.folders.memory_history)
+    assert history.knows(kind)
+    assert history.corrected(kind, need).denoising > 0
+    (model,) = studio.engine.residency._kept.values()
+    nets = (model.unet, model.vae, *(tower.net for tower in model.towers))
+    assert studio.engine.residency.held()["weights"] == sum(p.nbytes for net in nets for p in net.parameters())
+
+
+def test_unloading_leaves_nothing_held(studio: Studio) -> None:
+    studio.draw()
+    studio.engine.unload()
+    assert studio.engine.stats()["held"] == {"weights": 0, "weights_in_ram": 0, "cache": 0}
+    assert studio.engine.stats()["checkpoint"] is None
+    studio.draw()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_card_that_may_use_little_of_itself_finishes_the_job(studio: Studio) -> None:
+    studio.draw(**LARGE)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 60e6) / total)
+    try:
+        (picture,) = studio.draw(**LARGE)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert infotext.read(picture.record.infotext).fields["Memory saving"] in SAVINGS

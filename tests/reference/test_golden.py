@@ -95,7 +95,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
     request = request_of(case["request"], engine.folders)
     ctx = RunContext(
         "golden", lambda event: None, Hand(), engine.folders, Settings(), engine.catalogue, engine.residency,
-        engine.facts, engine.conditionings, engine.upscalers, engine.faces,
+        engine.facts, engine.conditionings, engine.upscalers, engine.faces, engine.gauge,
     )  # fmt: skip
     plan, prepared = prepare(make_plan(request, ctx.settings, engine.catalogue, {}), engine.folders)
     chosen = policy.choose(engine.facts, plan.settings)

@@ -18,10 +18,11 @@ from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css")
+STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css", "memory.css")
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
     "extras.js", "merger.js", "scripts.js", "queue.js", "history.js", "results.js", "presets.js", "notify.js",
+    "memory.js",
 )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ class Panel:
                 self.button("skip", "Skip", f"{tab}_skip", elem_classes="easel-while-running")
                 self.button("interrupt", "Interrupt", f"{tab}_interrupt", elem_classes="easel-while-running")
             plain("", f"{tab}_queue")
+            plain("", f"{tab}_memory")
 
     def _prompt(self, path: str, lines: int, placeholder: str, counter: str) -> None:
         """A prompt box with its token counter and the place for what is odd about it; the page's script fills both."""

@@ -12,13 +12,14 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from modules.frontends.api.native import Mine
-from modules.frontends.ui import scripts
+from modules.frontends.ui import forms, scripts
 from modules.frontends.ui.language import Languages
 from modules.frontends.ui.results import no_folders
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, lists, sections
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.sampling.table import SAMPLER_NAMES, find_sampler
 from modules.schema.errors import BadRequest
+from modules.schema.memory import MemoryEstimate
 from modules.schema.settings import SECTION_OF
 
 LONGEST_TOLD = 20_000  # characters of one text of a picture that are shown
@@ -85,6 +86,21 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
     def scripts_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> scripts.ScriptPage:
         """What the list of scripts of a tab shows."""
         return scripts.page(mine, tab)
+
+    @router.post("/easel/memory", include_in_schema=False)
+    def memory(
+        mine: Mine,
+        tab: Annotated[str, Body()],
+        form: Annotated[dict[str, Any], Body()],
+        checkpoint: Annotated[str | None, Body()] = None,
+    ) -> MemoryEstimate | None:
+        """What the picture of a tab's form would take."""
+        if tab not in forms.FORMS:
+            raise BadRequest(f"No tab is called {tab[:40]!r}.", field="tab")
+        values = forms.untouched(tab) | form
+        # The picture itself does not matter, and its size is the form's unless that enlarges it.
+        picture = {"image": "0" * 64, "width": values["width"], "height": values["height"]}
+        return mine.estimate(forms.request_from_form(values, checkpoint, tab, json.dumps(picture)))
 
     return router
 

@@ -22,7 +22,7 @@ from tests.weights.adapters.test_formats import CONVS, FORMATS, LINEARS
 from tests.weights.tiny import write_tiny
 
 CPU = torch.device("cpu")
-POLICY = Policy(CPU, torch.float32, torch.float32, torch.float32)
+POLICY = Policy("cpu", "float32", "float32", "float32")
 
 
 def lora_for(small: Small, dice: Dice, rank: int = 2, part: str = "attn") -> dict[Target, dict[str, torch.Tensor]]:
@@ -352,16 +352,16 @@ def digest_of(model: LoadedModel) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("label", ["SD 1.x", "SD 2.x", "SDXL"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_leased_model_is_pristine_when_no_network_is_asked_for(
-    label: str, precision: torch.dtype, tmp_path: Path, test_seed: int
+    label: str, precision: str, tmp_path: Path, test_seed: int
 ) -> None:
     folders = Folders.under(tmp_path)
     write_tiny(folders.checkpoint_dirs[0] / "m.safetensors", label, test_seed, dtype=torch.float32)
     catalogue = Catalogue(folders, folders.database)
     small = Small.of(label, test_seed)
     path = write_adapter(tmp_path / "a.safetensors", small, lora_for(small, Dice(test_seed)), "kohya ldm")
-    policy = Policy(CPU, precision, torch.float32, torch.float32, channels_last=precision != torch.float32)
+    policy = Policy("cpu", precision, "float32", "float32", channels_last=precision != "float32")
     residency = Residency(catalogue, DeviceFacts("cpu", "CPU", 0, False, False))
     view = catalogue.find("m")
     with residency.lease(view, policy) as model:

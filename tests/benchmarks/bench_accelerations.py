@@ -1,0 +1,144 @@
+"""What the optional accelerations gain and what they change: `python -m tests.benchmarks.bench_accelerations`.
+
+The gain is that of a full-size SD 1.x at 512x512, random weights: processor seconds of what is left out or smaller,
+beside the plain way, call by call. The error is that of the shipped model, whose pictures mean something: the mean and
+the largest difference of a picture's values (of 255) from the picture drawn plainly, over a few seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modules.nets.taesd import TaesdDecoder
+from modules.nets.unet import Deep, Prompted
+from modules.pipeline.run import Engine
+from modules.schema.events import Event, ImageReady
+from modules.schema.folders import Folders
+from modules.schema.request import GenerationRequest
+from modules.schema.settings import Settings
+from tests.benchmarks import bench_speed as bench
+
+SHIPPED = bench.ROOT / "models" / "Stable-diffusion"
+PROMPT = "a red house on green hills, night, moon"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "token merging 0.3": {"token_merging_ratio": 0.3},
+    "token merging 0.5": {"token_merging_ratio": 0.5},
+    "deep cache 2": {"deep_cache_interval": 2},
+    "deep cache 3": {"deep_cache_interval": 3},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """`gain`: plain seconds / seconds, of a call on average. `mean`, `largest`: of 255; None where there is no file."""
+
+    name: str
+    gain: float
+    mean: float | None = None
+    largest: float | None = None
+
+
+class Hand:
+    cancelled, finished = False, frozenset[int]()
+
+    def take_skip(self) -> bool:
+        return False
+
+
+def seconds(call: Callable[[], Any], rounds: int) -> float:
+    best = float("inf")
+    for number in range(rounds + 1):
+        began = time.process_time() if not torch.cuda.is_available() else time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.process_time() if not torch.cuda.is_available() else time.perf_counter()
+        if number or rounds == 0:
+            best = min(best, now - began)
+    return best
+
+
+def gains(dtype: torch.dtype, cache: Path, rounds: int, device: str) -> dict[str, float]:
+    model = bench.easel(bench.model_file("sd1", cache), cache, dtype, device)
+    x, t, context, y = bench.inputs("sd1", dtype, device)
+    prompted = Prompted(context)
+    with torch.inference_mode():
+        plain = seconds(lambda: model.unet(x, t, prompted, y), rounds)
+        found = {"keys and values once": seconds(lambda: model.unet(x, t, context, y), rounds) / plain}
+        for name, options in OPTIONS.items():
+            if ratio := options.get("token_merging_ratio"):
+                merged = seconds(lambda: model.unet(x, t, prompted, y, merging=ratio), rounds)
+                found[name] = plain / merged
+        deep = Deep()
+        model.unet(x, t, prompted, y, deep=deep)
+        deep.fresh = False
+        shallow = seconds(lambda: model.unet(x, t, prompted, y, deep=deep), rounds)
+        for name, options in OPTIONS.items():
+            if interval := options.get("deep_cache_interval"):
+                found[name] = plain * interval / (plain + (interval - 1) * shallow)
+        z = x[:1].to(model.policy.vae_dtype)
+        small = TaesdDecoder().to(device).eval()
+        full = seconds(lambda: model.vae.decode(z), rounds)
+        found["TAESD, of the decoding"] = full / seconds(lambda: small(x[:1].float()), rounds)
+    return found
+
+
+def drawn(engine: Engine, options: dict[str, Any], seeds: int) -> list[np.ndarray]:
+    events: list[Event] = []
+    settings = Settings().with_options({"live_previews_enable": False, **options})
+    request = GenerationRequest(prompt=PROMPT, seed=1, n_iter=seeds, steps=20, width=256, height=256)
+    engine.run("bench", request, settings, events.append, Hand())  # type: ignore[arg-type]
+    found = []
+    for event in events:
+        if isinstance(event, ImageReady) and event.record.path:
+            with Image.open(engine.folders.data / event.record.path) as image:
+                found.append(np.asarray(image.convert("RGB")).astype(float))
+    return found
+
+
+def errors(seeds: int) -> dict[str, tuple[float, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        own = Folders.under(Path(folder))
+        engine = Engine(Folders(**{**vars(own), "checkpoint_dirs": (SHIPPED,)}))
+        plain = drawn(engine, {}, seeds)
+        found = {}
+        for name, options in OPTIONS.items():
+            off = [np.abs(a - b) for a, b in zip(plain, drawn(engine, options, seeds))]
+            found[name] = statistics.mean(float(o.mean()) for o in off), max(float(o.max()) for o in off)
+        engine.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--dtype", choices=bench.DTYPES, default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=bench.CACHE)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    off = errors(asked.seeds)
+    faster = gains(getattr(torch, asked.dtype), asked.cache, asked.rounds, asked.device)
+    rows = [Row(name, round(gain, 3), *(round(e, 2) for e in off.get(name, ()))) for name, gain in faster.items()]
+    print(f"{'what':26} {'gain':>6} {'mean off':>9} {'largest':>8}")
+    for row in rows:
+        print(f"{row.name:26} {row.gain:6.2f} {'' if row.mean is None else row.mean:>9} {row.largest or '':>8}")
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Calls that save work give what plain ones give: keys and values kept, the deep part left out, recorded, compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from modules.nets.recorded import Compiled, Recorded, calling
+from modules.nets.unet import SHALLOW, Deep, Prompted, UNet
+from tests.weights.tiny import UNET, randomise
+
+
+@pytest.fixture
+def net(test_seed: int) -> Any:
+    return randomise(UNet(UNET), torch.Generator().manual_seed(test_seed))
+
+
+def inputs(seed: int, rows: int = 2, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 4, side, side, generator=generator)
+    return x, torch.full((rows,), 500.0), torch.randn(rows, 77, 32, generator=generator)
+
+
+def count_calls(layers: list[Any]) -> list[int]:
+    calls = [0]
+    for layer in layers:
+        layer.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    return calls
+
+
+def test_keys_and_values_of_a_prompt_are_made_once(net, test_seed):
+    x, t, context = inputs(test_seed)
+    names = [name for name, _ in net.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    calls = count_calls([net.get_submodule(name) for name in names])
+    with torch.inference_mode():
+        plain = [net(x, t, context), net(2 * x, t, context)]
+        assert calls[0] == 2 * len(names)
+        prompted = Prompted(context)
+        kept = [net(x, t, prompted), net(2 * x, t, prompted)]
+    assert calls[0] == 3 * len(names)
+    assert all(torch.equal(a, b) for a, b in zip(plain, kept))
+    assert prompted.bytes > context.nbytes
+
+
+def test_the_deep_part_is_left_out_and_taken_from_the_last_call(net, test_seed):
+    x, t, context = inputs(test_seed)
+    calls = count_calls([net.middle_block])
+    deep = Deep()
+    with torch.inference_mode():
+        plain = net(x, t, context)
+        assert torch.equal(net(x, t, context, deep=deep), plain)
+        deep.fresh = False
+        again = net(x, t, context, deep=deep)
+        assert calls[0] == 2
+        assert torch.allclose(again, plain, atol=1e-5)  # the same x: nothing has changed in the deep part
+        near = net(x + 0.01, t, context, deep=deep)
+        right = net(x + 0.01, t, context)
+        deep.fresh = True
+        assert torch.equal(net(x + 0.01, t, context, deep=deep), right)
+    assert not torch.equal(near, right)
+    assert (near - right).norm() < 0.5 * (plain - right).norm() + 0.1 * right.norm()
+    assert len(net.input_blocks) > SHALLOW
+
+
+def test_a_compiled_net_takes_over_when_it_is_ready(net, test_seed):
+    call = Compiled(net, backend="eager")
+    x, t, context = inputs(test_seed)
+    with torch.inference_mode():
+        first = call(x, t, Prompted(context))  # not waited for
+        call.wait()
+        assert len(call._ready) == 1
+        assert torch.allclose(call(x, t, Prompted(context)), first, atol=1e-5)
+        parameter = net.out[2].weight
+        parameter.mul_(2)  # a LoRA, say: heard without compiling anew
+        assert torch.allclose(call(x, t, context), net(x, t, context), atol=1e-5)
+        assert len(call._ready) == 1
+        larger = inputs(test_seed, side=16)
+        call(*larger)
+        call.wait()
+        assert len(call._ready) == 2
+        assert torch.allclose(call(*larger), net(*larger), atol=1e-5)
+
+
+def test_what_cannot_be_compiled_is_left_to_the_net(net, test_seed):
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("no")
+
+    call = Compiled(net, backend=refuse)
+    given = inputs(test_seed)
+    with torch.inference_mode():
+        first = call(*given)
+        call.wait()
+        assert torch.equal(call(*given), first)
+    assert not call._ready
+
+
+def test_on_a_processor_nothing_is_recorded(net, test_seed):
+    call = calling(net, "CUDA graphs")
+    assert isinstance(call, Recorded)
+    given = inputs(test_seed)
+    with torch.inference_mode():
+        assert torch.equal(call(*given), net(*given))
+    assert calling(net, "Plain") is net
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_net_answers_as_itself(net, test_seed):
+    net = net.cuda()
+    call = Recorded(net)
+    with torch.inference_mode():
+        for side in (8, 16, 8):
+            for seed in range(3):
+                given = tuple(tensor.cuda() for tensor in inputs(test_seed + seed, side=side))
+                assert torch.allclose(call(given[0], given[1], Prompted(given[2])), net(*given), atol=1e-4)
+        assert sum(entry is not None for entry in call._graphs.values()) == 2
+        net.out[2].weight.mul_(2)  # a LoRA is merged in place
+        assert torch.allclose(call(*given), net(*given), atol=1e-4)
+        assert sum(entry is not None for entry in call._graphs.values()) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_compiled_net_answers_as_itself_on_a_card(net, test_seed):
+    net = net.cuda()
+    call = Compiled(net)
+    given = tuple(tensor.cuda() for tensor in inputs(test_seed))
+    with torch.inference_mode():
+        call(*given)
+        call.wait()
+        assert call._ready
+        assert torch.allclose(call(*given), net(*given), atol=1e-2)
