@@ -33,6 +33,7 @@ TEXTS = {"model": "model", "lora": "networks", "sampler": "sampler", "file": "fi
 NUMBERS = {
     "seed": "seed", "steps": "steps", "cfg": "cfg_scale", "rating": "rating", "width": "width", "height": "height",
 }  # fmt: skip
+KEYS = frozenset({*TEXTS, *NUMBERS, "size", "after", "before", "on", "is", "task"})
 LIKE = r"LIKE ? ESCAPE '\'"
 MOST_TERMS = 40
 LONGEST = 1000  # characters
@@ -68,8 +69,10 @@ def read_query(text: str, today: dt.date | None = None) -> Query:
     for match in list(_TERM.finditer(text[:LONGEST]))[:MOST_TERMS]:
         minus, key, value = match.group(1), (match.group(2) or "").lower(), match.group(3)
         whole, start, end = match.group(0), match.start(), match.end()
-        if key and key not in (*TEXTS, *NUMBERS, "size", "after", "before", "on", "is", "task"):
+        if key and key not in KEYS:
             key, value = "", whole.removeprefix("-")
+        if not key and value.endswith(":") and value[:-1].lower() in KEYS:
+            continue  # half typed
         try:
             sql, values = _condition(key, value, today)
         except ValueError as error:

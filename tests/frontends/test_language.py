@@ -63,7 +63,7 @@ def translated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "This ( is never closed, so it is text.": "Klammer auf", "Drawing": "Zeichnen", "Euler": "Oiler",
         "There is no picture yet whose seed could be used again.": "Noch nichts.", "cat": "Hund",
     })  # fmt: skip
-    with serving({"localizations_dir": str(folder), "theme": "dark"}) as found:
+    with serving(flags={"localizations_dir": str(folder), "theme": "dark"}) as found:
         found.service.change_settings({"localization": "test"})
         yield found
 

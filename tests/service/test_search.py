@@ -107,6 +107,7 @@ def find(database: Database, tmp_path: Path) -> Callable[[str], set[str]]:
         ("task:txt2img red", "house cat"),
         ("http://red", ""),  # an unknown key is two words
         ("red:", "house cat"),
+        ("red lora:", "house cat"),  # half typed
         ("%", "house cat boat moon"),  # nothing to look for
         ('"', "house cat boat moon"),
     ],

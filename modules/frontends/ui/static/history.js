@@ -10,7 +10,9 @@
     const { $, byId, make, t, ask, address, copy, toast, infoBox, send, take, openTab } = window.easel.tools;
     const { icon, button, listen } = window.easel.queue;
     const PAGE = 120, GAP = 6, HEAD = 42, BEYOND = 600;  // pictures at once; pixels between, of a day's line, drawn beyond the edges
+    const MOST = 5000;  // pictures that are changed at once (service.history)
     const KEPT = "easel.history";
+    const TERM = /-?(?:[A-Za-z]+:)?(?:"[^"]*"?|\S+)/g;  // parts of a search, as the server reads them
     const HEART = "M10 16.5C4 12 2.5 9.5 2.5 7A3.7 3.7 0 0 1 10 5.5 3.7 3.7 0 0 1 17.5 7c0 2.5-1.5 5-7.5 9.5z";
     const STAR = "M10 2.5l2.3 4.9 5.2.7-3.8 3.7.9 5.3-4.6-2.5-4.6 2.5.9-5.3-3.8-3.7 5.2-.7z";
     const hints = () => [
@@ -322,6 +324,16 @@
             this.from = index;
             this.refresh();
         },
+        /** Everything that was found, as far as one act may change at once. */
+        async chooseAll() {
+            const asked = list.asked, pages = Math.ceil(Math.min(list.total, MOST) / PAGE);
+            for (let number = 0; number < pages; number++) {
+                const found = await list.page(number).catch(() => []);
+                if (asked !== list.asked) return;
+                for (const picture of found) if (this.chosen.size < MOST) this.chosen.add(picture.id);
+            }
+            this.refresh();
+        },
         drop() {
             this.chosen.clear();
             this.refresh();
@@ -349,10 +361,8 @@
                 if (event.shiftKey && this.from === undefined) this.from = this.focus;
                 this.go(to);
                 if (event.shiftKey) this.choose(to, true);
-            } else if (control && key === "a") {
-                for (const page of list.pages.values()) if (Array.isArray(page)) page.forEach((picture) => this.chosen.add(picture.id));
-                this.refresh();
-            } else if (control) return;
+            } else if (control && key === "a") this.chooseAll();
+            else if (control) return;
             else if (key === "Enter") viewer.open(this.focus);
             else if (key === " " || key === "x") this.choose(this.focus, event.shiftKey);
             else if (key === "Escape" && this.chosen.size) this.drop();
@@ -484,8 +494,8 @@
                 this.picture = null;
                 lift();
                 if (!tab.root.offsetParent) return;
+                if (this.index >= 0) grid.go(this.index);
                 if (tab.stale) tab.refresh();
-                else if (this.index >= 0) grid.go(this.index);
             });
             document.body.append(this.dialog);
         },
@@ -825,12 +835,12 @@
             this.look();
         },
         set(pattern, value) {
-            const rest = list.terms.filter((term) => !pattern.test(term.text)).map((term) => term.text);
+            const rest = (this.search.value.match(TERM) ?? []).filter((term) => !pattern.test(term));
             this.search.value = [...rest, value].filter(Boolean).join(" ");
             this.look();
         },
         toggle(term) {
-            const on = list.terms.some(({ text }) => text === term);
+            const on = (this.search.value.match(TERM) ?? []).includes(term);
             this.set(new RegExp(`^${term}$`), on ? "" : term);
         },
         async look(again = false) {
@@ -855,11 +865,13 @@
                 this.stale = true;
                 return say(error.message, "error");
             }
+            const focused = grid.canvas.contains(document.activeElement);
             grid.clear();
             grid.focus = Math.max(0, Math.min(grid.focus, list.total - 1));
             this.told();
             this.fit();
             grid.bar();
+            if (focused && list.total) grid.go(grid.focus, false);
         },
         /** Pictures were drawn: those at the top come in, and what is looked at stays in its place. */
         async news(queue) {
