@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,38 @@ def test_every_translation_keeps_the_places_of_its_values():
     for language in LANGUAGES:
         for key, value in words.words_of(language).items():
             assert sorted(words.places(value)) == sorted(words.places(key)), f"{language}: {key}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_sentence_of_the_scripts_and_fields_is_translated(language):
+    """`python -m tests.frontends.words LANGUAGE` prints what is missing, ready to be filled in."""
+    assert words.lacking(words.of_scripts() | words.of_fields(), words.words_of(language)) == []
+
+
+# What stays as it is in every language: names of the field, of this program and of the stand-in's files.
+NAMES = re.compile(
+    r"Easel [\d.]+|GPU|CPU|NV|Lanczos|Zero Terminal SNR|Doggettx|InvokeAI|xformers|sdp(-no-mem)?|sub-quadratic|V1"
+    r"|bh[12]|logSNR|time_\w+|vary_coeff|postcards|dream|[a-z]{2}_[A-Z]{2}|\W+|Lora|[\d.×x:%/+-]+|.?"
+)
+
+
+@pytest.mark.browser
+def test_every_text_on_the_page_is_translated(served, context, watch):
+    page = watch.on(context.new_page())
+    open_page(page, served)
+    for switch in ("#txt2img_hr-checkbox", "#txt2img_enable-checkbox", "#txt2img_subseed_show"):
+        page.check(f"{switch} input")
+    found: set[str] = set()
+    tabs = "[...document.querySelectorAll('#tabs > .tab-wrapper [role=tab][id^=tab_]')].map((tab) => tab.id)"
+    for tab in page.evaluate(tabs):
+        page.evaluate("(id) => document.getElementById(id).click()", tab)
+        page.wait_for_timeout(600)
+        for fold in page.locator("#tabs details:not([open]) > summary:visible, .easel-more > button:visible").all():
+            fold.click()
+        page.wait_for_timeout(300)
+        found |= set(page.evaluate(words.WALK))
+    page.close()
+    assert len(found) > 200
+    for language in LANGUAGES:
+        missing = words.lacking(found, words.words_of(language))
+        assert [text for text in missing if not NAMES.fullmatch(text)] == []

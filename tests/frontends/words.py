@@ -84,7 +84,6 @@ def lacking(texts: set[str], words: dict[str, str]) -> list[str]:
         for text in texts
         if text not in words
         and not any(pattern.fullmatch(text) for pattern in patterns)
-        and not any(text in value for value in words.values())
     )
 
 

@@ -12,6 +12,9 @@
         + ".easel-example, .easel-note";
     const found = (text) => {
         const key = text.trim().replace(/\s+/g, " ");
+        // Gradio names the two parts of a slider after its label.
+        const part = /^(number input|range slider) for (.+)$/.exec(key);
+        if (part) return window.easel.tools.t(`${part[1]} for {name}`, { name: words[part[2]] ?? part[2] });
         const word = key && Object.hasOwn(words, key) ? words[key] : undefined;
         return word === undefined || word === key ? null : word;
     };

@@ -647,6 +647,6 @@
         library.checkpoint = detail.checkpoint;
         for (const shelf of Object.values(shelves)) shelf.checkpoint();
     });
-    document.addEventListener("easel:mounted", (event) => shelves[event.detail].mounted());
+    document.addEventListener("easel:mounted", (event) => shelves[event.detail]?.mounted());
     for (const tab of TABS) shelves[tab].mounted();
 })();

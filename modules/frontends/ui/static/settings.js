@@ -32,7 +32,7 @@
             this.rows.clear();
             this.list.replaceChildren(...sections.map(({ name, about, options }) => {
                 for (const option of options) this.options.set(option.key, option);
-                return make("section", { "aria-label": name }, make("h2", {}, name[0].toUpperCase() + name.slice(1)), make("p", {}, about),
+                return make("section", { "aria-label": t(name[0].toUpperCase() + name.slice(1)) }, make("h2", {}, name[0].toUpperCase() + name.slice(1)), make("p", {}, about),
                     ...options.map((option) => this.row(option)));
             }));
             this.mark();
