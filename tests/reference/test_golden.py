@@ -122,7 +122,7 @@ def test_golden(case: dict[str, Any], engine: Engine) -> None:
                 image = prepared.finish(image, k, start.seen(got, i) if start else None) if prepared else image
                 path = golden_folder() / result["images"][k]["file"]
                 _same_pixels(path, image, max(2, 3 * pixel_floor, loose[1]))
-                assert _bare(infotext_of(plan, k)) == _bare(result["infotexts"][k])
+                assert bare(infotext_of(plan, k)) == bare(result["infotexts"][k])
 
 
 def _drawn(
@@ -157,7 +157,7 @@ def test_golden_tiles(engine: Engine) -> None:
     (ready,) = [event for event in events if isinstance(event, ImageReady)]
     with Image.open(engine.folders.data / str(ready.record.path)) as image:
         _same_pixels(golden_folder() / case["result"]["images"][0]["file"], image.convert("RGB"), 4)
-    assert _bare(ready.record.infotext) == _bare(case["result"]["infotexts"][0])
+    assert bare(ready.record.infotext) == bare(case["result"]["infotexts"][0])
 
 
 def _finished(case: dict[str, Any], engine: Engine) -> list[tuple[ImageReady, Image.Image]]:
@@ -173,7 +173,7 @@ def _finished(case: dict[str, Any], engine: Engine) -> list[tuple[ImageReady, Im
 def test_golden_script(case: dict[str, Any], engine: Engine) -> None:
     """Scripts as whole jobs: grid, single pictures, infotexts. A legend's letters are of another font than there."""
     done, result = _finished(case, engine), case["result"]
-    assert [_bare(one.record.infotext) for one, _ in done] == [_bare(text) for text in result["infotexts"]]
+    assert [bare(one.record.infotext) for one, _ in done] == [bare(text) for text in result["infotexts"]]
     assert [one.record.seed for one, _ in done if one.record.role != "grid"] == result["all_seeds"]
     limit = max(2, 3 * max(run["pixel_max"] for run in case["repeat"].values()))
     for (_, image), expected in zip(done, result["images"]):
@@ -193,7 +193,7 @@ def _values(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB")).astype(int)
 
 
-def _bare(infotext: str) -> str:
+def bare(infotext: str) -> str:
     """Without the version, which is each program's own, and the hashes of files that are put together here."""
     infotext = re.sub(r"Model hash: \w+, (Model: tiny-(?:inp|edit))", r"\1", infotext)
     return re.sub(r", Version: [^,]*$", "", infotext)

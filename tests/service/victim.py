@@ -29,7 +29,7 @@ def main() -> None:
 def serve(data: Path, first: int, kind: str, jobs: int, tell: Callable[[str, Any], None]) -> None:
     """Runs for a minute, or until it is killed."""
     process = partial(ProcessWorker, engine="tests.service.fake_engine:Engine")
-    service = GenerationService(Folders.under(data), _thread if kind == "thread" else process)
+    service = GenerationService(Folders.under(data), _thread if kind == "thread" else process, most_waiting=10**6)
     while kind == "process" and not service.stats()["worker"]["ready"]:
         time.sleep(0.01)
     tell("pid", service.stats()["worker"].get("pid"))
