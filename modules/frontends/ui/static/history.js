@@ -85,7 +85,7 @@
         /** The page with this picture; asked for once. */
         page(number) {
             const there = this.pages.get(number);
-            if (there) return there;
+            if (there) return Promise.resolve(there);
             const asked = this.asked;
             const promise = ask(`history?${this.params()}&offset=${number * PAGE}&limit=${PAGE}`).then(({ pictures }) => {
                 if (asked === this.asked) this.pages.set(number, pictures);
