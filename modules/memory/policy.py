@@ -165,7 +165,8 @@ def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
 def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
     """Jobs of one kind err alike in what is predicted of them (`budget.History`)."""
     name = facts.name if policy.on == facts.on else "the processor"
-    return f"{name} {sizes.family} {policy.denoiser} {policy.vae} {policy.attention} {policy.placement}"
+    net = f"{sizes.family}-{sizes.denoiser_width}"
+    return f"{name} {net} {policy.denoiser} {policy.vae} {policy.attention} {policy.placement}"
 
 
 FULL_WIDTH = 320

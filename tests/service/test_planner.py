@@ -107,7 +107,7 @@ def test_measured_jobs_correct_it(folders):
     plan = planner(folders)
     before = plan.estimate(ask())
     assert before is not None
-    kind = f"a card {plan.sizes(plan._catalogue.find('sd1')).family} float16 float32 measured resident"
+    kind = f"a card {plan.sizes(plan._catalogue.find('sd1')).family}-320 float16 float32 measured resident"
     history = History().seen(kind, Need(100, 100, 100), {"weights": 110, "denoising": 150, "decoding": 90})
     folders.memory_history.parent.mkdir(parents=True, exist_ok=True)
     folders.memory_history.write_text(history.as_json())
