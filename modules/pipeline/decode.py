@@ -1,6 +1,8 @@
-"""Latents to pictures, one at a time."""
+"""Pictures to latents and back, one at a time, in tiles where the policy says so."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,16 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 from modules.memory.machine import dtype_of
-from modules.nets.autoencoder import decode_tiled
+from modules.nets.autoencoder import Autoencoder, decode_tiled, encode_tiled
 from modules.schema.errors import NotANumber, NotFound
 from modules.weights.residency import LoadedModel
 
 
-def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str = "Full") -> Image.Image:
+def decode(
+    model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str = "Full",
+    warn: Callable[[str], None] = lambda message: None,
+) -> Image.Image:
     """One latent [C, h, w] to a picture of (width, height), cropped from the padded size. `method`: "Full" or "TAESD".
 
-    Values are truncated to 8 bits, as the reference does. Raises NotANumber if the autoencoder overflows, NotFound
-    where there is no TAESD file.
+    Values are truncated to 8 bits, as the reference does. Raises NotANumber if the autoencoder overflows (or tells
+    `warn`, where the user does not want to stop for it), NotFound where there is no TAESD file.
     """
     if method == "TAESD":
         small = model.small_decoder("TAESD")
@@ -27,30 +32,60 @@ def decode(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: st
                 "in models/VAE-taesd; put it there, or choose Full."
             )
         return to_image(small(latent[None].to(model.device, torch.float32))[0], size)
-    return to_image(_decoded(model, latent), size)
+    return to_image(pixels(model, latent, warn), size)
 
 
-def _decoded(model: LoadedModel, latent: Tensor) -> Tensor:
-    """[C, h, w] -> pixels [3, H, W] float32, in tiles where the policy says so, again in a wider type on overflow."""
+def pixels(model: LoadedModel, latent: Tensor, warn: Callable[[str], None] = lambda message: None) -> Tensor:
+    """[C, h, w] -> pixels [3, H, W] float32. NotANumber as `decode`."""
+    if model.policy.check_numbers and not torch.isfinite(latent).all():
+        raise NotANumber("The latents are not finite, so there is no picture; set Precision to float32.")
+
+    def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        z = model.from_latents(latent[None].to(model.device, dtype))
+        tile = model.policy.vae_tile
+        return (vae.decode(z)[0].float() if tile is None else decode_tiled(vae, z, tile // vae.config.downscale)[0],)
+
+    return finite(model, "decoder", run, warn)[0]
+
+
+def moments(model: LoadedModel, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and logarithm of the variance of the latents of a picture [3, H, W] in -1…1: unscaled, [C, h, w] float32.
+    NotANumber if the autoencoder overflows."""
+
+    def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        x = image[None].to(model.device, dtype)
+        tile = model.policy.vae_tile
+        found = vae.encode_moments(x) if tile is None else encode_tiled(vae, x, tile // vae.config.downscale)
+        return tuple(part[0].float().to(model.device) for part in found)
+
+    mean, logvar = finite(model, "encoder", run)
+    return mean, logvar
+
+
+def finite(
+    model: LoadedModel, half: str, run: Callable[[Autoencoder, torch.dtype], tuple[Tensor, ...]],
+    warn: Callable[[str], None] = lambda message: None,
+) -> tuple[Tensor, ...]:
+    """What one half of the autoencoder makes, again in a wider number type where it overflows; only this is done again,
+    from what it was given, and the type that held is remembered for this VAE."""
     policy = model.policy
     dtypes = (policy.vae_dtype, *map(dtype_of, policy.vae_retry))
-    for dtype in dtypes[dtypes.index(model.learned.get("vae", policy.vae_dtype)) :]:
+    known = model.learned.get("vae", policy.vae_dtype)
+    made: tuple[Tensor, ...] = ()
+    for dtype in dtypes[dtypes.index(known) if known in dtypes else 0 :]:
         with model.vae_in(dtype) as vae:
-            z = model.from_latents(latent[None].to(model.device, dtype))
-            if policy.vae_tile is None:
-                pixels = vae.decode(z)[0].float()
-            else:
-                pixels = decode_tiled(vae, z, policy.vae_tile // vae.config.downscale)[0]
-        if not policy.check_numbers or torch.isfinite(pixels).all():
+            made = run(vae, dtype)
+        if all(torch.isfinite(part).all() for part in made):
             if dtype != policy.vae_dtype:
                 model.learned["vae"] = dtype  # the next picture need not fail first
-            return torch.nan_to_num(pixels)
-    if not torch.isfinite(latent).all():
-        raise NotANumber("The latents are not finite, so there is no picture; set Precision to float32.")
-    raise NotANumber(
-        "The autoencoder produced numbers that are not finite, so there is no picture; set Precision of the VAE to "
-        "float32 in the settings and draw again."
-    )
+            return made
+    problem = f"The autoencoder's {half} produced numbers that are not finite"
+    if policy.check_numbers:
+        raise NotANumber(
+            f"{problem}, so there is no picture; set Precision of the VAE to float32 in the settings and draw again."
+        )
+    warn(f"{problem}; the picture may be black.")
+    return tuple(torch.nan_to_num(part) for part in made)
 
 
 def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -18,7 +18,7 @@ from modules.imaging import faces as place
 from modules.imaging.save import safe_write
 from modules.memory.devices import DeviceFacts
 from modules.nets import retinaface
-from modules.schema.errors import EaselError, NotFound
+from modules.schema.errors import EaselError, NotANumber, NotFound
 from modules.schema.folders import Folders
 from modules.weights.faces import (
     DETECTOR,
@@ -113,7 +113,7 @@ class Faces:
     def _restored(self, face: Image.Image, restorer: Restorer, weight: float) -> Image.Image:
         out = restorer.restore(_tensor(face).to(self.facts.device), weight)[0].float().cpu()
         if not torch.isfinite(out).all():
-            raise EaselError(f"{restorer.kind} produced numbers that are not finite; its file may be damaged.")
+            raise NotANumber(f"{restorer.kind} produced numbers that are not finite; its file may be damaged.")
         return Image.fromarray((out.clamp(0, 1) * 255).round().permute(1, 2, 0).to(torch.uint8).numpy())
 
     def _net(self, what: str, path: Path, load: Callable[[Path, torch.device], Any]) -> Any:

@@ -166,9 +166,9 @@ def pictures(
                 if k in finished:
                     continue
                 job.meter.say("Decoding")
-                method = plan.settings.model.sd_vae_decode_method
+                method, size = plan.settings.model.sd_vae_decode_method, passes.passes(plan)[-1].size
                 with job.ctx.gauge.phase("decoding") if method == "Full" else nullcontext():
-                    image = decode.decode(job.models.current, latent, passes.passes(plan)[-1].size, method)
+                    image = decode.decode(job.models.current, latent, size, method, job.ctx.warn)
                 image = with_faces(image, plan, job)
                 if prepared is not None:
                     image = prepared.finish(image, k, start.seen(drawn, i) if start else None)

@@ -100,7 +100,7 @@ def _seen(
     if not isinstance(larger, Tensor):
         images = torch.cat([latents.pixels([picture], model) for picture in larger])
     elif plan.settings.drawing.inpainting_mask_weight < 1:
-        images = torch.cat([model.vae.decode(model.from_latents(one[None])).float().cpu() for one in begun])
+        images = torch.stack([decode.pixels(model, one).cpu() for one in begun])
     else:
         images = torch.zeros(1, 3, size[0] * grid, size[1] * grid)
     return latents.seen(model, images, torch.ones(1, 1, *images.shape[2:]), plan, batch, size)

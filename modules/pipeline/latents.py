@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.pipeline import soft
+from modules.pipeline import decode, soft
 from modules.pipeline.source import FILL_NOISE, FILL_NOTHING, Prepared
 from modules.sampling import noise
 from modules.schema.plan import Plan
@@ -73,11 +73,7 @@ def pixels(images: Sequence[Image.Image], model: LoadedModel) -> Tensor:
 
 def moments(model: LoadedModel, images: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and logarithm of the variance of each picture's latents, unscaled, [C, h, w] float32; one call each."""
-    found = []
-    for image in images:
-        mean, logvar = model.vae.encode_moments(image[None].to(model.device, model.policy.vae_dtype))
-        found.append((mean[0].float(), logvar[0].float()))
-    return found
+    return [decode.moments(model, image) for image in images]
 
 
 def sampled(model: LoadedModel, found: tuple[Tensor, Tensor], seed: int) -> Tensor:

@@ -175,7 +175,7 @@ def sample(
         meter.step(step, models.current, denoised)
 
     drawn = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
-    if not torch.isfinite(drawn).all():
+    if models.current.policy.check_numbers and not torch.isfinite(drawn).all():
         raise NotANumber(
             "The denoiser produced numbers that are not finite; the checkpoint may be damaged or need float32: "
             "set Precision to float32 in the settings."

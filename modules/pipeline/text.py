@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modules.nets.layers import timestep_embedding
 from modules.prompt import parse, tokens
+from modules.schema.errors import NotANumber
 from modules.schema.settings import Model, Prompting, Settings
 from modules.weights.build import Tower
 from modules.weights.facts import TowerFacts
@@ -191,6 +192,11 @@ def condition(
         encodings = cache.get(key)
         if encodings is None:
             encodings = encode(model, texts, prompting, layers, embeddings)
+            if model.policy.check_numbers and not all(torch.isfinite(one.tokens).all() for one in encodings):
+                raise NotANumber(
+                    "The text encoder produced numbers that are not finite; the checkpoint or an embedding may be "
+                    "damaged, or need float32: set Precision to float32 in the settings."
+                )
             cache.put(key, encodings)
         if model.facts.vector:
             # SDXL learned to draw without text from zeros, not from the encoding of an empty text.

@@ -15,6 +15,7 @@ from modules.imaging.grid import tile_starts
 from modules.imaging.resize import Upscale
 from modules.imaging.upscale import KNOWN_AS, UPSCALERS, find_upscaler, unknown
 from modules.memory.devices import DeviceFacts
+from modules.schema.errors import NotANumber
 from modules.schema.folders import Folders
 from modules.schema.settings import Drawing
 from modules.weights.upscalers import UpscalerNet, find_file, load_upscaler, upscaler_files
@@ -132,6 +133,8 @@ def in_tiles(
             check()
             part = image[..., y : y + tile, x : x + tile]
             out = net(part.to(device, dtype)).float().cpu()
+            if not torch.isfinite(out).all():
+                raise NotANumber("The upscaler produced numbers that are not finite; choose another one.")
             weight = _fade(out.shape[2], overlap * scale)[:, None] * _fade(out.shape[3], overlap * scale)[None]
             place = (..., slice(y * scale, y * scale + out.shape[2]), slice(x * scale, x * scale + out.shape[3]))
             total[place] += out * weight

@@ -84,7 +84,7 @@ class LoadedModel:
     """The denoiser as it is called: `unet`, or what calls it faster."""
     small: dict[object, nn.Module | None] = field(default_factory=dict, compare=False, repr=False)
     learned: dict[str, torch.dtype] = field(default_factory=dict, compare=False, repr=False)
-    """"vae": the number type that this model's pictures had to be decoded in."""
+    """"vae": the number type that pictures of this VAE had to be decoded in; it outlives the model."""
 
     @contextlib.contextmanager
     def vae_in(self, dtype: torch.dtype) -> Iterator[Autoencoder]:
@@ -180,6 +180,7 @@ class Residency:
         self._fastest = fastest
         self._lock = threading.RLock()
         self._kept: OrderedDict[_Identity, LoadedModel] = OrderedDict()  # the last one was used last
+        self._learned: dict[str, dict[str, torch.dtype]] = {}  # by the file of the VAE
         self._leases: Counter[_Identity] = Counter()
         self._used = time.monotonic()
         self._timer: threading.Timer | None = None
@@ -326,6 +327,7 @@ class Residency:
         return LoadedModel(
             checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue,
             stream, calling(nets.unet, policy.calls if policy.weights_budget is None else "Plain"),
+            learned=self._learned.setdefault(checkpoint.vae or checkpoint.path, {}),
         )  # fmt: skip
 
     def _place(self, identity: _Identity) -> None:
