@@ -15,6 +15,8 @@ _FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 def read_mask(image: Image.Image, hard: bool = True) -> Image.Image:
     """A mask picture as mode L: its transparency where it has some (`hard`: above half is white), else its grey."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     if image.mode in ("P", "LA", "PA"):
         image = image.convert("RGBA")
     if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):

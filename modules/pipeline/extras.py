@@ -13,14 +13,16 @@ from modules.imaging import extras as steps
 from modules.imaging import inputs
 from modules.imaging.metadata import read_infotext
 from modules.imaging.naming import NameFields
-from modules.imaging.save import encode_png, kept_as, save_named
+from modules.imaging.save import encode_png, kept_as, safe_write, save_named
 from modules.pipeline import batch, faces, upscalers
 from modules.pipeline.context import RunContext, Skipped
-from modules.schema.errors import BadRequest, Cancelled, DiskTrouble, EaselError
+from modules.pipeline.interrogate import MISSING, Interrogator
+from modules.schema.errors import BadRequest, Cancelled, DiskTrouble, EaselError, NotFound
 from modules.schema.events import ImageReady, Progress
 from modules.schema.record import SavedRecord
 from modules.schema.request import Batch, Extras, GenerationRequest
 from modules.schema.settings import SECTION_OF, Settings
+from modules.weights.library import clip_pair_file
 
 
 def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[SavedRecord]:
@@ -39,6 +41,9 @@ def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[Save
     for name in ("gfpgan", "codeformer"):
         if getattr(asked, f"{name}_visibility") > 0:
             faces.check({"gfpgan": "GFPGAN", "codeformer": "CodeFormer"}[name], ctx.folders, f"{name}_visibility")
+    if asked.caption and clip_pair_file(ctx.folders) is None:
+        raise NotFound(MISSING, field="caption")
+    words = Interrogator(ctx.folders) if asked.caption else None
     many = source.batch or Batch()
     found = batch.items(request, many)
     records: list[SavedRecord] = []
@@ -70,6 +75,8 @@ def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[Save
             if number not in ctx.control.finished:
                 text = _infotext(before, asked)
                 records.append(_published(image, number, name, text, settings, pattern, request, ctx))
+                if words is not None:
+                    _caption(records[-1], words.describe(image, settings), ctx)
     ctx.emit(Progress(step=len(found), steps=len(found), text="Enlarging"))
     return records
 
@@ -80,6 +87,16 @@ def _made(image: Image.Image, asked: Extras, settings: Settings, ctx: RunContext
         lambda picture, name, weight: ctx.faces.restore(picture, name, weight, ctx.warn, ctx.check),
         ctx.faces.find,
     )  # fmt: skip
+
+
+def _caption(record: SavedRecord, words: str, ctx: RunContext) -> None:
+    """The words in a text file beside the picture; one that is there already stays as it is."""
+    if record.path is None:
+        return ctx.warn("A caption is written beside its picture; this one was not saved.")
+    try:
+        safe_write((ctx.folders.data / record.path).with_suffix(".txt"), words.encode())
+    except DiskTrouble as error:
+        ctx.warn(error.message)
 
 
 def _infotext(before: str | None, asked: Extras) -> str:

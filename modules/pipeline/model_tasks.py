@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modules.imaging import inputs
 from modules.imaging.naming import resolve_under
 from modules.imaging.save import safe_write
 from modules.pipeline.context import Control
+from modules.pipeline.interrogate import Interrogator
 from modules.schema.errors import BadRequest, Cancelled, DiskTrouble
 from modules.schema.events import Event, Progress
 from modules.schema.folders import Folders
-from modules.schema.model_tasks import MODEL_TASK, ConvertTask, MergeTask, ModelTask
+from modules.schema.model_tasks import MODEL_TASK, ConvertTask, InterrogateTask, MergeTask, ModelTask
 from modules.schema.record import CheckpointView
 from modules.schema.settings import Settings
 from modules.weights import hashing, merge, vaes
@@ -41,11 +43,16 @@ class Workshop:
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
         self.catalogue = Catalogue(folders, folders.database)
+        self.interrogator = Interrogator(folders)
 
     def run(
         self, job: str, request: ModelTask, settings: Settings, emit: Callable[[Event], None], control: Control
     ) -> None:
         """Do one task. The last progress says what was made. Raises EaselError."""
+        if isinstance(request, InterrogateTask):
+            image = inputs.load(self.folders.inputs, request.image)
+            words = self.interrogator.describe(image, settings)
+            return emit(Progress(step=1, steps=1, text=words))
         say = _Speaker(emit, control)
         path = self.merge(request, say) if isinstance(request, MergeTask) else self.convert(request, say)
         made = path.relative_to(self.folders.checkpoint_dirs[0]) if _below(path, self.folders) else Path(path.name)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from modules.schema.fields import Frozen, fact
+from modules.schema.request import InputName
 
 METHODS = ("Weighted sum", "Add difference", "No interpolation")
 
@@ -42,12 +43,20 @@ class ConvertTask(Frozen):
     save_as_half: bool = fact(False, label="Save as float16")
 
 
-ModelTask = Annotated[MergeTask | ConvertTask, Field(discriminator="kind")]
+class InterrogateTask(Frozen):
+    """Words for a kept picture; the task's result is the text."""
+
+    kind: Literal["interrogate"] = "interrogate"
+    image: InputName
+
+
+ModelTask = Annotated[MergeTask | ConvertTask | InterrogateTask, Field(discriminator="kind")]
 MODEL_TASK: TypeAdapter[ModelTask] = TypeAdapter(ModelTask)
 
 
 class TaskView(Frozen):
-    """A task from outside. `progress` is 0…1; `result` is the name of the checkpoint that was made."""
+    """A task from outside. `progress` is 0…1; `result` is the name of the checkpoint that was made, or
+    the words for the picture."""
 
     id: str
     task: ModelTask

@@ -345,6 +345,18 @@ class Faces(Frozen):
     )
 
 
+class Interrogating(Frozen):
+    """How pictures are described (Interrogate CLIP)."""
+
+    interrogate_clip_dict_limit: int = fact(
+        1500, label="Maximum number of lines in text file", ge=0, le=1_000_000, soft_le=5000, step=1,
+        hint="0 is no limit.",
+    )  # fmt: skip
+    interrogate_clip_skip_categories: tuple[str, ...] = fact(
+        (), label="Skip inquire categories", hint="Names of files in the folder interrogate."
+    )
+
+
 class Networks(Frozen):
     """Extra networks: LoRA and kin, hypernetworks, embeddings."""
 
@@ -440,6 +452,7 @@ class Settings(Frozen):
     sampling: Sampling = Sampling()
     drawing: Drawing = Drawing()
     faces: Faces = Faces()
+    interrogating: Interrogating = Interrogating()
     networks: Networks = Networks()
     preview: Preview = Preview()
     page: Page = Page()

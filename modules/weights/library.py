@@ -24,6 +24,7 @@ from modules.schema.folders import Folders
 from modules.schema.record import ModelView
 from modules.weights import hashing
 from modules.weights.glance import FACTS, PICTURES, Glance, ReadPicture, look_at
+from modules.weights.headers import read_header
 from modules.weights.notes import DESCRIPTIONS, NO_NOTES, PREVIEWS, read_notes
 from modules.weights.store import FileStore, Stamp
 from modules.weights.walk import Found, walk
@@ -69,6 +70,21 @@ def places(folders: Folders) -> list[Place]:
     for name in ("GFPGAN", "Codeformer"):
         found.append(Place(name, "face restorer", at(f"{name.lower()}_models_path", name)))
     return found
+
+
+def clip_pair_file(folders: Folders) -> Path | None:
+    """A CLIP with both towers, by its keys, where text encoders lie; None where there is none."""
+    for place in places(folders):
+        if place.kind != "text encoder":
+            continue
+        for file in walk(place.folder, place.endings):
+            try:
+                keys = read_header(Path(file.path)).tensors
+            except EaselError:
+                continue
+            if "visual.proj" in keys or {"visual_projection.weight", "text_projection.weight"} <= set(keys):
+                return Path(file.path)
+    return None
 
 
 def restorer_names(files: Iterable[Path]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ everybody's.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,11 +42,17 @@ from modules.prompt import infotext
 from modules.prompt.parse import extract_tags
 from modules.sampling.table import normalise
 from modules.schema.errors import BadFile, BadRequest, EaselError, NotFound
+from modules.schema.model_tasks import InterrogateTask
 from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest, Source
 from modules.schema.scripts import scripts_of
 from modules.schema.settings import SECTION_OF, Api, is_place
+from modules.weights.library import clip_pair_file
 
+NO_CLIP = (
+    "Model 'clip' not found: put a CLIP with both towers (ViT-L-14 in Hugging Face's or open_clip's layout, "
+    ".safetensors) into models/CLIP."
+)
 LATENT_UPSCALE_MODES = (
     "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
     "Latent (nearest-exact)",
@@ -223,11 +230,23 @@ def make_router(
         return a.PngInfo(info=text, items={"parameters": text, **items}, parameters=parameters)
 
     @router.post("/interrogate")
-    def interrogate(body: InterrogateBody) -> a.Caption:
-        """Refused: there is no model here that describes pictures."""
+    def interrogate(body: InterrogateBody, mine: Mine) -> a.Caption:
+        """Words for a picture, where the CLIP for it is there."""
         if not body.image:
             raise Refused(404, "Image not found: image is empty.", field="image")
-        raise Refused(404, f"Model {body.model[:40]!r} not found: pictures cannot be described here.", field="model")
+        if body.model == "deepdanbooru":
+            raise Refused(404, "DeepBooru is not built in, whatever files there are; ask for clip.", field="model")
+        if body.model != "clip":
+            raise Refused(404, f"Model {body.model[:40]!r} not found; ask for clip.", field="model")
+        if clip_pair_file(mine.library.folders) is None:
+            raise Refused(404, NO_CLIP, field="model")
+        kept = mine.keep_input(from_text(body.image, "image", mine.settings))
+        task = mine.model_tasks.submit(InterrogateTask(image=kept))
+        while (view := mine.model_tasks.view(task)).state in ("queued", "running"):
+            time.sleep(0.05)
+        if view.result is None:
+            raise JobFailed(view.error_code or "error", view.error or "The picture could not be described.")
+        return a.Caption(caption=view.result)
 
     # ---- what is being drawn ----
 
