@@ -86,7 +86,7 @@ def both(
     settings = Settings()
     ctx = RunContext(
         "parity", lambda event: None, Hand(), engine.folders, settings, engine.catalogue, engine.residency,
-        engine.facts, engine.conditionings, engine.upscalers, engine.faces,
+        engine.facts, engine.conditionings, engine.upscalers, engine.faces, engine.gauge,
     )  # fmt: skip
     plan, prepared = prepare(make_plan(request, settings, engine.catalogue, {}), engine.folders)
     assert prepared is not None
