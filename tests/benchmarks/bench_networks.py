@@ -129,14 +129,15 @@ def _ours(path: Path, device: torch.device) -> float:
 def _theirs(state: dict[str, Tensor], device: torch.device) -> float:
     from diffusers import UNet2DConditionModel  # it takes seconds to import
 
+    make: Any = UNet2DConditionModel
     with torch.device("meta"):
-        net: Any = UNet2DConditionModel(
+        net = make(
             sample_size=128, block_out_channels=(320, 640, 1280), layers_per_block=2, cross_attention_dim=2048,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=(5, 10, 20), transformer_layers_per_block=(1, 2, 10), use_linear_projection=True,
             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
     net = net.half().to_empty(device=device)
     for parameter in net.parameters():
         parameter.data.zero_()

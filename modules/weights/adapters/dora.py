@@ -13,6 +13,11 @@ from torch import Tensor
 from modules.weights.adapters.parts import Parts
 
 
+def belongs(parts: Parts) -> bool:
+    """Whether a layer has magnitudes."""
+    return "lora_magnitude_vector" in parts or "dora_scale" in parts
+
+
 def decomposed(parts: Parts, weight: Tensor, delta: Tensor) -> Tensor:
     """The ΔW that gives W + `delta` its magnitudes; `delta` itself where the file has none. Shapes as W's."""
     magnitude = parts.get("lora_magnitude_vector")

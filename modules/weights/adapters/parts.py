@@ -46,15 +46,18 @@ class Parts:
 
 Rule = Callable[[Parts, Tensor, int | None], Tensor]
 """(parts, W, ranks to use or None for all) -> ΔW."""
+Adding = Callable[[Parts, Tensor, float, int | None, bool], Tensor | None]
+"""(parts, W, multiplier, ranks, whether W may be written to) -> W + multiplier · ΔW; None: use the rule."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """`belongs` says from the parts of a layer whether it is of this format."""
+    """`belongs` says from the parts of a layer whether it is of this format. `added`: a way without ΔW in between."""
 
     name: str
     belongs: Callable[[Parts], bool]
     delta: Rule
+    added: Adding | None = None
 
 
 def flat(tensor: Tensor) -> Tensor:

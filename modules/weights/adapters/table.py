@@ -44,7 +44,12 @@ def changed(parts: Parts, weight: Tensor, multiplier: float, ranks: int | None =
     chosen = format_of(parts)
     if chosen is None:
         return weight
+    own = weight.dtype != torch.float32  # then what follows is a copy
     weight = weight.float()
+    if chosen.added and not dora.belongs(parts):
+        done = chosen.added(parts, weight, multiplier, ranks, own)
+        if done is not None:
+            return done
     delta = chosen.delta(parts, weight, ranks)
     if delta.numel() < weight.numel() and weight.dim() == 4 and weight.shape[1] in (5, 7, 8, 9):
         # The first convolution of inpainting and editing models has channels that come after the four of the latent.
