@@ -464,9 +464,26 @@ def _put_first_picture(chosen: dict[str, Any], pictures: str | None) -> None:
     chosen |= {name: sent[name] for name in ("width", "height", *SEEDS) if isinstance(sent.get(name), int)}
 
 
+def _put_batch(chosen: dict[str, Any], sent: Mapping[str, Any]) -> None:
+    """Several pictures, one after the other: those that were sent, or those of a folder."""
+    batch = sent["batch"] if isinstance(sent.get("batch"), dict) else {}
+    if not sent.get("images") and not batch.get("input_dir"):
+        raise BadRequest("There are no pictures to start from yet; choose some, or name a folder.", field="pictures")
+    chosen |= {"source.images": sent.get("images") or [], "source.batch": batch}
+    if batch.get("inpaint_mask_dir"):
+        chosen["source.mask.image"] = "0" * 64  # each picture has its own
+        chosen["source.mask.mask_blur_y"] = chosen["source.mask.mask_blur_x"]
+    else:
+        for path in [path for path in chosen if path.startswith("source.mask.")]:
+            del chosen[path]
+    del chosen["resize_by"], chosen["scale"]
+
+
 def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
     """Names of the pictures to draw from, the size that follows from them, and both blurs of a mask."""
     sent = _sent(pictures)
+    if sent.get("mode") == "batch":
+        return _put_batch(chosen, sent)
     if not sent.get("image"):
         raise BadRequest("There is no picture to start from yet; drop one into the frame.", field="pictures")
     inpainting = sent.get("mode") in INPAINTING

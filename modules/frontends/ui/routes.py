@@ -58,6 +58,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
             "words": dict(language.words),
             "schedules": {name: find_sampler(name)[0].uses_schedule for name in SAMPLER_NAMES},
             "noFolders": no_folders(shared),
+            "shared": shared,
             "options": {key: mine.settings.option(key) for key in PAGE_OPTIONS},
         }
         script = f"window.easelPage = {json.dumps(told, ensure_ascii=True)};"

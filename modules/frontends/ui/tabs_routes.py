@@ -46,13 +46,6 @@ def make_tabs_router(shared: bool) -> APIRouter:
             mine.library.scan()
         return ExtrasForm(parts=extras.parts(mine), local=not shared)
 
-    @router.post("/easel/extras/folder", include_in_schema=False)
-    def extras_folder(mine: Mine, folder: Annotated[str, Body(embed=True)]) -> extras.Folder:
-        """Keep the pictures of a folder as sources."""
-        if shared:
-            raise Refused(403, f"{results.NO_FOLDERS[:-1]}; send the pictures instead.")
-        return extras.keep_folder(mine, folder)
-
     @router.get("/easel/merger", include_in_schema=False)
     def merger_page(mine: Mine, refresh: bool = False) -> merger.MergerPage:
         return merger.page(mine, shared, refresh)

@@ -76,6 +76,20 @@
         return made;
     }
 
+    /** Any of a few words. */
+    function several(option, id) {
+        const inputs = option.choices.map((value) => make("input", { type: "checkbox", value: String(value) }));
+        const element = make("div", { id, class: "easel-several" }, make("span", { class: "easel-field-name" }, t(option.label)),
+            ...inputs.map((input, k) => make("div", { class: "easel-check easel-own" }, make("label", {}, input, make("span", {}, t(String(option.choices[k])))))));
+        const made = {
+            element, input: inputs[0],
+            get: () => option.choices.filter((_, k) => inputs[k].checked),
+            set: (values) => inputs.forEach((input, k) => { input.checked = Array.isArray(values) && values.includes(option.choices[k]); }),
+        };
+        inputs.forEach((input) => input.addEventListener("change", () => made.onchange?.()));
+        return made;
+    }
+
     function check(option, id) {
         const input = make("input", { type: "checkbox" });
         const element = make("div", { id, class: "easel-check easel-own" }, make("label", {}, input, make("span", {}, t(option.label))));
@@ -96,7 +110,7 @@
 
     /** The control of an option, holding its value. What cannot be chosen at present says why. */
     function of(option, id) {
-        const kind = option.choices?.length ? choice : typeof option.default === "boolean" ? check
+        const kind = Array.isArray(option.default) ? several : option.choices?.length ? choice : typeof option.default === "boolean" ? check
             : typeof option.default === "number" && option.le != null && option.step != null ? slider : text;
         const made = kind({ names: [], choices: [], ...option }, id);
         made.option = option;

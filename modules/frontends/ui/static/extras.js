@@ -38,9 +38,12 @@
             this.list = make("div", { class: "easel-thumbs easel-sources", hidden: "" });
             this.folder = make("input", { type: "text", id: "extras_batch_input_dir", autocomplete: "off", spellcheck: "false",
                 placeholder: t("Whole path of a folder on this machine"), "aria-label": t("Input directory") });
+            this.output = make("input", { type: "text", id: "extras_batch_output_dir", autocomplete: "off", spellcheck: "false",
+                placeholder: t("Empty: where pictures of Extras are saved"), "aria-label": t("Output directory") });
             this.panes = {
                 single: make("div", {}, this.zone), batch: make("div", {}, this.many, this.list),
-                folder: make("div", { class: "easel-field" }, make("span", { class: "easel-field-name" }, t("Input directory")), this.folder),
+                folder: make("div", { class: "easel-form" }, ...[["Input directory", this.folder], ["Output directory", this.output]].map(([name, input]) =>
+                    make("div", { class: "easel-field" }, make("span", { class: "easel-field-name" }, t(name)), input))),
             };
             root.replaceChildren(row, ...Object.values(this.panes));
             dropZone(this.zone, ([file]) => this.put(file), { several: true });
@@ -99,9 +102,12 @@
         changed() {
             const { form } = this, values = form.flat(), toSize = values.resize_mode === 1;
             try { localStorage.setItem(FORM, JSON.stringify(values)); } catch { /* private windows may refuse */ }
-            for (const key of ["upscaling_resize_w", "upscaling_resize_h", "upscaling_crop"]) form.control(key).element.hidden = !toSize;
-            this.swap.hidden = !toSize;
-            form.control("upscaling_resize").element.hidden = toSize;
+            // Splitting and cropping around a focal point take that size too.
+            const sized = toSize || values.split_oversized || values.focal_crop;
+            for (const key of ["upscaling_resize_w", "upscaling_resize_h"]) form.control(key).element.hidden = !sized;
+            form.control("upscaling_crop").element.hidden = !toSize;
+            this.swap.hidden = !sized;
+            for (const key of ["upscaling_resize", "max_side_length"]) form.control(key).element.hidden = toSize;
             form.control("extras_upscaler_2_visibility").element.hidden = values.upscaler_2 === "None";
             const idle = this.nothing(values);
             byId("extras_generate").disabled = Boolean(idle);
@@ -111,7 +117,8 @@
         /** Why nothing would become of a picture; "" where something would. */
         nothing(values) {
             const acts = values.upscaler_1 !== "None" || values.upscaler_2 !== "None" && values.extras_upscaler_2_visibility > 0;
-            return acts || this.acts?.(values) ? "" : t("Choose an upscaler first.");
+            const others = ["split_oversized", "focal_crop", "auto_crop", "gfpgan_visibility", "codeformer_visibility"].some((key) => values[key]) || values.flip?.length;
+            return acts || others ? "" : t("Choose an upscaler first.");
         },
         say(values) {
             const picture = this.mode === "single" && $("img", this.zone);
@@ -182,16 +189,18 @@
                 for (const blob of this.blobs) found.push(await store(blob));
                 return found;
             }
-            const { images, skipped } = await ask("easel/extras/folder", "POST", { folder: this.folder.value });
-            if (skipped.length) toast(t("{n} files were no pictures that can be read: {names}", { n: skipped.length, names: skipped.slice(0, 5).join(", ") }), "warning");
-            return images;
+            return [];
         },
         async generate() {
             if (!this.form || byId("extras_generate").disabled) return;
             try {
                 const images = await this.images();
-                if (!images.length) throw new Error(t("There is no picture to enlarge yet; drop one into the frame."));
-                const { id } = await ask("jobs", "POST", { source: { images, extras: this.form.get() } });
+                const source = { images, extras: this.form.get() };
+                if (this.mode === "folder") {
+                    if (!this.folder.value.trim()) throw new Error(t("Name the folder first."));
+                    source.batch = { input_dir: this.folder.value.trim(), output_dir: this.output.value.trim() };
+                } else if (!images.length) throw new Error(t("There is no picture to enlarge yet; drop one into the frame."));
+                const { id } = await ask("jobs", "POST", { source });
                 window.easel.submitted(TAB, JSON.stringify({ id }));
             } catch (error) {
                 toast(error.message, "error");

@@ -14,6 +14,7 @@
         ["inpaint", "Inpaint", "Only what is masked is drawn anew"],
         ["inpaint_sketch", "Inpaint sketch", "Only what is painted over is drawn anew, from its colours"],
         ["upload", "Inpaint upload", "The mask is a picture of its own: white is drawn anew"],
+        ["batch", "Batch", "Several pictures one after the other, or those of a folder"],
     ];
     const HINT = "Drop a picture here, paste one, or click to choose.";
     const isPicture = (file) => file?.type?.startsWith("image/");
@@ -118,6 +119,7 @@
             this.brush.oninput = () => { this.width = Number(this.brush.value); };
             this.pen = make("input", { type: "color", value: this.colour, "aria-label": "Brush colour", title: "Brush colour" });
             this.pen.oninput = () => { this.colour = this.pen.value; };
+            this.zone.title = t("Alt+wheel: closer · F: move · R: whole picture · S: large · Q W: brush");
             this.tools = make("div", { class: "easel-brushes", role: "toolbar", "aria-label": "Painting" },
                 button("brush", "Brush (B)", "Brush"), button("eraser", "Eraser (E)", "Eraser"), this.pen, this.brush,
                 button("undo", "Undo (Ctrl+Z)", "Undo"), button("redo", "Redo (Ctrl+Y)", "Redo"), button("clear", "Take away everything painted", "Clear"));
@@ -125,10 +127,12 @@
                 button("remove", "Take the picture away", "Remove"));
             this.maskZone = make("div", { id: "img_inpaint_mask", class: "easel-drop small", tabindex: "0", role: "button",
                 "aria-label": "Mask: choose a file" }, make("p", {}, "The mask: drop it here, or click to choose."));
-            root.replaceChildren(row, this.zone, this.tools, this.other, this.maskZone);
+            this.batch = batchPane();
+            root.replaceChildren(row, this.batch.element, this.zone, this.tools, this.other, this.maskZone);
             this.file = dropZone(this.zone, (file) => this.put(file), { mayOpen: () => !this.image });
             dropZone(this.maskZone, (file) => this.putMask(file));
             this.listen();
+            closer();
             this.choose(this.mode);
             if (this.image) this.show();
         },
@@ -152,7 +156,8 @@
             });
             this.frame.addEventListener("pointermove", (event) => {
                 const box = this.frame.getBoundingClientRect();
-                this.cursor.style.cssText = `left:${event.clientX - box.left}px;top:${event.clientY - box.top}px;width:${this.width}px;height:${this.width}px`;
+                const zoom = box.width / this.frame.offsetWidth;  // the frame may be enlarged
+                this.cursor.style.cssText = `left:${(event.clientX - box.left) / zoom}px;top:${(event.clientY - box.top) / zoom}px;width:${this.width / zoom}px;height:${this.width / zoom}px`;
                 if (!stroke) return;
                 stroke.points.push(...(event.getCoalescedEvents?.() ?? [event]).map(at), at(event));
                 this.draw(this.layer(), stroke);
@@ -178,6 +183,8 @@
                 tab.tabIndex = tab.dataset.mode === mode ? 0 : -1;
             }
             this.maskZone.hidden = mode !== "upload";
+            this.batch.element.hidden = mode !== "batch";
+            this.zone.hidden = mode === "batch";
             this.pen.hidden = this.layer() !== "paint";
             this.canvases.mask.hidden = mode !== "inpaint";
             this.canvases.paint.hidden = this.layer() !== "paint";
@@ -201,7 +208,7 @@
         buttons() {
             const layer = this.layer(), there = Boolean(this.image);
             this.tools.hidden = !there || !layer;
-            this.other.hidden = !there;
+            this.other.hidden = !there || this.mode === "batch";
             this.frame.classList.toggle("paintable", Boolean(layer));
             for (const button of this.tools.querySelectorAll("[data-act]")) {
                 const act = button.dataset.act;
@@ -300,6 +307,7 @@
         },
         /** Everything the server needs, stored there: {mode, image, mask, width, height}. */
         async upload() {
+            if (this.mode === "batch") return { mode: "batch", ...await this.batch.upload() };
             if (!this.image) return {};
             const { mode } = this, [width, height] = this.size(), layer = this.layer();
             const picture = layer === "paint" && this.strokes.paint.length ? await pngOf(this.painted()) : this.blob;
@@ -313,6 +321,127 @@
         },
     };
     window.easel.source = source;
+
+    /** What the mode Batch asks for. Folders are those of the machine Easel runs on. */
+    function batchPane() {
+        const blobs = [];
+        const zone = make("div", { id: "img2img_batch_upload", class: "easel-drop small", tabindex: "0", role: "button", "aria-label": t("Pictures: choose files") });
+        const field = (id, name, hint) => {
+            const input = make("input", { type: "text", id, autocomplete: "off", spellcheck: "false", placeholder: t(hint), "aria-label": t(name) });
+            return { input, element: make("div", { class: "easel-field" }, make("span", { class: "easel-field-name" }, t(name)), input) };
+        };
+        const into = field("img2img_batch_input_dir", "Input directory", "Whole path of a folder; instead of pictures");
+        const out = field("img2img_batch_output_dir", "Output directory", "Empty: where pictures of img2img are saved");
+        const masks = field("img2img_batch_inpaint_mask_dir", "Inpaint batch mask directory (required for inpaint batch processing only)", "One mask for all, or one of each picture's name");
+        const info = field("img2img_batch_png_info_dir", "PNG info directory", "Empty: the pictures themselves");
+        const use = make("input", { type: "checkbox", id: "img2img_batch_use_png_info" });
+        const props = ["Prompt", "Negative prompt", "Seed", "CFG scale", "Sampler", "Steps", "Model hash"].map((name) => {
+            const input = make("input", { type: "checkbox", value: name });
+            input.checked = false;
+            return [input, make("label", { class: "easel-prop" }, input, make("span", {}, t(name)))];
+        });
+        const told = make("details", { class: "easel-own-more" }, make("summary", {}, t("PNG info")),
+            make("div", { class: "easel-form" }, make("label", { class: "easel-prop" }, use, make("span", {}, t("Append png info to prompts"))),
+                info.element, make("div", { class: "easel-props" }, ...props.map(([, label]) => label))));
+        const folders = [into, out, masks];
+        const element = make("div", { class: "easel-form easel-batch" }, zone, ...folders.map((one) => one.element), told);
+        if (window.easel.shared) for (const { input } of [...folders, info]) {
+            input.disabled = true;
+            input.title = t("Folders of this machine are open only to who sits at it.");
+        }
+        const draw = () => {
+            const clear = make("button", { type: "button", class: "easel-link" }, t("Clear"));
+            clear.onclick = (event) => {
+                event.stopPropagation();
+                blobs.length = 0;
+                draw();
+            };
+            zone.replaceChildren(make("p", {}, blobs.length ? `${t("{n} pictures; drop or choose more.", { n: blobs.length })} ` : t("Drop pictures here, or click to choose several."), ...blobs.length ? [clear] : []));
+        };
+        dropZone(zone, (files) => {
+            blobs.push(...files.filter(isPicture));
+            draw();
+        }, { several: true });
+        draw();
+        return {
+            element,
+            async upload() {
+                const images = [], dir = into.input.value.trim();
+                if (!dir) for (const blob of blobs) images.push(await store(blob));
+                return {
+                    images, batch: {
+                        input_dir: dir, output_dir: out.input.value.trim(), inpaint_mask_dir: masks.input.value.trim(),
+                        names: dir ? [] : blobs.map((blob) => blob.name ?? ""), use_png_info: use.checked,
+                        png_info_props: props.filter(([input]) => input.checked).map(([input]) => input.value),
+                        png_info_dir: info.input.value.trim(),
+                    },
+                };
+            },
+        };
+    }
+
+    // ---- a closer look: Alt+wheel zooms, Ctrl+wheel changes the brush, F (or the middle button) and moving pans, R puts back ----
+
+    const view = { scale: 1, x: 0, y: 0, panning: false };
+
+    function place() {
+        const { scale } = view, frame = source.frame, box = source.zone.getBoundingClientRect();
+        const reach = (side, length) => Math.max(0, (length * scale - side) / 2 + side / 2);
+        view.x = Math.max(-reach(box.width, box.width), Math.min(reach(box.width, box.width), view.x));
+        view.y = Math.max(-reach(box.height, box.height), Math.min(reach(box.height, box.height), view.y));
+        frame.style.transform = scale === 1 ? "" : `translate(${view.x}px, ${view.y}px) scale(${scale})`;
+        source.zone.classList.toggle("zoomed", scale !== 1);
+    }
+
+    function zoomBy(factor, clientX, clientY) {
+        const before = view.scale, box = source.zone.getBoundingClientRect();
+        const scale = Math.min(16, Math.max(1, before * factor));
+        const [x, y] = [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2];
+        Object.assign(view, scale === 1 ? { x: 0, y: 0 } : { x: x - (x - view.x) * scale / before, y: y - (y - view.y) * scale / before });
+        view.scale = scale;
+        place();
+    }
+
+    function closer() {
+        const { zone } = source;
+        zone.addEventListener("wheel", (event) => {
+            if (!source.image || !(event.altKey || event.ctrlKey)) return;
+            event.preventDefault();
+            if (event.altKey) zoomBy(event.deltaY < 0 ? 1.15 : 1 / 1.15, event.clientX, event.clientY);
+            else if (source.layer()) source.act(event.deltaY < 0 ? "thicker" : "thinner");
+        }, { passive: false });
+        let from = null;
+        zone.addEventListener("pointerdown", (event) => {
+            if (event.button !== 1 || !source.image) return;
+            event.preventDefault();
+            from = [event.clientX - view.x, event.clientY - view.y];
+            zone.setPointerCapture(event.pointerId);
+        });
+        zone.addEventListener("pointermove", (event) => {
+            if (view.panning && !from) from = [event.clientX - view.x, event.clientY - view.y];
+            if (!from || view.scale === 1) return;
+            Object.assign(view, { x: event.clientX - from[0], y: event.clientY - from[1] });
+            place();
+        });
+        zone.addEventListener("pointerup", (event) => { if (event.button === 1) from = null; });
+        const over = () => zone.matches(":hover, :focus, :focus-within");
+        const typing = (event) => event.target.matches?.("input:not([type=range]), textarea, select");
+        document.addEventListener("keydown", (event) => {
+            if (!source.image || !over() || typing(event) || event.ctrlKey || event.altKey || event.metaKey) return;
+            const key = event.key.toLowerCase();
+            const act = { r: () => { Object.assign(view, { scale: 1, x: 0, y: 0 }); place(); }, f: () => { view.panning = true; },
+                q: () => source.layer() && source.act("thinner"), w: () => source.layer() && source.act("thicker"),
+                s: () => zone.classList.toggle("whole"), o: () => zone.classList.toggle("bare") }[key];
+            if (!act) return;
+            event.preventDefault();
+            act();
+        });
+        document.addEventListener("keyup", (event) => {
+            if (event.key.toLowerCase() !== "f") return;
+            view.panning = false;
+            from = null;
+        });
+    }
 
     // ---- sizes, in words ----
 
