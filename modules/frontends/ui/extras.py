@@ -15,6 +15,7 @@ from modules.frontends.ui.panel import plain
 from modules.frontends.ui.progress import results_panel
 from modules.imaging.upscale import UPSCALERS
 from modules.schema.request import Extras
+from modules.weights.library import clip_pair_file
 
 TAB = "extras"
 # What the tab shows otherwise than the API: A1111's own defaults and ends.
@@ -37,7 +38,8 @@ def parts(service: FrontDesk) -> list[Part]:
     """The form, with the upscalers and face restorers that are there now."""
     upscalers = (*UPSCALERS, *upscaler_models(service.library))
     there = restorers(service.library)
-    hidden = {name for name, needs in FACES.items() if needs not in there} | {"caption"}
+    hidden = {name for name, needs in FACES.items() if needs not in there}
+    hidden |= set() if clip_pair_file(service.folders) else {"caption"}
     hidden |= set() if there else {"upscale_first"}
     return parts_of(Extras, SHOWN | {name: {"choices": upscalers} for name in ("upscaler_1", "upscaler_2")}, hidden)
 

@@ -117,7 +117,7 @@
         /** Why nothing would become of a picture; "" where something would. */
         nothing(values) {
             const acts = values.upscaler_1 !== "None" || values.upscaler_2 !== "None" && values.extras_upscaler_2_visibility > 0;
-            const others = ["split_oversized", "focal_crop", "auto_crop", "gfpgan_visibility", "codeformer_visibility"].some((key) => values[key]) || values.flip?.length;
+            const others = ["split_oversized", "focal_crop", "auto_crop", "gfpgan_visibility", "codeformer_visibility", "caption"].some((key) => values[key]) || values.flip?.length;
             return acts || others ? "" : t("Choose an upscaler first.");
         },
         say(values) {
