@@ -133,7 +133,8 @@ def test_every_sentence_of_the_scripts_and_fields_is_translated(language):
 # What stays as it is in every language: names of the field, of this program and of the stand-in's files.
 NAMES = re.compile(
     r"Easel [\d.]+|GPU|CPU|NV|Lanczos|Zero Terminal SNR|Doggettx|InvokeAI|xformers|sdp(-no-mem)?|sub-quadratic|V1"
-    r"|bh[12]|logSNR|time_\w+|vary_coeff|postcards|dream|[a-z]{2}_[A-Z]{2}|\W+|Lora|[\d.×x:%/+-]+|.?"
+    r"|bh[12]|logSNR|time_\w+|vary_coeff|postcards|dream|[a-z]{2}_[A-Z]{2}|\W+|Lora|TAESD|Approx (NN|cheap)|Automatic"
+    r"|auto|normal|(low|med)vram|b?float\d+|Alt|Ctrl|Enter|Esc|[\d.×x:%/+-]+|.?"
 )
 
 
