@@ -78,4 +78,6 @@ def test_routes_of_memory(served: Served):
     for tab in ("txt2img", "img2img"):
         answer = httpx.post(f"{served.url}easel/memory", json={"tab": tab, "form": {"width": 1024, "height": 512}})
         assert answer.json()["denoising"] == int(1.2e9)
+    half_filled = httpx.post(f"{served.url}easel/memory", json={"tab": "txt2img", "form": {"width": "wi"}})
+    assert (half_filled.status_code, half_filled.json()) == (200, None)
     assert httpx.post(f"{served.url}easel/memory", json={"tab": "none", "form": {}}).status_code in (400, 422)

@@ -18,7 +18,7 @@ from modules.frontends.ui.results import no_folders
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, lists, sections
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.sampling.table import SAMPLER_NAMES, find_sampler
-from modules.schema.errors import BadRequest
+from modules.schema.errors import BadRequest, EaselError
 from modules.schema.memory import MemoryEstimate
 from modules.schema.settings import SECTION_OF
 
@@ -95,13 +95,16 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
         form: Annotated[dict[str, Any], Body()],
         checkpoint: Annotated[str | None, Body()] = None,
     ) -> MemoryEstimate | None:
-        """What the picture of a tab's form would take."""
+        """What the picture of a tab's form would take; null for a form that cannot be drawn."""
         if tab not in forms.FORMS:
             raise BadRequest(f"No tab is called {tab[:40]!r}.", field="tab")
         values = forms.untouched(tab) | form
         # The picture itself does not matter, and its size is the form's unless that enlarges it.
         picture = {"image": "0" * 64, "width": values["width"], "height": values["height"]}
-        return mine.estimate(forms.request_from_form(values, checkpoint, tab, json.dumps(picture)))
+        try:
+            return mine.estimate(forms.request_from_form(values, checkpoint, tab, json.dumps(picture)))
+        except EaselError:  # what is wrong with a form, Generate says; this is asked while it is filled in
+            return None
 
     return router
 
