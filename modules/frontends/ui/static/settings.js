@@ -60,7 +60,7 @@
                 toast(await window.easel.allowNotes() ? t("Finished jobs are told while another window is in front.")
                     : t("The browser does not allow it for this page."), "note");
             });
-            const section = (name, about, ...rest) => make("section", { "aria-label": t(name[0].toUpperCase() + name.slice(1)) }, make("h2", {}, name), make("p", {}, about), ...rest);
+            const section = (name, about, ...rest) => make("section", { "aria-label": name }, make("h2", {}, name), make("p", {}, about), ...rest);
             this.after.replaceChildren(
                 section(t("Defaults"), t("What the forms of txt2img and img2img begin with (ui-config.json)."), list, keep),
                 section(t("Actions"), t("What is done at once."), notes));
