@@ -195,6 +195,8 @@ def test_a_process_that_ends_or_hangs_at_a_stage_is_replaced(
     made = Atelier(tmp_path, test_seed, factory)
     before = made.pixels(made.draw())
     for how, stage in ENDS if FULL else [("kill", "a step")]:
+        if stage == "opening":
+            made.service.unload()
         if how == "kill":
             view = made.draw(f"kill@{stage}")
             assert (view.state, view.error_code) == ("failed", "worker_lost")
