@@ -21,7 +21,7 @@ def way(delay: float, calls: list[str], name: str, error: type[Exception] | None
     return attend
 
 
-def inputs(n: int = 256, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(n: int = 1024, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.zeros(batch, 1, n, 8) for _ in range(3))  # type: ignore[return-value]
 
 
@@ -59,6 +59,6 @@ def test_a_way_that_fails_is_not_chosen():
 def test_small_ones_are_not_measured():
     calls: list[str] = []
     choice = Fastest({"first": way(0.01, calls, "first"), "fast": way(0, calls, "fast")}, "here")
-    choice(*inputs(16))
+    choice(*inputs(512))
     assert calls == ["first"]
     assert not choice.known
