@@ -167,6 +167,10 @@ OF_SCRIPTS = {
     "subseed": "seed", "subseed_strength": "seed", "seed_resize_from_w": "seed", "seed_resize_from_h": "seed",
     "refiner": "refiner", "refiner.refiner_checkpoint": "refiner", "refiner.refiner_switch_at": "refiner",
 }  # fmt: skip
+# What an infotext leaves out where it is at its default: pasting one without puts it back.
+UNTOLD = ("cfg_rescale", "hires.hr_second_pass_steps", "hires.hr_prompt", "hires.hr_negative_prompt",
+          "hires.hr_resize_x", "hires.hr_resize_y", "hires.hr_sampler_name", "hires.hr_scheduler",
+          "hires.hr_checkpoint_name", "seed_resize_from_w", "seed_resize_from_h")  # fmt: skip
 NO_LOOKS: Mapping[str, Look] = MappingProxyType({})
 # A switch is on where an infotext has one of these.
 SWITCH_KEYS = {
@@ -600,6 +604,8 @@ def values_from_infotext(
             value = _read(path, fields[key], views)
             if path != "batch_size" and fits(tab, path, value, looks):
                 values[path] = value
+        elif path in UNTOLD and "Steps" in fields:
+            values[path] = default_of(path)
     if "resize_by" in FORMS[tab] and "width" in values:
         values["resize_by"] = 0
     return values
