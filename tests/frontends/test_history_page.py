@@ -149,7 +149,7 @@ def test_two_pictures_are_compared_under_a_slider_and_in_words(page, filled):
     page.focus("#history_comparison input[type=range]")
     page.keyboard.press("Home")
 
-    def seen(x: float) -> tuple[int, ...]:
+    def seen(x: float) -> Any:
         """The colour at a place of the stage: red tells the seed."""
         box = page.locator(".easel-both").bounding_box()
         shot = Image.open(io.BytesIO(page.screenshot(clip={**box, "height": 20}))).convert("RGB")
