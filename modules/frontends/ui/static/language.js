@@ -14,8 +14,10 @@
         const key = text.trim().replace(/\s+/g, " ");
         // Gradio names the two parts of a slider after its label.
         const part = /^(number input|range slider) for (.+)$/.exec(key);
-        if (part) return window.easel.tools.t(`${part[1]} for {name}`, { name: words[part[2]] ?? part[2] });
-        const word = key && Object.hasOwn(words, key) ? words[key] : undefined;
+        const word = part && Object.hasOwn(words, `${part[1]} for {name}`)
+            ? words[`${part[1]} for {name}`].replace("{name}", () => words[part[2]] ?? part[2])
+            : key && Object.hasOwn(words, key) ? words[key] : undefined;
+        // The same text again would be a change again, for ever.
         return word === undefined || word === key ? null : word;
     };
 
