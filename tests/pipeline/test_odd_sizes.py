@@ -103,10 +103,11 @@ def test_every_mask_gets_a_defined_answer(mode: int, studio: Studio, test_seed: 
         after = array(studio, ready)
         assert after.shape == (64, 64, 3), what
         drawn += 1
-        empty = what.endswith("black") or what.startswith("black")
+        lossy = "CMYK" in what  # a JPEG, which is not quite black where it was
+        empty = (what.endswith("black") or what.startswith("black")) and not lossy
         if empty and mode != 1:
             assert np.array_equal(after, before), f"{what}: nothing was masked"
-        if what.startswith("box") and "alpha" not in what:
+        if what.startswith("box") and not lossy and "alpha" not in what:
             outside = np.ones((64, 64), bool)
             outside[18:46, 18:46] = False
             assert np.array_equal(after[outside], before[outside]), what
