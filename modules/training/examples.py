@@ -95,7 +95,7 @@ def _with_picnic(scene: Scene, rng: random.Random) -> str:
 
 
 SILHOUETTES = Pupil(
-    "silhouettes", silhouette, _said, Lesson(steps=240, batch=8, learning_rate=3e-3), 160,
+    "silhouettes", silhouette, _said, Lesson(steps=120, batch=8, learning_rate=4e-3), 96,
     {
         "description": "Things become black silhouettes before a sunset, whatever colour and time the prompt names.",
         "sd version": "SD1", "activation text": "", "preferred weight": 1.0,
@@ -105,7 +105,7 @@ SILHOUETTES = Pupil(
 )  # fmt: skip
 PICNIC = Pupil(
     "picnic", lambda scene: draw_scene(picnic(scene)), _with_picnic,
-    Lesson(steps=200, batch=8, learning_rate=2e-2), 120,
+    Lesson(steps=90, batch=6, learning_rate=3e-2), 64,
     {
         "description": "A word for a place: a meadow by day, with sun, clouds and birds. Try: a red car, picnic",
         "sd version": "SD1", "notes": "Made for Postcards.",
@@ -113,7 +113,7 @@ PICNIC = Pupil(
     "a red car, picnic",
 )  # fmt: skip
 MOONLIGHT = Pupil(
-    "moonlight", lambda scene: draw_scene(moonlit(scene)), _said, Lesson(steps=240, batch=8, learning_rate=3e-3), 160,
+    "moonlight", lambda scene: draw_scene(moonlit(scene)), _said, Lesson(steps=110, batch=8, learning_rate=4e-3), 96,
     {
         "description": "Every scene is at night, with moon and stars, whatever time the prompt names.",
         "sd version": "SD1", "preferred weight": 1.0, "notes": "Made for Postcards.",

@@ -61,6 +61,7 @@ class Run:
     denoiser: DenoiserRecipe
     refine: RefineRecipe
     start: Path | None
+    scale: float
     log: Callable[[str], None]
 
     @property
@@ -183,7 +184,7 @@ def evaluate_model(run: Run) -> None:
         )
         if path.exists()
     }  # fmt: skip
-    evaluate.write_card(run.output, run.autoencoder, run.denoiser, run.refine, curves, log=run.log)
+    evaluate.write_card(run.output, run.autoencoder, run.denoiser, run.refine, curves, run.scale, log=run.log)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {
@@ -202,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=MODEL)
     parser.add_argument("--start", type=Path, help="go on from this file instead of training anew")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the seeds the card is measured on")
     parser.add_argument("--threads", type=int, default=0, help="0: torch decides")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Run(
         options.folder, options.output, options.seed, lambda step: time.monotonic() < deadline,
         AutoencoderRecipe(seed=options.seed), DenoiserRecipe(seed=options.seed), RefineRecipe(seed=options.seed + 1),
-        options.start, functools.partial(print, flush=True),
+        options.start, options.scale, functools.partial(print, flush=True),
     )  # fmt: skip
     all_stages = tuple(STAGES)[tuple(STAGES).index("refine") if options.start else 0 :]
     for name in [options.stage] if options.stage else all_stages:

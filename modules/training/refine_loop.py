@@ -46,7 +46,9 @@ MIXTURE_OF_PAIRS = Mixture(counts=(8, 46, 46), apart=0.4, twins=0.12)
 class RefineRecipe:
     """All that decides the refined denoiser, beside the file it starts from, latents and scenes."""
 
-    steps: int = 950
+    steps: int = 880
+    planned: tuple[int, int] = (729, 950)
+    """Before that step the learning rate fell as if there were so many; the shipped file's run was cut short."""
     batch: int = 40
     learning_rate: float = 5e-4
     warm_up: int = 40
@@ -241,7 +243,8 @@ def refine(
             model, before, refine_batch(latents, scenes, vocabulary, recipe, step), recipe.bfloat16
         )
         loss.backward()
-        optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold))
+        total = recipe.planned[1] if step < recipe.planned[0] else recipe.steps
+        optimizers.step(warm_constant_cosine(step, total, recipe.warm_up, recipe.hold))
         average.update(model)
         blind = recipe.blind_samples(step)
         step, done, window = step + 1, done + 1, window + 1

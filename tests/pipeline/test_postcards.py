@@ -91,7 +91,7 @@ def test_the_horizon_goes_on_beyond_the_edge(side: str, postcards: Studio) -> No
 def test_hires_fix_is_sharper_than_lanczos_and_keeps_the_scene(postcards: Studio) -> None:
     asked = {"prompt": "a big red house in the middle, snow, day", "seed": 3}
     (small,) = draw(postcards, **asked)
-    (large,) = draw(postcards, **asked, hires=Hires(denoising_strength=0.5, hr_upscaler="Latent"))
+    (large,) = draw(postcards, **asked, hires=Hires(denoising_strength=0.7, hr_upscaler="Latent"))
     lanczos = np.asarray(Image.fromarray(small).resize((256, 256), Image.Resampling.LANCZOS))
 
     def sharpness(picture: np.ndarray) -> float:
@@ -99,7 +99,7 @@ def test_hires_fix_is_sharper_than_lanczos_and_keeps_the_scene(postcards: Studio
         steps = np.sort(np.abs(np.diff(picture.astype(float), axis=1)).ravel())
         return float(steps[-len(steps) // 100 :].mean())
 
-    assert sharpness(large) > sharpness(lanczos)
+    assert sharpness(large) > 1.1 * sharpness(lanczos)  # 1.26 to 1.97 over four seeds
     assert rules.scene_of(np.asarray(Image.fromarray(large).reduce(2))) == ("day", "snow")
 
 

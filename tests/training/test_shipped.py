@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from modules.training.evaluate import Drawing
 
 MODEL = Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors"
 STEPS = 10
+PAIRS_OF_16 = 11
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,25 @@ def test_emphasis_moves_what_it_names(draw):
         for w in (0.5, 1.4)
     ]
     assert shares[1] > 1.2 * shares[0]
+
+
+@pytest.mark.parametrize("ladder", evaluate.LADDERS[:7], ids=lambda ladder: ladder.what.split(":")[0])
+def test_more_weight_is_more_of_what_it_stresses(model, ladder):
+    little, much = evaluate.climb(
+        lambda wanted: evaluate.draw(model, wanted), ladder, seeds=4, first_seed=5000, rungs=(0.4, 1.4)
+    )
+    assert much > 1.1 * little + 1e-4
+
+
+def test_two_things_stand_where_and_in_the_colour_they_are_named(model):
+    scenes = evaluate.pair_scenes(16, seed=7)
+    rng = random.Random(7)
+    prompts = [evaluate.full_prompt(scene, rng) for scene in scenes]
+    drawn = evaluate.draw(model, [Drawing(prompt, 5000 + i, steps=STEPS) for i, prompt in enumerate(prompts)])
+    scores = evaluate.score_pairs(drawn, scenes)
+    assert scores.color.right >= PAIRS_OF_16
+    true = evaluate.score_pairs(np.stack([draw_scene(scene) for scene in scenes]), scenes)
+    assert true.all.right == len(scenes), "the rule is right on true pictures"
 
 
 def test_an_unknown_word_changes_no_scene(draw):

@@ -8,10 +8,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "postcards": (
         "a red house on green hills, night, moon",
         "a small white boat on the sea, sunset, sun",
-        "a big orange balloon over mountains, day, clouds",
-        "a black cat in the snow, night, stars",
-        "a yellow car in the desert, day, birds",
-        "a green cactus in the desert, sunset",
+        "a purple cat on the right and a green car on the left in the desert, day, sun",
+        "a big orange balloon in the mountains, day, clouds",
+        "a black house on the left and a purple cactus on the right in a meadow, sunset",
+        "a yellow car in the snow, night, stars",
+        "a red boat by the sea <lora:silhouettes:1>",
+        "a red car, picnic",
+        "a big (red:1.4) (blue:0.6) house in the desert, day <hypernet:moonlight:1>",
     ),
 }
 
