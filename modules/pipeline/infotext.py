@@ -11,7 +11,7 @@ from modules.prompt import infotext, parse, tokens
 from modules.sampling import table
 from modules.schema.fields import Frozen, all_facts
 from modules.schema.plan import Plan, SecondPass
-from modules.schema.request import SAME_SCHEDULER, Hires, Mask, Source
+from modules.schema.request import Hires, Mask, Source
 from modules.schema.settings import Sampling
 from modules.schema.version import NAME, VERSION
 
@@ -143,7 +143,9 @@ def _hires_fields(plan: Plan, second: SecondPass, hires: Hires, k: int) -> dict[
         fields["Hires checkpoint"] = f"{second.checkpoint.name} [{second.checkpoint.short_hash}]"
     if second.sampler != plan.sampler:
         fields["Hires sampler"] = second.sampler
-    if hires.hr_scheduler not in (None, "", SAME_SCHEDULER) and second.scheduler != plan.scheduler:
+    # What "Use same scheduler" means for the second sampler, where the first one's is read back from this infotext.
+    same = table.label_of(table.find_sampler(second.sampler)[0], table.normalise(plan.sampler, plan.scheduler)[1])
+    if second.scheduler != same:
         fields["Hires schedule type"] = second.scheduler
     if second.prompts[k] != plan.prompts[k]:
         fields["Hires prompt"] = second.prompts[k]

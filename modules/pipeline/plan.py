@@ -89,7 +89,7 @@ def make_plan(
         second=second,
         refiner=_refiner(request, checkpoint, settings, catalogue),
         sampler=sampler.name,
-        scheduler=_label(sampler, scheduler),
+        scheduler=table.label_of(sampler, scheduler),
         prompts=prompts,
         negative_prompts=tuple(one.negative_prompt for one in drawn),
         template=prompt,
@@ -187,7 +187,7 @@ def _second(
         checkpoint = catalogue.dressed(checkpoint, settings.model)[0]
     return SecondPass(
         sampler=sampler.name,
-        scheduler=_label(sampler, schedule),
+        scheduler=table.label_of(sampler, schedule),
         steps=asked.hr_second_pass_steps or request.steps,
         prompts=own_prompts if asked.hr_prompt else prompts,
         negative_prompts=tuple(one.negative_prompt for one in (own if asked.hr_negative_prompt else drawn)),
@@ -202,10 +202,3 @@ def _draw(prompt: str, negative: str, seed: int, settings: Settings, lookup: wil
     if mode == "Off":
         return wildcards.Drawn(prompt, negative)
     return wildcards.draw_prompts(prompt, negative, seed, lookup, braces=mode == "Files and choices")
-
-
-def _label(sampler: table.Sampler, schedule: table.Schedule) -> str:
-    """The schedule as an infotext names it: Automatic is written as what it stands for, where it stands for one."""
-    if schedule is table.AUTOMATIC and sampler.scheduler:
-        return table.find_schedule(sampler.scheduler).label
-    return schedule.label

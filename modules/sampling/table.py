@@ -286,6 +286,13 @@ def resolve(sampler: Sampler, schedule: Schedule) -> Schedule:
     return find_schedule(sampler.scheduler or "uniform") if schedule is AUTOMATIC else schedule
 
 
+def label_of(sampler: Sampler, schedule: Schedule) -> str:
+    """The schedule as an infotext names it: Automatic is written as what it stands for, where it stands for one."""
+    if schedule is AUTOMATIC and sampler.scheduler:
+        return find_schedule(sampler.scheduler).label
+    return schedule.label
+
+
 def _nearest(word: str, names: tuple[str, ...]) -> str:
     folded = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word, folded, n=3, cutoff=0.3) or list(folded)[:3]
