@@ -1,6 +1,7 @@
 """What the prompt language does to pixels, with the shipped model: twenty seeds, six steps of Euler, 128 × 128.
 
-The limits leave half or more of what was measured over these seeds (in the comments: worst of the twenty, and mean).
+The limits leave room below what was measured over these seeds (in the comments: worst of the twenty, and mean; where
+twenty are counted, how many are right).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The three small networks that come with the program: each does what its card says, and nothing at weight 0.
 
-Twelve seeds each, ten steps; the limits leave room below what was measured over 40 seeds (in the comments).
+Twelve seeds each, ten steps; the limits leave a few of the twelve.
 """
 
 from __future__ import annotations
