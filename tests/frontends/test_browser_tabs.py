@@ -185,7 +185,7 @@ def test_a_preset_is_saved_applied_exported_and_begins_with_a_family(program, pa
     page.click("#presets_dialog button.primary")
     page.wait_for_selector(".easel-preset:has-text('quick boats')")
     page.click(".easel-preset button:has-text('☆')")
-    page.wait_for_selector(".easel-preset:has-text('default of sd15')")
+    page.wait_for_selector(".easel-preset:has-text('default of sd1')")
     with page.expect_download() as download:
         page.click(".easel-preset button:has-text('⤓')")
     given = json.loads(Path(download.value.path()).read_text("utf-8"))

@@ -89,10 +89,12 @@
     });
 
     // Folders of the machine Easel runs on are nothing to who sits elsewhere.
-    document.addEventListener("easel:mounted", ({ detail }) => {
-        const button = byId(`${detail}_open_folder`), why = window.easel.noFolders;
+    const tell = (tab) => {
+        const button = byId(`${tab}_open_folder`), why = window.easel.noFolders;
         if (!button || !why) return;
         button.disabled = true;
         button.title = t(why);
-    });
+    };
+    document.addEventListener("easel:mounted", (event) => tell(event.detail));
+    window.easel.tools.TABS.forEach(tell);  // what was there before this script
 })();
