@@ -61,6 +61,10 @@ def page(served: Served, chromium: Any) -> Iterator[Any]:
     assert watch.troubles == []
 
 
+STILL = """() => document.getAnimations().every((one) =>
+    one.playState !== "running" || one.effect.getComputedTiming().iterations === Infinity)"""
+
+
 def test_the_keyboard_reaches_all_and_shows_where_it_is(page):
     page.evaluate("scrollTo(0, 0); document.activeElement.blur()")
     page.evaluate(f"window.wanted = new Set(({REACHABLE})()); window.unseen = []")
@@ -89,7 +93,9 @@ def test_axe_finds_nothing_serious(page):
         page.mouse.move(0, 0)
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
-            page.wait_for_timeout(250)
+            page.wait_for_function("(dark) => document.body.classList.contains('dark') === dark", arg=theme == "dark")
+            page.wait_for_timeout(100)
+            page.wait_for_function(STILL)  # colours that change slowly are no one's colours
             found[f"{name}, {theme}"] = page.evaluate(RUN)
     open_tab(page, "txt2img")
     for button in ("txt2img_styles_edit_button", "txt2img_earlier"):

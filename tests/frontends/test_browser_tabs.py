@@ -142,8 +142,13 @@ def number(page: Any, id: str, value: object) -> None:
 
 
 def draw(page: Any, count: int, tab: str = "txt2img") -> None:
+    """Generate, and wait for so many pictures that were not there before."""
+    records = f"easel.tools.panels.{tab}.gallery.records"
+    known = page.evaluate(f"{records}.map((record) => record.id)")
     page.click(f"#{tab}_generate")
-    page.wait_for_function("([tab, n]) => easel.tools.panels[tab].gallery.records.length === n", arg=[tab, count])
+    page.wait_for_function(
+        f"([known, n]) => {records}.filter((record) => !known.includes(record.id)).length === n", arg=[known, count]
+    )
     page.wait_for_selector("body:not(.easel-running)")
 
 

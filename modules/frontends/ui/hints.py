@@ -8,6 +8,7 @@ HINTS: dict[str, str] = {
     "outdir_txt2img_samples": "A folder below the data folder, or a whole path.",
     "outdir_img2img_samples": "A folder below the data folder, or a whole path.",
     "outdir_extras_samples": "A folder below the data folder, or a whole path.",
+    "grid_prevent_empty_spots": "Takes the nearest number of rows that leaves no place empty.",
     "grid_save": "Grids of scripts are written beside the pictures.",
     "outdir_txt2img_grids": "A folder below the data folder, or a whole path.",
     "outdir_img2img_grids": "A folder below the data folder, or a whole path.",

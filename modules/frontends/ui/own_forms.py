@@ -17,7 +17,7 @@ from modules.schema.fields import Facts, Frozen, all_facts
 class Option(BaseModel):
     """One field as the page shows it; `ge`, `le`, `step` are None where they make no sense. `value` is what it holds
     now, `default` what it goes back to; `names` are words for `choices` that are numbers. `disabled` says why nothing
-    can be chosen at present."""
+    can be chosen at present; `readers` names the samplers and schedules that heed it, where not all do."""
 
     key: str
     label: str
@@ -30,6 +30,7 @@ class Option(BaseModel):
     le: float | None = None
     step: float | None = None
     disabled: str = ""
+    readers: list[str] = []
 
 
 class Part(BaseModel):
@@ -45,7 +46,7 @@ class Part(BaseModel):
 def option_of(key: str, fact: Facts, value: Any = ..., **changes: Any) -> Option:
     """A field by its facts; `changes` wins over them."""
     fact = replace(fact, **{name: new for name, new in changes.items() if name in Facts.__dataclass_fields__})
-    rest = {name: new for name, new in changes.items() if name in ("names", "disabled")}
+    rest = {name: new for name, new in changes.items() if name in ("names", "disabled", "readers")}
     return Option(
         key=key, label=fact.label, hint=fact.hint, value=fact.default if value is ... else value, default=fact.default,
         choices=fact.choices, ge=fact.ge, le=fact.soft_le or fact.le, step=fact.step, **rest,

@@ -20,7 +20,7 @@ from modules.frontends.ui.own_forms import Option, option_of
 from modules.frontends.ui.panel import plain
 from modules.imaging.upscale import UPSCALERS
 from modules.sampling.table import SAMPLERS, SCHEDULES, Sampler
-from modules.schema.fields import Facts, all_facts
+from modules.schema.fields import all_facts
 from modules.schema.settings import Settings
 
 # Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
@@ -75,7 +75,8 @@ def sections(
                 fact,
                 settings.option(key),
                 choices=_with(named.get(key, fact.choices), settings.option(key)),
-                hint=hint_of(key, fact),
+                hint=fact.hint or HINTS.get(key, ""),
+                readers=readers_of(key),
             )
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE
@@ -84,12 +85,10 @@ def sections(
     return found
 
 
-def hint_of(key: str, fact: Facts) -> str:
-    """What an option does, and which samplers and schedules read it, where not all do."""
-    readers = [row.name for row in SAMPLERS if key in row.reads or (key in ETAS and _eta_of(row) == key)]
-    readers += [f"the schedule {row.label}" for row in SCHEDULES if key in row.reads]
-    told = fact.hint or HINTS.get(key, "")
-    return f"{told} Read by {', '.join(readers)}.".strip() if readers else told
+def readers_of(key: str) -> list[str]:
+    """Samplers and schedules that read an option, by name; none where all do."""
+    samplers = [row.name for row in SAMPLERS if key in row.reads or (key in ETAS and _eta_of(row) == key)]
+    return samplers + [row.label for row in SCHEDULES if key in row.reads]
 
 
 def _eta_of(row: Sampler) -> str:

@@ -86,7 +86,8 @@
             };
             const row = make("div", { class: "easel-option" },
                 make("label", { for: input.id }, option.label), input, reset,
-                ...(option.hint ? [make("small", {}, option.hint)] : []));
+                ...(option.hint || option.readers.length ? [make("small", {}, make("span", {}, t(option.hint)), " ",
+                    ...option.readers.length ? [make("span", {}, t("Read by {names}.", { names: option.readers.join(", ") }))] : [])] : []));
             row.dataset.words = `${option.label} ${option.hint} ${option.key} ${t(option.label)} ${t(option.hint)}`.toLowerCase();
             this.write(option, input, option.value);
             this.rows.set(option.key, row);
@@ -118,7 +119,7 @@
             return input.value;
         },
         words(value) {
-            return value === true ? t("on") : value === false ? t("off") : value === "" || value === null ? t("nothing") : String(value);
+            return value === true ? t("on") : value === false ? t("off") : String(value ?? "") === "" ? t("nothing") : String(value);
         },
         mark() {
             for (const [key, row] of this.rows) {
