@@ -127,9 +127,9 @@ def test_every_option_says_what_it_does_and_lists_know_their_files(client: TestC
     assert options["sd_vae"]["choices"][:2] == ["Automatic", "None"]
     assert options["upscaler_for_img2img"]["choices"][0] == "None"
     assert "tiling" in options["quicksettings_list"]["choices"]
-    assert "Read by" in options["s_churn"]["hint"]
-    assert "Euler" in options["s_churn"]["hint"]
-    assert "schedule Karras" in options["rho"]["hint"]
+    assert "Euler" in options["s_churn"]["readers"]
+    assert "Euler a" not in options["s_churn"]["readers"]
+    assert "Karras" in options["rho"]["readers"]
 
 
 def test_options_that_nothing_reads_are_not_there() -> None:
