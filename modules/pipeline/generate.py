@@ -75,7 +75,7 @@ def side_by_side(ctx: RunContext) -> list[SavedRecord]:
     size = first.plan.request.batch_size
     rows = legend.rows_for(count, saving.grid_prevent_empty_spots)
     if saving.n_rows >= 0:
-        rows = min(saving.n_rows or -(-count // size), count)
+        rows = min(saving.n_rows or size, count)
     image = legend.sheet(
         [ctx.kept[k].image for k in sorted(ctx.kept)], rows, legend.Look(background=saving.grid_background_color)
     )

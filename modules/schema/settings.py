@@ -25,8 +25,9 @@ class Saving(Frozen):
         False, label="Show grid in results for web", hint="The pictures of a job side by side, before the single ones."
     )
     n_rows: int = fact(
-        -1, label="Grid row count", ge=-1, le=16, step=1, hint="-1 is a square grid, 0 a row for each batch."
-    )
+        -1, label="Grid row count", ge=-1, le=16, step=1,
+        hint="-1 is a square grid, 0 as many rows as a batch has pictures.",
+    )  # fmt: skip
     grid_prevent_empty_spots: bool = fact(False, label="Prevent empty spots in grid (when set to autodetect)")
     grid_save: bool = fact(True, label="Save all generated image grids")
     outdir_txt2img_grids: str = fact("outputs/txt2img-grids", label="Output directory for txt2img grids")
@@ -403,9 +404,6 @@ class Page(Frozen):
     hidden_tabs: tuple[str, ...] = fact((), label="Hidden UI tabs", hint="Acts when the page is loaded anew.")
     send_size: bool = fact(True, label="Send size when sending prompt or image to another interface")
     send_seed: bool = fact(True, label="Send seed when sending prompt or image to other interface")
-    n_rows: int = fact(
-        -1, label="Grid row count", ge=-1, le=16, step=1, hint="of the grid of all pictures; -1 is as square as can be"
-    )
     show_progress_in_title: bool = fact(True, label="Show generation progress in window title")
     notification_audio: bool = fact(
         True, label="Play notification sound after image generation",

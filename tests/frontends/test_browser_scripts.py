@@ -21,6 +21,7 @@ def generate(page: Any, steps: int, seed: int) -> None:
         page.fill(f"#txt2img_{field} input[type=number]", str(value))
         page.press(f"#txt2img_{field} input[type=number]", "Tab")
     page.fill("#txt2img_seed :is(input, textarea)", str(seed))
+    page.evaluate("document.querySelector('#html_log_txt2img .easel-log')?.replaceChildren()")  # of the job before
     page.click("#txt2img_generate")
     page.wait_for_selector("#html_log_txt2img .easel-log:has-text('pictures in')")
 

@@ -322,7 +322,7 @@ def test_sheets_and_legends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "empty", "size"), [(-1, False, (192, 128)), (0, False, (128, 192)), (-1, True, (320, 64))]
+    ("rows", "empty", "size"), [(-1, False, (192, 128)), (0, False, (192, 128)), (-1, True, (320, 64))]
 )
 def test_the_pictures_of_a_job_side_by_side(rows: int, empty: bool, size: tuple[int, int], studio: Studio) -> None:
     options = {"return_grid": True, "n_rows": rows, "grid_prevent_empty_spots": empty}

@@ -118,7 +118,7 @@ def test_half_precision_files_are_computed_in_float32_on_the_cpu(residency, cata
 
 
 def test_the_policy_sets_dtypes_and_memory_format(residency, catalogue):
-    policy = replace(POLICY, denoiser_dtype=torch.bfloat16, channels_last=True, attention="split")
+    policy = replace(POLICY, denoiser="bfloat16", channels_last=True, attention="split")
     with residency.lease(catalogue.find("one"), policy) as model:
         weight = model.unet.out[2].weight
         assert weight.dtype == torch.bfloat16

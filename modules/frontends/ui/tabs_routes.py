@@ -71,7 +71,7 @@ def make_tabs_router(shared: bool) -> APIRouter:
 
     @router.post("/easel/grid", include_in_schema=False)
     def grid_of(mine: Mine, ids: Ids) -> Response:
-        data = results.grid(mine, ids, mine.settings.page.n_rows)
+        data = results.grid(mine, ids, mine.settings.saving.n_rows)
         return Response(data, media_type="image/png", headers={**PICTURE_HEADERS, "Cache-Control": "no-store"})
 
     @router.post("/easel/folder", status_code=202, include_in_schema=False)
