@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError as TooLate
 
 from modules.imaging.metadata import encode
 from modules.schema.folders import Folders
@@ -52,6 +53,17 @@ def page(filled: Served, context: Any, watch: Watch) -> Iterator[Any]:
 def open_history(page: Any) -> None:
     page.evaluate("easel.tools.openTab('history', 'history')")
     page.wait_for_selector("#history .easel-tile img.there")
+
+
+def look(page: Any) -> None:
+    """Open the newest picture. A click is lost where the list is drawn anew just then, as people know it: again."""
+    page.wait_for_timeout(300)
+    page.click("#history .easel-tile[data-index='0']")
+    try:
+        page.wait_for_selector("#history_viewer[open]", timeout=5_000)
+    except TooLate:
+        page.click("#history .easel-tile[data-index='0']")
+        page.wait_for_selector("#history_viewer[open]")
 
 
 def wait_tiles(page: Any, ids: list[str]) -> None:
@@ -302,7 +314,7 @@ def test_a_picture_is_restored_to_the_bit_sent_on_and_traced(program: Program, r
     fill(page, "txt2img_seed", 1)
 
     open_history(page)
-    page.click("#history .easel-tile[data-index='0']")
+    look(page)
     page.click("#history_restore_settings")
     page.wait_for_selector("#txt2img_generate:visible")
     page.wait_for_function("document.querySelector('#txt2img_seed input').value === '77'")
@@ -311,7 +323,7 @@ def test_a_picture_is_restored_to_the_bit_sent_on_and_traced(program: Program, r
 
     # Over to img2img: the result knows where it came from, and is drawn again with its source from the history.
     open_history(page)
-    page.click("#history .easel-tile[data-index='0']")
+    look(page)
     page.click("#history_viewer [data-to=img2img]")
     page.wait_for_selector("#img2img_image canvas.base")
     page.wait_for_function("document.querySelector('#img2img_seed input').value === '77'")
@@ -320,7 +332,7 @@ def test_a_picture_is_restored_to_the_bit_sent_on_and_traced(program: Program, r
     page.click("[data-act=remove]")
     fill(page, "img2img_seed", 6)
     open_history(page)
-    page.click("#history .easel-tile[data-index='0']")
+    look(page)
     page.wait_for_selector("#history_came_from .easel-relative img")
     assert page.inner_text("#history_came_from") == "txt2img"
     page.click("#history_restore_settings")
@@ -332,7 +344,7 @@ def test_a_picture_is_restored_to_the_bit_sent_on_and_traced(program: Program, r
     assert np.abs(pixels(over) - pixels(first)).mean() > 1
 
     open_history(page)
-    page.click("#history .easel-tile[data-index='0']")
+    look(page)
     page.click("#history_came_from .easel-relative")
     page.wait_for_selector("#history_led_to .easel-kin >> nth=1")
     page.keyboard.press("Escape")
