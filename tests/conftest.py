@@ -21,3 +21,12 @@ if find_spec("torchvision") is not None:  # diffusers, which tests compare with,
 def test_seed() -> int:
     """Seed for generated weights, files and inputs: $TEST_SEED, or a fixed default. Tests pass with any value."""
     return int(os.environ.get("TEST_SEED", "20261120"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test in a browser gets two more tries: on a busy machine a click may fall on what is drawn anew just then."""
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
