@@ -149,12 +149,16 @@ def test_cards_are_searched_sorted_and_filtered(page, files):
 
 def test_files_come_and_go_with_refresh(page, files):
     open_cards(page)
+    before = sorted(names(page))
+    assert "added" not in before
     new = write_lora(files / "added.safetensors")
     page.click("#txt2img_lora_extra_refresh")
     card(page, "added").wait_for()
+    assert sorted(names(page)) == sorted([*before, "added"])
     new.unlink()
     page.click("#txt2img_lora_extra_refresh")
     card(page, "added").wait_for(state="detached")
+    assert sorted(names(page)) == before
 
 
 def test_an_embedding_goes_into_the_prompt_that_was_written_in(page):

@@ -273,7 +273,11 @@ def test_a_batch_of_pictures_is_drawn_over_one_by_one(program, page, test_seed):
     page.wait_for_selector(".easel-toast.error:has-text('There are no pictures to start from yet')")
     page.set_input_files("#img2img_batch_upload + input", [file_of(striped(64, 64, test_seed + k)) for k in range(2)])
     number(page, "img2img_steps", 2)
+    known = set(program.pictures("img2img"))
     draw(page, 2, "img2img")
+    drawn = page.evaluate("easel.tools.panels.img2img.gallery.records.slice(-2)")
+    assert {program.data / record["path"] for record in drawn} == set(program.pictures("img2img")) - known
+    assert len({record["parents"][0] for record in drawn}) == 2  # each over a picture of its own
     page.click("#img2img_img2img_tab")
     page.set_input_files("#img2img_image + input", file_of(striped(64, 64, test_seed)))
     page.wait_for_selector("#img2img_image canvas.base")

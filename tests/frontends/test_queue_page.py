@@ -154,3 +154,6 @@ def test_several_generates_line_up_and_a_finished_one_opens_its_picture(page, qu
     page.wait_for_selector("#queue_over .easel-job:has-text('beta') .easel-job-picture img")
     page.click("#queue_over .easel-job:has-text('beta') .easel-job-picture")
     page.wait_for_selector("#history_viewer[open] .easel-info:has-text('beta')")
+    over = queued.service.queue().ended[:2]
+    assert [(view.request.prompt, view.state) for view in over] == [("beta", "done"), ("alpha", "done")]
+    assert page.get_attribute("#history_viewer img", "src").endswith(over[0].images[0].id)

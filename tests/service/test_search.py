@@ -141,5 +141,9 @@ def test_what_is_not_understood_is_told_and_left_out(find: Callable[[str], set[s
 def test_any_text_is_a_search(find: Callable[[str], set[str]], test_seed: int) -> None:
     rng = random.Random(test_seed)
     pieces = ['"', *"-:()*^'\\%赤é\0🙂 \n", "AND", "NOT", "NEAR(", "model:", "rating:", "red", "{a b}:"]
+    everything = find("")
     for _ in range(400):
-        find("".join(rng.choice(pieces) for _ in range(rng.randrange(12))))
+        query = "".join(rng.choice(pieces) for _ in range(rng.randrange(12)))
+        assert find(query) <= everything, query
+        for term in read_query(query).terms:
+            assert term.text == query[term.start : term.end], query
