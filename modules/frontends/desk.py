@@ -101,10 +101,6 @@ class FrontDesk(Protocol):
         """Stores a picture to draw from and returns its name for a request."""
         ...
 
-    def input(self, name: str, /) -> bytes | None:
-        """The file of a picture kept to draw from; None where it is no longer kept."""
-        ...
-
     def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]: ...
 
     def checkpoint(self, name: str | None = None, /) -> CheckpointView:
@@ -218,9 +214,6 @@ class OwnDesk:
 
     def keep_input(self, data: bytes, /) -> str:
         return self._desk.keep_input(data)
-
-    def input(self, name: str, /) -> bytes | None:
-        return self._desk.input(name)
 
     def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]:
         return self._desk.checkpoints(refresh)

@@ -13,7 +13,7 @@ from typing import Any
 
 from modules.imaging import inputs
 from modules.imaging.metadata import MAX_BYTES, open_bounded, read_infotext
-from modules.pipeline.context import Control, RunContext
+from modules.pipeline.context import RunContext, Share
 from modules.pipeline.plan import count_of
 from modules.prompt import infotext
 from modules.sampling import table
@@ -105,20 +105,12 @@ def run(request: GenerationRequest, asked: Batch, ctx: RunContext, draw: Draw) -
     return records
 
 
-class _Part:
+class _Part(Share):
     """The hand and the voice of one picture's drawing within the job."""
 
     def __init__(self, ctx: RunContext, first: int, number: int, of: int) -> None:
-        self._control: Control = ctx.control
+        super().__init__(ctx.control, frozenset(k - first for k in ctx.control.finished if k >= first))
         self._emit, self._first, self._number, self._of = ctx.emit, first, number, of
-        self.finished = frozenset(k - first for k in ctx.control.finished if k >= first)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._control.cancelled
-
-    def take_skip(self) -> bool:
-        return self._control.take_skip()
 
     def emit(self, event: Event) -> None:
         if isinstance(event, Progress):

@@ -35,6 +35,21 @@ class Control(Protocol):
         ...
 
 
+@dataclass
+class Share:
+    """The user's hand on a share of a job: on one request of many, or on what an earlier attempt has left."""
+
+    control: Control
+    finished: frozenset[int]
+
+    @property
+    def cancelled(self) -> bool:
+        return self.control.cancelled
+
+    def take_skip(self) -> bool:
+        return self.control.take_skip()
+
+
 class Kept(NamedTuple):
     """A finished picture: number k of its plan."""
 

@@ -122,19 +122,13 @@ def sample(
 
     def condition(model: LoadedModel) -> list[PictureConditioning]:
         words = networks.words_in([t for k in batch for t in (run.prompts[k], run.negative_prompts[k])], model, ctx)
-        known = [
+        return [
             text.condition(
                 model, run.prompts[k], run.negative_prompts[k], run.calls, plan.settings, run.size, ctx.conditionings,
                 words.embeddings, run.first_calls,
             )
             for k in batch
         ]  # fmt: skip
-        if not all(_finite(picture) for picture in known):
-            raise NotANumber(
-                "The text encoder produced numbers that are not finite; an embedding or LoRA may be damaged: leave it "
-                "out, or set Precision to float32 in the settings."
-            )
-        return known
 
     denoiser = Denoiser(
         models,
@@ -181,12 +175,6 @@ def sample(
             "set Precision to float32 in the settings."
         )
     return drawn if start is None else start.finished(drawn)
-
-
-def _finite(known: PictureConditioning) -> bool:
-    """Whether all that is known of a picture's prompts are numbers."""
-    texts = (*(text for text, _ in known.parts), known.negative)
-    return all(torch.isfinite(encoding.tokens).all() for text in texts for _, encoding in text.entries)
 
 
 def _found(

@@ -6,7 +6,7 @@ import contextlib
 import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 
 import torch
@@ -18,7 +18,7 @@ from modules.memory.fastest import Fastest
 from modules.memory.gauge import Gauge, give_back
 from modules.nets.attention import ATTENTIONS
 from modules.pipeline import text
-from modules.pipeline.context import Control, Kept, RunContext
+from modules.pipeline.context import Control, Kept, RunContext, Share
 from modules.pipeline.faces import Faces
 from modules.pipeline.plan import with_seeds
 from modules.pipeline.scripted import generate
@@ -35,21 +35,6 @@ from modules.weights.sizes import sizes_of
 
 MEASURED = ("sdp", "xformers", "split", "onednn", "Doggettx")
 """Attentions among which a device's best is found."""
-
-
-@dataclass
-class Resumed:
-    """The user's hand on a job of which some pictures are finished."""
-
-    control: Control
-    finished: frozenset[int]
-
-    @property
-    def cancelled(self) -> bool:
-        return self.control.cancelled
-
-    def take_skip(self) -> bool:
-        return self.control.take_skip()
 
 
 class Engine:
@@ -102,7 +87,7 @@ class Engine:
         try:
             while True:
                 ctx = RunContext(
-                    job, told, Resumed(control, frozenset(finished)), self.folders, settings, self.catalogue,
+                    job, told, Share(control, frozenset(finished)), self.folders, settings, self.catalogue,
                     self.residency, self.facts, self.conditionings, self.upscalers, self.faces, self.gauge,
                     kept=kept,
                 )  # fmt: skip

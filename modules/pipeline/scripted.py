@@ -14,7 +14,7 @@ import torch
 
 from modules.pipeline import generate as plain
 from modules.pipeline import source
-from modules.pipeline.context import Control, Kept, RunContext, Skipped
+from modules.pipeline.context import Kept, RunContext, Share, Skipped
 from modules.pipeline.plan import with_seeds
 from modules.pipeline.scripts.expansion import Cells, Expansion, look_of
 from modules.pipeline.scripts.table import expand
@@ -32,21 +32,6 @@ class Cell:
     request: GenerationRequest
     indices: range
     before: int
-
-
-@dataclass
-class Part:
-    """The user's hand on one request of a script."""
-
-    control: Control
-    finished: frozenset[int]
-
-    @property
-    def cancelled(self) -> bool:
-        return self.control.cancelled
-
-    def take_skip(self) -> bool:
-        return self.control.take_skip()
 
 
 @torch.inference_mode()
@@ -129,7 +114,7 @@ def _draw(
     if len(own) == len(cell.indices):
         return
     role: Role = "picture" if expansion.shown else "part"
-    sub = replace(ctx, emit=emit, control=Part(ctx.control, own))
+    sub = replace(ctx, emit=emit, control=Share(ctx.control, own))
     with closing(plain.drawn(cell.request, sub)) as pictures:
         for made in pictures:
             index = first + made.k

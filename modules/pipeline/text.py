@@ -194,8 +194,8 @@ def condition(
             encodings = encode(model, texts, prompting, layers, embeddings)
             if model.policy.check_numbers and not all(torch.isfinite(one.tokens).all() for one in encodings):
                 raise NotANumber(
-                    "The text encoder produced numbers that are not finite; the checkpoint or an embedding may be "
-                    "damaged, or need float32: set Precision to float32 in the settings."
+                    "The text encoder produced numbers that are not finite; the checkpoint, an embedding or a LoRA may "
+                    "be damaged: leave it out, or set Precision to float32 in the settings."
                 )
             cache.put(key, encodings)
         if model.facts.vector:

@@ -353,10 +353,6 @@ class GenerationService:
         """Stores a picture to draw from and returns its name for a request. BadFile where it is none."""
         return inputs.keep(self.folders.inputs, data)
 
-    def input(self, name: str) -> bytes | None:
-        """The file of a picture kept to draw from; None where it is no longer kept."""
-        return inputs.read(self.folders.inputs, name)
-
     def picture(self, record_id: str) -> tuple[bytes | Path, SavedRecord]:
         """The file of a picture (made, imported or in the trash), or its bytes where it could not be saved. NotFound
         where neither is there."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from modules.schema.folders import Folders
 from modules.schema.record import SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Saving, Settings
+from modules.service.background import Background
 from modules.service.database import Database
 from modules.service.gallery import Gallery
 from modules.service.history import TWINS_HASHED, enter, note_hash, unlisted
@@ -34,7 +33,6 @@ from modules.service.thumbnails import small
 
 CHUNK = 200
 CLOCK_SLACK = 2.0  # seconds by which the time of a file may be older than that of its job
-log = logging.getLogger("easel.history")
 
 
 class Keeper:
@@ -42,46 +40,31 @@ class Keeper:
 
     def __init__(self, database: Database, folders: Folders) -> None:
         self._database, self._folders = database, folders
-        self._due, self._closed = threading.Event(), threading.Event()
         self._seen = -1  # rows up to here have their sources settled
-        self._due.set()
-        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-        self._thread.start()
+        self._looked = False  # through all there was at the start
+        self._background = Background("history", self._keep)
+        self._background.start()
 
     def wake(self) -> None:
-        self._due.set()
+        self._background.wake()
 
     def close(self) -> None:
-        self._closed.set()
-        self._due.set()
-        self._thread.join(timeout=5)
+        self._background.close(patience=5)
 
-    def _run(self) -> None:
-        first = True
-        while True:
-            self._due.wait()
-            self._due.clear()
-            if self._closed.is_set():
-                return
-            try:
-                if first:
-                    self._take_in_old()
-                self._hash()
-                self._settle_sources()
-                if first:
-                    self._look_for_missing()
-                first = False
-            except EaselError as error:
-                log.warning("%s", error.message)
-            except Exception:
-                if not self._closed.is_set():
-                    log.exception("history")
+    def _keep(self) -> None:
+        if not self._looked:
+            self._take_in_old()
+        self._hash()
+        self._settle_sources()
+        if not self._looked:
+            self._look_for_missing()
+        self._looked = True
 
     def _take_in_old(self) -> None:
         """Pictures of versions that had no history."""
         records = list(unlisted(self._database))
         for start in range(0, len(records), CHUNK):
-            if self._closed.is_set():
+            if self._background.closed.is_set():
                 return
             with self._database.write() as db:
                 for record in records[start : start + CHUNK]:
@@ -89,7 +72,7 @@ class Keeper:
 
     def _hash(self) -> None:
         """Of pictures made here; imported ones are hashed only where one may be a source."""
-        while not self._closed.is_set():
+        while not self._background.closed.is_set():
             rows = self._database.read(
                 "SELECT id, path FROM pictures WHERE sha256 IS NULL AND imported = 0 AND bytes IS NULL AND missing = 0"
                 " AND state = 'here' ORDER BY place DESC LIMIT ?",
@@ -98,7 +81,7 @@ class Keeper:
             if not rows:
                 return
             for row in rows:
-                if self._closed.is_set():
+                if self._background.closed.is_set():
                     return
                 path = self._folders.data / row["path"]
                 if path.is_file():
@@ -116,7 +99,7 @@ class Keeper:
             (self._seen,),
         )
         for row in rows:
-            if self._closed.is_set():
+            if self._background.closed.is_set():
                 return
             name = row["sha256"]
             kept = self._folders.inputs / name
@@ -148,7 +131,7 @@ class Keeper:
     def _look_for_missing(self) -> None:
         """Marks pictures whose file somebody else removed, and unmarks those that are back."""
         last = -1
-        while not self._closed.is_set():
+        while not self._background.closed.is_set():
             rows = self._database.read(
                 "SELECT place, path, missing FROM pictures WHERE place > ? AND state != 'trashed'"
                 " ORDER BY place LIMIT ?",

@@ -12,12 +12,12 @@ import http.client
 import json
 import logging
 import ssl
-import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from modules.schema.errors import DiskTrouble, EaselError
+from modules.schema.errors import EaselError
 from modules.schema.record import JobView
+from modules.service.background import Background
 from modules.service.jobs import JobStore
 
 SECONDS = 10.0
@@ -32,36 +32,21 @@ class Webhooks:
         self._jobs = jobs
         self._view = view
         self._pause = pause  # seconds before the second try; doubled each time
-        self._due = threading.Event()
-        self._closed = threading.Event()
-        self._due.set()
-        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
-        self._thread.start()
+        self._background = Background("webhook", self._tell_due)
+        self._background.start()
 
     def wake(self) -> None:
-        self._due.set()
+        self._background.wake()
 
     def close(self) -> None:
-        self._closed.set()
-        self._due.set()
-        self._thread.join(timeout=1)
+        self._background.close(patience=1)
 
-    def _run(self) -> None:
-        while True:
-            self._due.wait()
-            self._due.clear()
-            if self._closed.is_set():
-                return
-            try:
-                for job, address in self._jobs.due_webhooks():
-                    self._tell(job, address)
-                    if self._closed.is_set():
-                        return  # what was not told stays due
-                    self._jobs.webhook_done(job)
-            except DiskTrouble as error:
-                log.warning("%s", error.message)
-            except Exception:
-                log.exception("webhooks")
+    def _tell_due(self) -> None:
+        for job, address in self._jobs.due_webhooks():
+            self._tell(job, address)
+            if self._background.closed.is_set():
+                return  # what was not told stays due
+            self._jobs.webhook_done(job)
 
     def _tell(self, job: str, address: str) -> None:
         try:
@@ -80,7 +65,7 @@ class Webhooks:
                     return
             except (OSError, http.client.HTTPException) as error:
                 log.info("the webhook was not reached (%s)", error)
-            if self._closed.wait(self._pause * 2**number):
+            if self._background.closed.wait(self._pause * 2**number):
                 return
         log.warning("the webhook was not reached in %s tries for job %s", TRIES, job)
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ FULL = bool(os.environ.get("TEST_FULL"))
 # Where a stage is done: what of its result is a number, and the word by which the message names it.
 STAGES: dict[str, tuple[Any, str, str]] = {
     "opening": (Residency, "_switch", ""),
-    "reading the prompt": (text, "condition", "text encoder"),
+    "reading the prompt": (text, "encode", "text encoder"),
     "encoding the source": (latents, "moments", "source picture"),
     "a step": (Denoiser, "_predict", "denoiser"),
     "decoding": (decode, "decode_tiled", "autoencoder"),
@@ -77,11 +78,8 @@ def not_numbers(result: Any) -> Any:
         return torch.full_like(result, float("nan"))
     if isinstance(result, list | tuple):
         return type(result)(not_numbers(each) for each in result)
-    if isinstance(result, text.PictureConditioning):
-        empty = result.negative
-        (until, encoding), *_ = empty.entries
-        bad = text.Encoding(not_numbers(encoding.tokens), encoding.vector)
-        return text.PictureConditioning(result.parts, text.ScheduledText(((until, bad),)), result.padding)
+    if isinstance(result, text.Encoding):
+        return replace(result, tokens=not_numbers(result.tokens))
     raise TypeError(type(result))
 
 
@@ -126,7 +124,7 @@ def held() -> int:
 
 def fresh(atelier: Atelier, stage: str) -> None:
     """So that the stage is gone through: the model is opened, and the prompt read, anew."""
-    if stage == "opening":
+    if stage in ("opening", "reading the prompt"):
         worker: Any = atelier.service._worker
         worker._engine.unload()
 

@@ -195,3 +195,9 @@ def test_five_good_copies_are_kept(tmp_path: Path) -> None:
     assert names == [f"config.json.good-{n}" for n in range(1, 6)]
     newest = json.loads((tmp_path / "copies" / "config.json.good-1").read_text("utf-8"))
     assert newest["s_churn"] == 9.0
+
+
+def test_an_option_belongs_to_one_section() -> None:
+    """config.json is flat: the second of two of the same name would never be heard."""
+    keys = [key for field in Settings.model_fields.values() for key in field.annotation.model_fields]  # type: ignore[union-attr]
+    assert [key for key in set(keys) if keys.count(key) > 1] == []

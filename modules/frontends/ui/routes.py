@@ -38,7 +38,7 @@ class PictureTold(BaseModel):
 PAGE_OPTIONS = (
     "extra_networks_default_multiplier",
     "keyedit_precision_attention", "keyedit_precision_extra", "keyedit_delimiters", "keyedit_delimiters_whitespace",
-    "keyedit_move", "extra_networks_default_multiplier", "emphasis", "enable_prompt_comments", "prompt_wildcards",
+    "keyedit_move", "emphasis", "enable_prompt_comments", "prompt_wildcards",
     "quicksettings_list", "hidden_tabs", "send_size", "send_seed", "show_progress_in_title",
     "notification_audio", "notification_volume",
 )  # fmt: skip

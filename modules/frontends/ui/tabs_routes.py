@@ -13,6 +13,7 @@ from modules.frontends.api.errors import Refused
 from modules.frontends.api.native import PICTURE_HEADERS, Mine
 from modules.frontends.ui import defaults, extras, merger, notify, results
 from modules.frontends.ui.own_forms import Part
+from modules.schema.errors import NotFound
 from modules.service.presets import Preset
 
 Ids = Annotated[list[str], Body(embed=True, min_length=1, max_length=1000)]
@@ -56,10 +57,10 @@ def make_tabs_router(shared: bool) -> APIRouter:
 
     @router.get("/easel/inputs/{name}", include_in_schema=False)
     def source(mine: Mine, name: str) -> Response:
-        """A picture that something was drawn from; no content once it is no longer kept. Who knows a name, which is
-        made from the picture, has had the picture or one drawn from it."""
-        data = mine.input(name)
-        if data is None:
+        """What one of the own pictures was drawn from; no content where it is no longer kept, which is no mistake."""
+        try:
+            data = mine.history.source(name).read_bytes()
+        except (NotFound, OSError):
             return Response(status_code=204)
         # Browsers know a picture by its bytes; nothing in it may run (the headers).
         return Response(data, media_type="image/png", headers=PICTURE_HEADERS)
