@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import TimeoutError as TooLate
 
 from modules.imaging.metadata import encode
 from modules.schema.folders import Folders
@@ -56,14 +55,10 @@ def open_history(page: Any) -> None:
 
 
 def look(page: Any) -> None:
-    """Open the newest picture. A click is lost where the list is drawn anew just then, as people know it: again."""
-    page.wait_for_timeout(300)
-    page.click("#history .easel-tile[data-index='0']")
-    try:
-        page.wait_for_selector("#history_viewer[open]", timeout=5_000)
-    except TooLate:
-        page.click("#history .easel-tile[data-index='0']")
-        page.wait_for_selector("#history_viewer[open]")
+    """Open the newest picture, as soon as it is listed."""
+    newest = page.evaluate("async () => (await (await fetch('history?limit=1')).json()).pictures[0].id")
+    page.click(f"#history .easel-tile[data-index='0'][data-id='{newest}']")
+    page.wait_for_selector("#history_viewer[open]")
 
 
 def wait_tiles(page: Any, ids: list[str]) -> None:
@@ -136,7 +131,7 @@ def test_keys_move_mark_and_open(page, filled):
     page.keyboard.press("2")
     page.wait_for_selector("#history_viewer .easel-star[data-n='2'][aria-pressed=true]")
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.dataset.index") == str(len(ids) - 2)
+    page.wait_for_function(f"document.activeElement.dataset.index === '{len(ids) - 2}'")
     with page.expect_download() as download:
         page.keyboard.press("Enter")
         page.wait_for_selector("#history_viewer .easel-info")

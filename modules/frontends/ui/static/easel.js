@@ -52,6 +52,15 @@
     }
     let patterns = null;
     const titled = (text) => { document.title = easel.options.show_progress_in_title === false ? TITLE : text; };
+    /** Where a character of Python's count stands in a string of JavaScript's. */
+    function utf16(text, position) {
+        let at = 0;
+        for (const character of text) {
+            if (position-- <= 0) break;
+            at += character.length;
+        }
+        return at;
+    }
     const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
     /** JSON of an address; an Error with the server's sentence, and its status, where it refuses. */
@@ -754,7 +763,7 @@
             store(`easel.${tab}.draft`, form);
             document.dispatchEvent(new CustomEvent("easel:form", { detail: { ...form, tab } }));
         },
-        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, infoBox, seedOf, pictureOf, send, take, fill, openTab, shownTab, panels, TABS },
+        tools: { $, byId, make, t, heard, ask, address, copy, toast, write, pause, utf16, infoBox, seedOf, pictureOf, send, take, fill, openTab, shownTab, panels, TABS },
     };
     window.easel = easel;
     window.gradioApp ??= () => document;

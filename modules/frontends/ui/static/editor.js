@@ -10,7 +10,7 @@
 //   earlier     prompts that were generated with, to take again
 "use strict";
 (() => {
-    const { $, byId, make, ask, t, heard, toast, write, TABS } = window.easel.tools;
+    const { $, byId, make, ask, t, heard, toast, write, utf16, TABS } = window.easel.tools;
     const { options } = window.easel;
     const SELECTOR = ".prompt textarea";
     const isNegative = (box) => Boolean(box.closest("[id$=neg_prompt]"));
@@ -158,16 +158,6 @@
         const product = [1];
         for (let k = 1; k < below.length; k++) product[k] = Math.min(1e30, Math.max(-1e30, product[below[k]] * factor[k]));
         for (const [from, to, round, square] of pieces) weights.fill(product[round] * product[square], offset + from, offset + to);
-    }
-
-    /** Where a character of Python's count stands in a string of JavaScript's. */
-    function utf16(text, position) {
-        let at = 0;
-        for (const character of text) {
-            if (position-- <= 0) break;
-            at += character.length;
-        }
-        return at;
     }
 
     const shownWeight = (weight) => String(Math.abs(weight) >= 1e6 ? weight.toExponential(1) : Math.round(weight * 1000) / 1000);

@@ -281,11 +281,16 @@
             }
             this.bar();
         },
-        clear() {
-            for (const tile of this.tiles.values()) tile.remove();
+        /** Other groups: their heads are made anew. Tiles stay till the pictures that replace theirs are there, so that
+            nothing flickers and a click meets the picture it was meant for. */
+        regroup() {
             for (const head of this.heads.values()) head.remove();
-            this.tiles.clear();
             this.heads.clear();
+            for (const [index, tile] of this.tiles) {
+                if (index < list.total) continue;
+                tile.remove();
+                this.tiles.delete(index);
+            }
         },
         go(index, show = true) {
             this.focus = Math.min(list.total - 1, Math.max(0, index));
@@ -345,8 +350,9 @@
             this.go(index, false);
             if (event.target.closest(".easel-pick") || event.ctrlKey || event.metaKey || event.shiftKey || (this.chosen.size && event.pointerType === "touch")) {
                 this.choose(index, event.shiftKey);
-            } else if (event.target.closest(".easel-like")) acts.favourite([tile.dataset.id], !list.at(index).favourite);
-            else viewer.open(index);
+            } else if (event.target.closest(".easel-like")) acts.favourite([tile.dataset.id], !tile.classList.contains("favourite"));
+            else if (list.at(index)?.id === tile.dataset.id) viewer.open(index);
+            else viewer.openId(tile.dataset.id);
         },
         key(event) {
             if (event.altKey) return;
@@ -866,7 +872,7 @@
                 return say(error.message, "error");
             }
             const focused = grid.canvas.contains(document.activeElement);
-            grid.clear();
+            grid.regroup();
             grid.focus = Math.max(0, Math.min(grid.focus, list.total - 1));
             this.told();
             this.fit();
@@ -934,13 +940,5 @@
         },
     };
 
-    function look() {
-        const root = byId("history");
-        if (!root) return;
-        watch.disconnect();
-        tab.build(root);
-    }
-    const watch = new MutationObserver(look);
-    watch.observe(document.documentElement, { childList: true, subtree: true });
-    look();
+    window.easel.whenThere(["history"], (root) => tab.build(root));
 })();

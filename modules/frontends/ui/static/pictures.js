@@ -534,13 +534,6 @@
 
     // ---- into the page, when its tabs are opened ----
 
-    function look() {
-        const place = byId("mode_img2img"), zone = byId("pnginfo_image");
-        if (place && !source.root) source.build(place);
-        if (zone && !information.zone) information.build(zone);
-        if (source.root && information.zone) watch.disconnect();
-    }
-    const watch = new MutationObserver(look);
-    watch.observe(document.documentElement, { childList: true, subtree: true });
-    look();
+    window.easel.whenThere(["mode_img2img"], (place) => source.build(place));
+    window.easel.whenThere(["pnginfo_image"], (zone) => information.build(zone));
 })();

@@ -6,19 +6,9 @@
 //   stylesDialog   save, change and delete styles
 "use strict";
 (() => {
-    const { $, byId, make, ask, toast, write, pause, t, heard } = window.easel.tools;
+    const { $, byId, make, ask, toast, write, pause, t, heard, utf16 } = window.easel.tools;
     const TABS = window.easel.tools.TABS;
     const COUNT_AFTER = 250, PROBLEMS_AFTER = 900;  // milliseconds without a key
-
-    /** Where a character of Python's count stands in a string of JavaScript's. */
-    function utf16(text, position) {
-        let at = 0;
-        for (const character of text) {
-            if (position-- <= 0) break;
-            at += character.length;
-        }
-        return at;
-    }
 
     const shortened = (text) => text.length > 40 ? `${text.slice(0, 24)}…${text.slice(-12)}` : text;
 

@@ -377,13 +377,5 @@
 
     window.easel.queue = { listen: (element, act) => live.listen(element, act), icon, button };
 
-    function look() {
-        const root = byId("queue_page");
-        if (!root) return;
-        watch.disconnect();
-        page.build(root);
-    }
-    const watch = new MutationObserver(look);
-    watch.observe(document.documentElement, { childList: true, subtree: true });
-    look();
+    window.easel.whenThere(["queue_page"], (root) => page.build(root));
 })();

@@ -241,13 +241,5 @@
         schedule.parentElement.title = reads ? "" : t("{sampler} has a schedule of its own.", { sampler });
     });
 
-    function look() {
-        const root = byId("settings");
-        if (!root) return;
-        watch.disconnect();
-        page.build(root);
-    }
-    const watch = new MutationObserver(look);
-    watch.observe(document.documentElement, { childList: true, subtree: true });
-    look();
+    window.easel.whenThere(["settings"], (root) => page.build(root));
 })();
