@@ -87,7 +87,7 @@ class Options:
         if vae:
             decided["sd_vae_overrides_per_model_preferences"] = True
         decided |= _performance(self.flags)
-        return {name: value for name, value in decided.items() if value}
+        return {name: value for name, value in decided.items() if value is not None}
 
     @property
     def is_local(self) -> bool:
@@ -107,6 +107,12 @@ class Options:
         """Variables that must be set before the first import of torch."""
         # On Apple's cards, operations Metal lacks run on the CPU instead of raising.
         wanted = {"PYTORCH_ENABLE_MPS_FALLBACK": environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "1")}
+        if self.flags["cuda_malloc"]:
+            known = environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+            others = [part for part in known.split(",") if part and not part.startswith("backend:")]
+            wanted["PYTORCH_ALLOC_CONF"] = ",".join(["backend:cudaMallocAsync", *others])
+        if self.flags["pytorch_deterministic"]:  # cuBLAS is repeatable with a workspace of fixed size only
+            wanted["CUBLAS_WORKSPACE_CONFIG"] = environ.get("CUBLAS_WORKSPACE_CONFIG") or ":4096:8"
         if self.device == "cpu":
             wanted["CUDA_VISIBLE_DEVICES"] = ""
         elif self.device is not None:
@@ -114,6 +120,8 @@ class Options:
             visible = [card for card in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
             among = self.device.isdigit() and int(self.device) < len(visible)
             wanted["CUDA_VISIBLE_DEVICES"] = visible[int(self.device)] if among else self.device
+            if self.flags["use_ipex"]:
+                wanted["ZE_AFFINITY_MASK"] = self.device
         return wanted
 
 
@@ -164,8 +172,8 @@ def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
         checkpoints.append(shipped)
     extra = {name: absolute(path) for name, path in flags.items() if name.endswith("_models_path") and path}
     extra["hypernetworks"] = absolute(flags["hypernetwork_dir"])
-    further = ("lyco_dir_backcompat", "controlnet_dir", "text_encoder_dir", "vae_path")
-    extra |= {name: absolute(flags[name]) for name in further if flags[name]}
+    further = ("lyco_dir_backcompat", "controlnet_dir", "text_encoder_dir", "vae_path", "gfpgan_dir", "gfpgan_model")
+    extra |= {name: absolute(flags[name]) for name in further if flags[name] and flags[name] != "./GFPGAN"}
     return Paths(
         root=root,
         data=data,
@@ -273,27 +281,47 @@ MEMORY_FLAGS = {
     "always_gpu": "normal", "always_high_vram": "normal", "always_normal_vram": "auto", "medvram": "medvram",
     "lowvram": "lowvram", "always_low_vram": "lowvram", "always_no_vram": "lowvram",
 }  # fmt: skip
-VAE_FLAGS = {"vae_in_fp16": "float16", "vae_in_bf16": "bfloat16", "vae_in_fp32": "float32", "no_half_vae": "float32"}
+WHOLE_FLAGS = {"all_in_fp16": "float16", "all_in_fp32": "float32", "no_half": "float32"}
+"""The number type of every part for which no other flag names one."""
+VAE_FLAGS = {
+    **WHOLE_FLAGS, "vae_in_fp16": "float16", "vae_in_bf16": "bfloat16", "vae_in_fp32": "float32",
+    "no_half_vae": "float32",
+}  # fmt: skip
+TEXT_FLAGS = {
+    **WHOLE_FLAGS, "clip_in_fp8_e4m3fn": "float8_e4m3fn", "clip_in_fp8_e5m2": "float8_e5m2", "clip_in_fp16": "float16",
+    "clip_in_fp32": "float32",
+}  # fmt: skip
+FP8_FLAGS = {"unet_in_fp8_e4m3fn": "float8_e4m3fn", "unet_in_fp8_e5m2": "float8_e5m2"}
+UPCAST_FLAGS = {"force_upcast_attention": True, "disable_attention_upcast": False}
 
 
 def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of speed and memory, None or 0 where no flag decides."""
+    """Settings of speed and memory, None where no flag decides."""
 
-    def last(table: Mapping[str, str]) -> str | None:
+    def last(table: Mapping[str, Any]) -> Any:
         return next((value for name, value in reversed(list(table.items())) if flags[name]), None)
 
+    parts = [part for name in flags["use_cpu"] for part in name.split(",") if part]
+    parts += ["all"] * flags["always_cpu"] + ["vae"] * flags["vae_in_cpu"]
+    fp8 = last(FP8_FLAGS)
     return {
         "automatic_attention": last(ATTENTION_FLAGS),
         "sub_quad_q_chunk_size": flags["sub_quad_q_chunk_size"] if flags["sub_quad_q_chunk_size"] != 1024 else None,
-        "sub_quad_kv_chunk_size": flags["sub_quad_kv_chunk_size"],
-        "sub_quad_chunk_threshold": flags["sub_quad_chunk_threshold"],
+        "sub_quad_kv_chunk_size": flags["sub_quad_kv_chunk_size"] or None,
+        "sub_quad_chunk_threshold": flags["sub_quad_chunk_threshold"] or None,
         "memory_use": last(MEMORY_FLAGS),
         "memory_use_sdxl": "medvram" if flags["medvram_sdxl"] else None,
         "vae_precision": last(VAE_FLAGS),
-        "upcast_attn": flags["force_upcast_attention"],
-        "upcast_sampling": flags["upcast_sampling"],
-        "use_cpu": ",".join(part for part in flags["use_cpu"] if part != "all"),
-        "fp8_storage": "Enable" if flags["unet_in_fp8_e4m3fn"] or flags["unet_in_fp8_e5m2"] else None,
-        "opt_channelslast": flags["opt_channelslast"],
-        "disable_nan_check": flags["disable_nan_check"],
+        "text_precision": last(TEXT_FLAGS),
+        "upcast_attn": last(UPCAST_FLAGS),
+        "upcast_sampling": flags["upcast_sampling"] or None,
+        "use_cpu": ",".join(dict.fromkeys(parts)) or None,
+        "fp8_storage": fp8 and "Enable",
+        "fp8_format": fp8,
+        "opt_channelslast": flags["opt_channelslast"] or None,
+        "disable_nan_check": flags["disable_nan_check"] or None,
+        "disable_xformers": flags["disable_xformers"] or None,
+        "lowram": flags["lowram"] or None,
+        "offload_after_job": flags["always_offload_from_vram"] or None,
+        "deterministic": flags["pytorch_deterministic"] or None,
     }

@@ -11,6 +11,7 @@ from modules.bootstrap.environment import ensure, read_wanted
 from modules.bootstrap.options import Options, read_options
 from modules.bootstrap.problem import BootstrapProblem
 from modules.bootstrap.system import System
+from modules.bootstrap.torch_choice import INDEX, XPU
 
 
 def prepare(arguments: list[str], root: Path, system: System | None = None) -> Options:
@@ -23,8 +24,10 @@ def prepare(arguments: list[str], root: Path, system: System | None = None) -> O
     try:
         options = read_options(arguments, os.environ, root)
         flags = options.flags
+        wanted = read_wanted(os.environ, root, system)
         wanted = replace(
-            read_wanted(os.environ, root, system),
+            wanted,
+            torch_index=wanted.torch_index or (f"{INDEX}/{XPU}" if flags["use_ipex"] else None),
             make=not flags["skip_prepare_environment"],
             install=not (flags["skip_install"] or flags["skip_prepare_environment"]),
             reinstall_torch=flags["reinstall_torch"],

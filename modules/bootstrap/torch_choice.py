@@ -17,7 +17,7 @@ TORCH = "2.13.0"
 TORCHVISION = "0.28.0"  # the one made for it; spandrel, which opens upscaler models, wants it
 PACKAGES = (f"torch=={TORCH}", f"torchvision=={TORCHVISION}")
 INDEX = "https://download.pytorch.org/whl"
-CUDA_OLD, CUDA, ROCM = "cu126", "cu130", "rocm7.2"
+CUDA_OLD, CUDA, ROCM, XPU = "cu126", "cu130", "rocm7.2", "xpu"
 CUDA_13_DRIVER = 580
 CUDA_13_COMPUTE = 7.5
 CUDA_126_COMPUTE_END = 10.0

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import torch
 
-from modules.memory.machine import DeviceFacts
+from modules.memory.machine import DeviceFacts, DeviceKind
 
 
 def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
-    """The best device of this machine: CUDA (or ROCm) card number `index`, else Apple's GPU, else the CPU."""
+    """The best device of this machine: CUDA (or ROCm) card number `index`, else Intel's, else Apple's GPU, else the
+    CPU."""
     ram = psutil.virtual_memory().total
     if not use_cpu and torch.cuda.is_available():
         card = torch.cuda.get_device_properties(index)
@@ -24,7 +26,12 @@ def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
         # GTX 16xx cards answer float16 convolutions with NaN: a black picture.
         fp16 = capability >= (5, 3) and "GTX 16" not in card.name
         bf16 = torch.version.hip is not None or capability >= (8, 0)
-        return DeviceFacts("cuda", card.name, card.total_memory, ram, fp16, bf16, index, torch.get_num_threads())
+        more = frozenset({"xformers"} if find_spec("xformers") else ())
+        return DeviceFacts("cuda", card.name, card.total_memory, ram, fp16, bf16, index, torch.get_num_threads(), more)
+    if not use_cpu and torch.xpu.is_available():
+        found = torch.xpu.get_device_properties(index)
+        bf16 = torch.xpu.is_bf16_supported()
+        return DeviceFacts("xpu", found.name, found.total_memory, ram, True, bf16, index, torch.get_num_threads())
     if not use_cpu and torch.backends.mps.is_available():
         return DeviceFacts("mps", "Apple GPU", ram, ram, fp16=True, threads=torch.get_num_threads())
     features = cpu_features()
@@ -49,3 +56,9 @@ def cpu_features(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if name.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+def empty_cache(kind: DeviceKind) -> None:
+    """Let others have what torch keeps of a device for later."""
+    if kind != "cpu":
+        torch.get_device_module(kind).empty_cache()

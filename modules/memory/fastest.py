@@ -45,12 +45,14 @@ class Fastest:
         self.machine = machine
         self.known = {key: name for key, name in (known or {}).items() if name in self.ways}
         self._remember = remember
+        self.without: frozenset[str] = frozenset()
+        """Ways not to be taken for now."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if q.shape[2] * k.shape[2] < (SMALL_ON_CPU if q.device.type == "cpu" else SMALL):
             return next(iter(self.ways.values()))(q, k, v, mask)
         key = self._size(q, k, mask)
-        if key not in self.known:
+        if self.known.get(key) in {None, *self.without}:
             self.known[key] = self._measured(q, k, v, mask)
             if self._remember:
                 self._remember(dict(self.known))
@@ -66,6 +68,8 @@ class Fastest:
     def _measured(self, *inputs: Any) -> str:
         seconds: dict[str, float] = {}
         for name, way in self.ways.items():
+            if name in self.without:
+                continue
             seconds[name] = _seconds(way, inputs, min(seconds.values(), default=float("inf")))
         return min(seconds, key=lambda name: seconds[name])
 
@@ -94,5 +98,5 @@ def _seconds(way: Callable[..., Tensor], inputs: tuple, known: float) -> float:
 
 def _finish(like: Tensor) -> None:
     """Wait for what the device still does."""
-    if like.device.type == "cuda":
-        torch.cuda.synchronize(like.device)
+    if like.device.type != "cpu":
+        torch.get_device_module(like.device).synchronize()

@@ -32,6 +32,7 @@ class Gauge:
     def __init__(self, facts: DeviceFacts) -> None:
         self.facts = facts
         self._process = psutil.Process()
+        self._module: Any = torch.get_device_module(facts.kind) if facts.is_card else None
         self.fixed = self._taken()
         self._most: dict[str, int] = {}
         self._held = 0
@@ -59,21 +60,21 @@ class Gauge:
         """Bytes per part, those that were measured."""
         if not self._most:
             return {}
-        own = self._held - (0 if self.facts.kind == "cuda" else self.fixed)
+        own = self._held - (0 if self.facts.is_card else self.fixed)
         return {"weights": max(0, own), **self._most}
 
     def now(self) -> int:
         """Bytes held on the device; on a processor by this process."""
-        if self.facts.kind == "cuda":
-            return torch.cuda.memory_allocated(self.facts.device)
+        if self.facts.is_card:
+            return self._module.memory_allocated(self.facts.device)
         return self._process.memory_info().rss
 
     def card(self) -> dict[str, Any]:
         """What A1111's API tells of a card; empty where there is none."""
-        if self.facts.kind != "cuda":
+        if not self.facts.is_card:
             return {}
-        free, total = torch.cuda.mem_get_info(self.facts.device)
-        stats = torch.cuda.memory_stats(self.facts.device)
+        free, total = self._module.mem_get_info(self.facts.device)
+        stats = self._module.memory_stats(self.facts.device)
 
         def both(name: str) -> dict[str, int]:
             return {when: stats.get(f"{name}_bytes.all.{when}", 0) for when in ("current", "peak")}
@@ -88,14 +89,14 @@ class Gauge:
         }
 
     def _taken(self) -> int:
-        if self.facts.kind != "cuda":
+        if not self.facts.is_card:
             return self._process.memory_info().rss
-        free, total = torch.cuda.mem_get_info(self.facts.device)
+        free, total = self._module.mem_get_info(self.facts.device)
         return total - free
 
     def _reset(self) -> bool:
-        if self.facts.kind == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.facts.device)
+        if self.facts.is_card:
+            self._module.reset_peak_memory_stats(self.facts.device)
             return True
         try:
             RESET.write_text("5")  # the peak of the resident set
@@ -104,8 +105,8 @@ class Gauge:
         return True
 
     def _peak(self) -> int:
-        if self.facts.kind == "cuda":
-            return torch.cuda.max_memory_allocated(self.facts.device)
+        if self.facts.is_card:
+            return self._module.max_memory_allocated(self.facts.device)
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
 

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-DeviceKind = Literal["cuda", "mps", "cpu"]
+DeviceKind = Literal["cuda", "xpu", "mps", "cpu"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 """Of one number of each type."""
 
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """`memory` and `ram` in bytes (on CPU and MPS, which share it, `memory` is the RAM). `kind` "cuda" is also ROCm.
+    """`memory` and `ram` in bytes (on CPU and MPS, which share it, `memory` is the RAM). `kind` "cuda" is also ROCm,
+    "xpu" are Intel's cards.
 
-    `fp16`, `bf16`: the device computes in them at speed and rightly. `features`: CPU flags such as "amx_bf16".
+    `fp16`, `bf16`: the device computes in them at speed and rightly. `features`: CPU flags such as "amx_bf16"; on a
+    card "xformers", where that can be used.
     """
 
     kind: DeviceKind
@@ -36,7 +38,12 @@ class DeviceFacts:
     @property
     def on(self) -> str:
         """The device as torch names it."""
-        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+        return f"{self.kind}:{self.index}" if self.is_card else self.kind
+
+    @property
+    def is_card(self) -> bool:
+        """Whether it has memory of its own, beside the RAM."""
+        return self.kind in ("cuda", "xpu")
 
     @property
     def device(self) -> torch.device:

@@ -37,7 +37,9 @@ class Policy:
     `placement`: all weights on the device; or those of the denoiser or the VAE, as they are needed; or a few at a time.
     `weights_budget`: bytes of weights on the device at once, None where all of them. Then text encoders run on the CPU.
     `calls`: how the denoiser is called (`nets.recorded`).
-    `storage`: the number type in which the denoiser's weights lie where it is not the one they compute in.
+    `storage`, `text_storage`: the number type in which the weights of the denoiser and the text encoders lie where it
+    is not the one they compute in. `vae_apart`: the VAE is on the processor, whatever the rest is on. `lean`: no
+    weights wait in RAM.
     `pictures_per_call`: at most so many pictures go through the denoiser together; `split_guidance`: each prompt by
     itself. `channels_last`: the denoiser's convolutions keep the channels of a pixel together in memory. `packed`:
     weights lie in oneDNN's order.
@@ -59,6 +61,9 @@ class Policy:
     placement: Placement = "resident"
     weights_budget: int | None = None
     storage: str | None = None
+    text_storage: str | None = None
+    vae_apart: bool = False
+    lean: bool = False
     calls: str = "Plain"
     upcast: bool = False
     chunks: tuple[int, int, int] = (1024, 0, 0)
@@ -74,8 +79,16 @@ class Policy:
         return self.on if self.placement == "resident" else "cpu"
 
     @property
+    def vae_on(self) -> str:
+        return "cpu" if self.vae_apart else self.on
+
+    @property
     def device(self) -> torch.device:
         return device_of(self.on)
+
+    @property
+    def vae_device(self) -> torch.device:
+        return device_of(self.vae_on)
 
     @property
     def text_device(self) -> torch.device:
@@ -96,6 +109,10 @@ class Policy:
     @property
     def storage_dtype(self) -> torch.dtype | None:
         return dtype_of(self.storage) if self.storage else None
+
+    @property
+    def text_storage_dtype(self) -> torch.dtype | None:
+        return dtype_of(self.text_storage) if self.text_storage else None
 
 
 def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, shape: Shape | None = None) -> Policy:
@@ -121,23 +138,30 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         ),
         channels_last=policy.channels_last or wishes.opt_channelslast,
         check_numbers=not wishes.disable_nan_check,
-        models_kept=settings.model.sd_checkpoints_limit,
+        models_kept=1 if wishes.lowram else settings.model.sd_checkpoints_limit,
+        lean=wishes.lowram and facts.is_card,
         one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
     )
+    if facts.kind != "cpu" and on_processor(wishes.use_cpu, "vae"):
+        policy = replace(policy, vae_apart=True, vae="float32")
     if wishes.vae_precision != "auto":
         policy = replace(policy, vae=wishes.vae_precision)
+    if wishes.text_precision.startswith("float8"):
+        policy = replace(policy, text_storage=wishes.text_precision)
+    elif wishes.text_precision != "auto":
+        policy = replace(policy, text=wishes.text_precision)
     retry = ("bfloat16",) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
     retry += ("float32",) * wishes.auto_vae_precision
     policy = replace(policy, vae_retry=retry if policy.vae == "float16" else ())
     if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
-        policy = replace(policy, storage="float8_e4m3fn", packed=False)
+        policy = replace(policy, storage=wishes.fp8_format, packed=False)
     if _weights_in_half(policy, facts, settings):
         policy = replace(policy, storage="float16")
     if saving >= SAVINGS.index("one prompt at a time") or not wishes.batch_cond_uncond:
         policy = replace(policy, split_guidance=True, pictures_per_call=1)
     if facts.kind == "cuda":
         policy = replace(policy, calls=wishes.denoiser_calls)
-    if facts.kind == "cuda":
+    if facts.is_card:
         policy = _placed(policy, facts, settings, sizes, shape)
     if saving >= SAVINGS.index("VAE in tiles") or _decodes_badly(policy, facts, sizes, shape):
         policy = replace(policy, vae_tile=TILE)
@@ -147,19 +171,32 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
 def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
     """What such a job takes on the device that draws."""
     storage = BYTES[policy.storage or policy.denoiser]
-    weights = sizes.denoiser * storage + sizes.vae * BYTES[policy.vae]
+    vae = 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae]
+    weights = sizes.denoiser * storage + vae
     if policy.weights_budget is not None:
         weights = min(weights, policy.weights_budget)
     if policy.text_on == policy.on:
-        weights += sizes.text * BYTES[policy.text]
+        weights += sizes.text * BYTES[policy.text_storage or policy.text]
     rows = 1 if policy.split_guidance else 2 * min(shape.batch, policy.pictures_per_call)
     tile = policy.vae_tile or max(shape.width, shape.height)
     pixels = min(shape.width, tile), min(shape.height, tile)
     return Need(
         weights,
         denoising(sizes, shape, rows, BYTES[policy.denoiser], policy.attention),
-        decode_peak(sizes.vae_width, *pixels, BYTES[policy.vae]),
+        0 if policy.vae_apart else decode_peak(sizes.vae_width, *pixels, BYTES[policy.vae]),
     )
+
+
+def notes(facts: DeviceFacts, settings: Settings) -> tuple[str, ...]:
+    """Sentences about what its owner asked for and this machine cannot do; what is done instead."""
+    wishes = settings.performance
+    wanted = wishes.cross_attention_optimization
+    wanted = wishes.automatic_attention if wanted == "Automatic" else wanted
+    if wanted != "xformers" or "xformers" in facts.features:
+        return ()
+    if facts.kind == "cuda":
+        return ("xformers is not installed, so attention is computed as without it; install the one for this torch.",)
+    return ("xformers is for NVIDIA and AMD cards, so attention is computed as without it; leave --xformers out.",)
 
 
 def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
@@ -241,9 +278,9 @@ def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:
     if wanted == "Automatic":
         wanted = wishes.automatic_attention
     if wanted == "measured":
-        return "measured" if facts.kind == "cuda" else default  # on a processor, for a full-size net
-    if wanted == "xformers" and facts.kind != "cuda":
-        return default  # its kernels are for CUDA alone
+        return "measured" if facts.is_card else default  # on a processor, for a full-size net
+    if wanted == "xformers" and ("xformers" not in facts.features or wishes.disable_xformers):
+        return "measured" if facts.is_card else default  # `notes` says so
     return wanted
 
 
@@ -254,7 +291,7 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
     if SAVINGS.index(wishes.memory_saving) >= SAVINGS.index("weights streamed"):
         wish = "lowvram"
     denoiser = sizes.denoiser * BYTES[policy.storage or policy.denoiser]
-    largest = max(denoiser, sizes.vae * BYTES[policy.vae])
+    largest = max(denoiser, 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae])
     need = predict(sizes, replace(shape, batch=1), policy)
     room = int(facts.memory * 0.95) - CONTEXT
     left = room - max(need.denoising, min(need.decoding, decode_peak(sizes.vae_width, TILE, TILE, 4)))
@@ -270,11 +307,15 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
         return policy
     most = largest if placement == "parked" else int(denoiser * LOWVRAM_SHARE) if wish == "lowvram" else left
     budget = max(int(0.1 * GB), min(most, left))
-    return replace(policy, placement=placement, weights_budget=budget, text="float32")
+    text = "float32" if wishes.text_precision == "auto" else policy.text  # the processor's
+    return replace(policy, placement=placement, weights_budget=budget, text=text)
 
 
 def _decodes_badly(policy: Policy, facts: DeviceFacts, sizes: Sizes, shape: Shape) -> bool:
     """Whether a whole picture's decoding would not fit beside the weights."""
+    if policy.vae_apart:
+        decoding = decode_peak(sizes.vae_width, shape.width, shape.height, BYTES[policy.vae])
+        return max(shape.width, shape.height) > TILE and decoding > facts.ram * 0.9
     need = predict(sizes, shape, replace(policy, vae_tile=None))
-    reserve = CONTEXT if facts.kind == "cuda" else 0
+    reserve = CONTEXT if facts.is_card else 0
     return max(shape.width, shape.height) > TILE and need.weights + need.decoding > facts.memory * 0.9 - reserve

@@ -1,6 +1,6 @@
 """Weights that pass through a device too small for all of them, copied in while earlier layers compute.
 
-    stream = Stream(CudaLink(device), budget=300_000_000)
+    stream = Stream(CardLink(device), budget=300_000_000)
     stream.add("layer 1", (weight, bias))           # they stay where they are, in RAM
     weight, bias = stream.take("layer 1")           # on the device, as late as this call lets it be
 
@@ -35,23 +35,24 @@ class Link(Protocol):
         ...
 
 
-class CudaLink:
+class CardLink:
     """Copies on a stream of its own; only pinned memory is copied while the card computes."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)
+        self._module: Any = torch.get_device_module(device)  # torch.cuda, torch.xpu
+        self._stream = self._module.Stream(device)
 
     def fetch(self, tensors: Sequence[Tensor]) -> Any:
-        with torch.cuda.stream(self._stream):
+        with self._module.stream(self._stream):
             copies = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
-            done = torch.cuda.Event()
+            done = self._module.Event()
             done.record(self._stream)
         return copies, done
 
     def wait(self, fetched: Any) -> tuple[Tensor, ...]:
         copies, done = fetched
-        computing = torch.cuda.current_stream(self.device)
+        computing = self._module.current_stream(self.device)
         computing.wait_event(done)  # the card waits, not the program
         for copy in copies:
             copy.record_stream(computing)  # its memory is given away only once the computing is done

@@ -1,7 +1,8 @@
 """Attention as plain functions behind one signature, so a policy can choose by measurement.
 
-Each takes q [B, H, N, D], k and v [B, H, M, D], an optional additive mask broadcastable to [B, H, N, M],
-and returns [B, H, N, D]: softmax(q kᵀ / √D + mask) v (Vaswani et al., arXiv:1706.03762).
+Each takes q [B, H, N, D], k and v [B, H, M, D], an optional mask broadcastable to [B, H, N, M], and returns
+[B, H, N, D]: softmax(q kᵀ / √D + mask) v (Vaswani et al., arXiv:1706.03762). A mask is added, in any float type, or
+boolean: True where a key is seen, at least one in each row.
 
 `ATTENTIONS` names them. They differ in speed and in the memory for scores, not in what they compute.
 """
@@ -32,7 +33,7 @@ SAMPLED = 16
 
 def sdp(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """torch's fused scaled_dot_product_attention, whichever kernel it takes."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_added(mask, q))
 
 
 def sdp_no_mem(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -40,16 +41,17 @@ def sdp_no_mem(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
     from torch.nn.attention import SDPBackend, sdpa_kernel  # loads a compiler's package: only where it is asked for
 
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=_added(mask, q))
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """The formula as it stands: all scores at once."""
-    return _rows(q, k * k.shape[-1] ** -0.5, v, mask)
+    return _rows(q, k * k.shape[-1] ** -0.5, v, _added(mask, q))
 
 
 def split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: int = ROWS) -> Tensor:
     """Head by head, query rows in slices: a slice's scores stay in the cache. Each row sees all keys: exact."""
+    mask = _added(mask, q)
     scaled = k * k.shape[-1] ** -0.5
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     for b in range(q.shape[0]):
@@ -71,6 +73,7 @@ def doggettx(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores
     """All heads together, query rows in as few slices as keep to `scores` numbers at once."""
     per_row = q.shape[0] * q.shape[1] * k.shape[2]
     rows = max(1, min(q.shape[2], scores // max(1, per_row)))
+    mask = _added(mask, q)
     scaled = k * k.shape[-1] ** -0.5
     pieces = [
         _rows(q[:, :, row : row + rows], scaled, v, _part(mask, None, None, row, rows))
@@ -81,6 +84,7 @@ def doggettx(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores
 
 def invokeai(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores: int = SCORES) -> Tensor:
     """Whole where it fits; else as many heads at once as fit; else one head with its rows in slices."""
+    mask = _added(mask, q)
     per_head = q.shape[2] * k.shape[2]
     if q.shape[0] * q.shape[1] * per_head <= scores:
         return plain(q, k, v, mask)
@@ -107,6 +111,7 @@ def sub_quadratic(
 
     `kv_chunk`: keys per chunk, √M where None. `threshold`: up to so many bytes of scores nothing is chunked.
     """
+    mask = _added(mask, q)
     m = k.shape[2]
     if threshold is not None and q.shape[0] * q.shape[1] * q.shape[2] * m * q.element_size() <= threshold:
         return plain(q, k, v, mask)
@@ -138,12 +143,15 @@ def sub_quadratic(
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The fused kernels of the package of that name; CUDA only."""
+    """The fused kernels of the package of that name, for CUDA and ROCm; what they cannot do is left to torch's."""
     from xformers.ops import memory_efficient_attention  # type: ignore[import-not-found]  # optional, warns without CUDA
 
-    if mask is not None:
-        mask = mask.to(q.dtype).expand(*q.shape[:3], k.shape[2]).contiguous()
-    out = memory_efficient_attention(*(t.transpose(1, 2).contiguous() for t in (q, k, v)), attn_bias=mask)
+    mask = _added(mask, q)
+    bias = None if mask is None else mask.expand(*q.shape[:3], k.shape[2]).contiguous()
+    try:
+        out = memory_efficient_attention(*(t.transpose(1, 2).contiguous() for t in (q, k, v)), attn_bias=bias)
+    except (NotImplementedError, ValueError):  # no kernel for this head size, number type or alignment of the mask
+        return sdp(q, k, v, mask)
     return out.transpose(1, 2)
 
 
@@ -212,6 +220,15 @@ def upcast(attention: Attention) -> Attention:
         return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
 
     return wide
+
+
+def _added(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    """A mask as what is added to scores of q, in its number type."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -math.inf)
+    return mask.to(q.dtype)
 
 
 def _rows(q: Tensor, scaled: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

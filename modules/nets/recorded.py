@@ -79,6 +79,10 @@ class Recorded(_Before):
         graph.replay()
         return out.clone()
 
+    def forget(self) -> None:
+        """Let go of what was recorded: the net has moved, and graphs know weights by their address."""
+        self._graphs.clear()
+
     def _record(self, key: tuple, given: list[Tensor], merging: float) -> tuple[Any, list[Tensor], Tensor] | None:
         kept = [tensor.clone() for tensor in given]
         graph = torch.cuda.CUDAGraph()

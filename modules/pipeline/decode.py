@@ -41,7 +41,7 @@ def pixels(model: LoadedModel, latent: Tensor, warn: Callable[[str], None] = lam
         raise NotANumber("The latents are not finite, so there is no picture; set Precision to float32.")
 
     def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        z = model.from_latents(latent[None].to(model.device, dtype))
+        z = model.from_latents(latent[None].to(model.policy.vae_device, dtype))
         tile = model.policy.vae_tile
         return (vae.decode(z)[0].float() if tile is None else decode_tiled(vae, z, tile // vae.config.downscale)[0],)
 
@@ -53,7 +53,7 @@ def moments(model: LoadedModel, image: Tensor) -> tuple[Tensor, Tensor]:
     NotANumber if the autoencoder overflows."""
 
     def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        x = image[None].to(model.device, dtype)
+        x = image[None].to(model.policy.vae_device, dtype)
         tile = model.policy.vae_tile
         found = vae.encode_moments(x) if tile is None else encode_tiled(vae, x, tile // vae.config.downscale)
         return tuple(part[0].float().to(model.device) for part in found)

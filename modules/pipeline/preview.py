@@ -34,7 +34,7 @@ def quick(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str
         image = to_image(pixels, (pixels.shape[2], pixels.shape[1]))
         return image.crop((0, 0, *size)) if method == "TAESD" else _fitted(image, size)
     if method == "Full" or model.vae.config.ch < SMALL_AUTOENCODER_CH:
-        z = model.from_latents(latent[None].to(model.device, model.policy.vae_dtype))
+        z = model.from_latents(latent[None].to(model.policy.vae_device, model.policy.vae_dtype))
         return to_image(torch.nan_to_num(model.vae.decode(z)[0].float()), size)
     factors = torch.tensor(SDXL_RGB if model.family.startswith("sdxl") else SD_RGB, dtype=torch.float32)
     pixels = torch.nan_to_num(torch.einsum("chw,cr->rhw", latent.float().cpu(), factors))

@@ -44,11 +44,13 @@ class Engine:
         self.folders = folders
         self.facts = devices.detect()
         self.catalogue = Catalogue(folders, folders.database)
-        self.residency = Residency(self.catalogue, self.facts, self._fastest())
+        self._attention = self._fastest()
+        self.residency = Residency(self.catalogue, self.facts, self._attention)
         self.conditionings = ConditioningCache()
         self.upscalers = Upscalers(folders, self.facts)
         self.faces = Faces(folders, self.facts)
         self.gauge = Gauge(self.facts)
+        self._noted: tuple[str, ...] = ()
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
@@ -73,7 +75,10 @@ class Engine:
         A job that runs out of memory goes on with its unfinished pictures, saving more memory each time.
         """
         finished = set(control.finished)
-        parts = settings.performance.use_cpu
+        wishes = settings.performance
+        parts = wishes.use_cpu
+        self._attention.without = frozenset({"xformers"} if wishes.disable_xformers else ())
+        torch.use_deterministic_algorithms(wishes.deterministic, warn_only=True)
         self.upscalers.use(policy.for_part(self.facts, parts, *policy.UPSCALING))
         self.faces.use(policy.for_part(self.facts, parts, *policy.RESTORING))
         request = with_seeds(request)  # what goes on after a failure is the same job
@@ -84,6 +89,10 @@ class Engine:
                 finished.add(event.record.index)
             emit(event)
 
+        notes = policy.notes(self.facts, settings)
+        for message in notes if notes != self._noted else ():  # once, not for every job
+            told(Warned(message=message))
+        self._noted = notes
         try:
             while True:
                 ctx = RunContext(
@@ -98,6 +107,10 @@ class Engine:
                 told(Warned(message=f"The memory of {self.facts.name} ran out; going on with: {saving}."))
                 settings = settings.with_options({"memory_saving": saving})
         finally:
+            if wishes.offload_after_job:
+                self.residency.step_aside()
+                self.upscalers.close()
+                self.faces.close()
             self.residency.free_when_idle(settings.model.unload_after_minutes * 60, self._rest)
 
     def _drawn(self, request: GenerationRequest, ctx: RunContext) -> str | None:
@@ -110,7 +123,7 @@ class Engine:
             tried = SAVINGS.index(ctx.settings.performance.memory_saving)
             if isinstance(error, OutOfMemory):  # already the weights alone did not fit
                 tried = max(tried, SAVINGS.index("one prompt at a time"))
-            left = SAVINGS[tried + 1 : len(SAVINGS) if self.facts.kind == "cuda" else SAVINGS.index("weights streamed")]
+            left = SAVINGS[tried + 1 : len(SAVINGS) if self.facts.is_card else SAVINGS.index("weights streamed")]
             if not left:
                 if isinstance(error, OutOfMemory):
                     raise
@@ -121,8 +134,7 @@ class Engine:
             traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
         else:
             return None
-        if self.facts.kind == "cuda":
-            torch.cuda.empty_cache()
+        devices.empty_cache(self.facts.kind)
         return left[0]
 
     def _learn(self) -> None:

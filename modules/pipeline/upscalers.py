@@ -66,7 +66,7 @@ class Upscalers:
         key = path, path.stat().st_mtime_ns
         if self.last is None or self.last[0] != key:
             self.last = None  # before the next is loaded
-            half = self.facts.kind == "cuda" and self.facts.fp16
+            half = self.facts.is_card and self.facts.fp16
             self.last = key, load_upscaler(path, self.facts.device, half)
         return self.last[1]
 

@@ -128,6 +128,11 @@ class Performance(Frozen):
     vae_precision: Literal["auto", "float32", "bfloat16", "float16"] = fact(
         "auto", label="Precision of the VAE", choices=("auto", "float32", "bfloat16", "float16")
     )
+    text_precision: Literal["auto", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"] = fact(
+        "auto", label="Precision of the text encoder",
+        choices=("auto", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"),
+        hint="float8: only its weights, at a quarter of the memory.",
+    )  # fmt: skip
     auto_vae_precision: bool = fact(
         True, label="Automatically revert VAE to 32-bit floats", hint="Where a picture's numbers overflow."
     )
@@ -138,9 +143,24 @@ class Performance(Frozen):
         "Disable", label="FP8 weight", choices=("Disable", "Enable for SDXL", "Enable"),
         hint="The denoiser's weights take half the memory; pictures differ a little.",
     )  # fmt: skip
+    fp8_format: Literal["float8_e4m3fn", "float8_e5m2"] = fact(
+        "float8_e4m3fn", label="Format of FP8 weights", choices=("float8_e4m3fn", "float8_e5m2"),
+        hint="e4m3fn is finer, e5m2 reaches farther.",
+    )  # fmt: skip
     use_cpu: str = fact(
-        "", label="Parts that the processor computes", hint="As --use-cpu: all, sd, esrgan, …, with commas between."
+        "", label="Parts that the processor computes",
+        hint="As --use-cpu: all, sd, vae, esrgan, …, with commas between.",
+    )  # fmt: skip
+    lowram: bool = fact(
+        False, label="Keep no weights in RAM beside a card", hint="Streamed ones are read from their file each time."
     )
+    offload_after_job: bool = fact(
+        False, label="Clear the card after each job", hint="The model waits in RAM; the next job begins a little later."
+    )
+    deterministic: bool = fact(
+        False, label="Only repeatable operations", hint="On a card: slower, and the same picture to the last bit."
+    )
+    disable_xformers: bool = fact(False, label="Do not use xformers", hint="Even where it is installed and fastest.")
     upcast_sampling: bool = fact(
         False, label="Upcast sampling",
         hint="Where a card needs float32: its weights lie in float16 all the same, at half the memory.",

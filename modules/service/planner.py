@@ -112,7 +112,7 @@ class Planner:
         """What is held at this moment, as far as the worker told within the last second of its drawing."""
         worker = self._worker()
         held, machine = worker.get("held") or {}, psutil.virtual_memory()
-        drawing = worker.get("device") == "cuda"
+        drawing = worker.get("device") in ("cuda", "xpu")
         used, working = psutil.Process().memory_info().rss, 0
         if worker.get("pid"):
             with contextlib.suppress(psutil.Error):

@@ -17,7 +17,7 @@ from modules.nets.attention import Attention, sdp
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.packed import PACKED, Packed
+from modules.nets.packed import Packed
 from modules.nets.streamed import Stored, Streamed
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
@@ -45,9 +45,11 @@ class Nets:
 
 
 def blueprint(
-    facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN, vae_ops: Ops | None = None
+    facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN, vae_ops: Ops | None = None,
+    text_ops: Ops = PLAIN,
 ) -> Nets:
-    """Build all nets without memory and compare every key and shape with the header. `vae_ops`: of the autoencoder.
+    """Build all nets without memory and compare every key and shape with the header. `vae_ops`: of the autoencoder,
+    `text_ops`: of the text encoders.
 
     Raises:
         BadFile: keys are missing (count and the first five) or a shape differs (key, expected, found).
@@ -55,7 +57,6 @@ def blueprint(
     with torch.device("meta"):
         unet = UNet(UNetConfig(**facts.unet.config), ops, attention)
         vae = Autoencoder(AutoencoderConfig(**facts.vae.config), vae_ops or ops, attention)
-        text_ops = ops if ops is PACKED else PLAIN
         towers = tuple(Tower(TextEncoder(ClipConfig(**t.component.config), text_ops).eval(), t) for t in facts.towers)
     used = _compare(unet, facts.unet, header, "U-Net") | _compare(vae, facts.vae, header, "autoencoder")
     for tower in towers:
@@ -71,12 +72,13 @@ def fill(
     dtype: torch.dtype,
     channels_last: bool = False,
     storage: torch.dtype | None = None,
+    pinned: bool = True,
 ) -> None:
     """Give a meta-device net its weights, one tensor at a time, so that at most one is held twice.
 
     On the CPU, where file and net agree in dtype, the parameters are the mapped file itself. Elsewhere what was read of
     the file is let go of at once, so that memory holds the weights once. Packed layers are packed here; weights of
-    `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, pinned where that fits.
+    `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, `pinned` where that fits.
     """
     for module_name, module in net.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -87,7 +89,7 @@ def fill(
             value = read.to(device="cpu" if streamed else device, dtype=stored)
             if channels_last and value.dim() == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
-            if streamed:
+            if streamed and pinned:
                 value = _pinned(value)
             setattr(module, name, nn.Parameter(value, requires_grad=False))
             copied = value.device != read.device or value.data_ptr() != read.data_ptr()

@@ -59,7 +59,7 @@ def restorer_files(folders: Folders) -> dict[str, Path]:
                         found.append(path)
                 except EaselError:
                     continue
-    return restorer_names(found)
+    return restorer_names(found, folders.extra.get("gfpgan_model"))
 
 
 def detector_file(folders: Folders) -> Path | None:

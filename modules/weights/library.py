@@ -69,6 +69,8 @@ def places(folders: Folders) -> list[Place]:
         found.append(Place(name, "upscaler", at(f"{name.lower()}_models_path", name)))
     for name in ("GFPGAN", "Codeformer"):
         found.append(Place(name, "face restorer", at(f"{name.lower()}_models_path", name)))
+    if "gfpgan_dir" in extra:
+        found.append(Place("GFPGAN", "face restorer", extra["gfpgan_dir"]))
     return found
 
 
@@ -87,10 +89,12 @@ def clip_pair_file(folders: Folders) -> Path | None:
     return None
 
 
-def restorer_names(files: Iterable[Path]) -> dict[str, Path]:
-    """Face restorers by the names A1111 has for them; of several GFPGANs the newest has it, the rest their files'."""
+def restorer_names(files: Iterable[Path], chosen: Path | None = None) -> dict[str, Path]:
+    """Face restorers by the names A1111 has for them; of several GFPGANs the one that is called as `chosen` has it
+    (--gfpgan-model), else the newest, the rest their files'."""
     found: dict[str, Path] = {}
-    for path in sorted(files, key=lambda path: path.stem.lower(), reverse=True):
+    first = chosen.stem.lower() if chosen else None
+    for path in sorted(files, key=lambda path: (path.stem.lower() == first, path.stem.lower()), reverse=True):
         known = next((name for name in ("CodeFormer", "GFPGAN") if name.lower() in path.stem.lower()), path.stem)
         found[path.stem if known in found else known] = path
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

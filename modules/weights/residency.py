@@ -24,14 +24,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.memory.devices import DeviceFacts
+from modules.memory.devices import DeviceFacts, empty_cache
 from modules.memory.policy import Policy
-from modules.memory.streaming import CudaLink, Link, Stream
+from modules.memory.streaming import CardLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import PACKED, PACKED_UP
-from modules.nets.recorded import calling
+from modules.nets.recorded import Recorded, calling
 from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
@@ -170,7 +170,7 @@ class Residency:
         catalogue: Catalogue | None,
         facts: DeviceFacts,
         fastest: Attention = ATTENTIONS["sdp"],
-        link: Callable[[torch.device], Link] = CudaLink,
+        link: Callable[[torch.device], Link] = CardLink,
     ) -> None:
         """`fastest`: the attention where the policy asks for the one that measures best. `link`: makes the way that
         streamed weights take to a device."""
@@ -239,6 +239,24 @@ class Residency:
                 self._timer.cancel()
             self._free_down_to(0)
 
+    def step_aside(self) -> None:
+        """Leave nothing on a card; the next lease brings back what it needs."""
+        if not self.facts.is_card:
+            return
+        with self._lock:
+            for identity, model in list(self._kept.items()):
+                if self._leases[identity]:
+                    continue
+                if model.policy.lean:
+                    del self._kept[identity]
+                    continue
+                model.small.clear()
+                if model.stream is not None:
+                    model.stream.clear()
+                elif model.policy.device.type != "cpu":
+                    _move(model, torch.device("cpu"))
+            empty_cache(self.facts.kind)
+
     def held(self) -> dict[str, int]:
         """Bytes of weights: of the models that stay, on the device that draws (`weights`), and in RAM beside a card."""
         on_device = in_ram = 0
@@ -299,7 +317,7 @@ class Residency:
     def _open(self, checkpoint: CheckpointView, policy: Policy) -> _Opened:
         folders = self.catalogue.folders if self.catalogue else None
         header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
-        nets = blueprint(facts, header, self._attention(policy), _ops(policy), _vae_ops(policy))
+        nets = blueprint(facts, header, self._attention(policy), _ops(policy), _vae_ops(policy), _text_ops(policy))
         return _Opened(open_header(header), facts, nets)
 
     def _attention(self, policy: Policy) -> Attention:
@@ -310,19 +328,23 @@ class Residency:
         facts, nets, device = opened.facts, opened.nets, policy.device
         with opened.file as file:
             file.will_need()
-            fill(nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage_dtype)
-            fill(nets.vae, file, facts.vae, device, policy.vae_dtype, _vae_ops(policy) is PACKED)
+            fill(
+                nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage_dtype,
+                pinned=not policy.lean,
+            )  # fmt: skip
+            fill(nets.vae, file, facts.vae, policy.vae_device, policy.vae_dtype, _vae_ops(policy) is PACKED)
             for tower in nets.towers:
-                fill(tower.net, file, tower.facts.component, policy.text_device, policy.text_dtype)
+                component, stored = tower.facts.component, policy.text_storage_dtype
+                fill(tower.net, file, component, policy.text_device, policy.text_dtype, storage=stored)
         stream = None
         if policy.weights_budget is not None:
             stream = Stream(self._link(device), policy.weights_budget)
-            for net in (nets.unet, nets.vae):
+            for net in (nets.unet, nets.vae)[: 1 if policy.vae_apart else 2]:
                 connect(net, stream.add, stream.take)
         towers = [tower.net for tower in nets.towers]
         networks = Networks(
             nets.unet, towers, Pristine(opened.file.header, facts), facts.family, facts.label, policy.device,
-            beside=policy.weights_budget is not None or policy.storage is not None,
+            beside=not {policy.weights_budget, policy.storage, policy.text_storage} <= {None},
         )
         return LoadedModel(
             checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue,
@@ -356,10 +378,8 @@ class Residency:
             del model, self._leases[identity]
         if any(probe() is not None for probe in probes):  # somebody's cycle holds it
             gc.collect()
-        if freed and self.facts.kind == "cuda":
-            torch.cuda.empty_cache()
-        elif freed and self.facts.kind == "mps":
-            torch.mps.empty_cache()
+        if freed:
+            empty_cache(self.facts.kind)
         return freed
 
 
@@ -375,14 +395,27 @@ def _ops(policy: Policy) -> Ops:
 def _vae_ops(policy: Policy) -> Ops:
     """Those of the autoencoder. Packed convolutions answer with channels last, where torch's float32 GroupNorm is a
     hundred times less exact; in bfloat16 that drowns."""
+    if policy.vae_apart:
+        return PACKED_UP
     ops = _ops(policy)
     if ops is not PACKED:
         return ops
     return PACKED if policy.vae == "bfloat16" else PACKED_UP
 
 
+def _text_ops(policy: Policy) -> Ops:
+    """Those of the text encoders."""
+    if policy.text_storage is not None:
+        return STORED
+    return PACKED if _ops(policy) is PACKED else PLAIN
+
+
 def _move(model: LoadedModel, device: torch.device) -> None:
-    for net in (model.unet, model.vae, *(tower.net for tower in model.towers)):
+    """All nets but a VAE that is on the processor anyway."""
+    if isinstance(model.call, Recorded) and next(model.unet.parameters()).device.type != device.type:
+        model.call.forget()
+    vae = () if model.policy.vae_apart else (model.vae,)
+    for net in (model.unet, *vae, *(tower.net for tower in model.towers)):
         net.to(device)
 
 

@@ -130,9 +130,9 @@ def test_the_card_is_chosen_by_cudas_own_variable(line, before, after):
 
 
 def test_flags_without_effect_are_named_once():
-    assert options("--use-ipex").notices == ("--use-ipex is accepted but changes nothing yet.",)
-    both = options("--no-hashing --use-ipex --api-log --listen").notices
-    assert both == ("--use-ipex and --no-hashing are accepted but change nothing yet.",)
+    assert options("--log-startup").notices == ("--log-startup is accepted but changes nothing yet.",)
+    both = options("--no-hashing --log-startup --api-log --listen").notices
+    assert both == ("--log-startup and --no-hashing are accepted but change nothing yet.",)
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()
@@ -161,7 +161,7 @@ def test_options_are_frozen():
         ("--always-batch-cond-uncond --precision autocast", {}),
         ("--upcast-sampling", {"upcast_sampling": True}),
         ("--use-cpu sd esrgan", {"use_cpu": "sd,esrgan"}),
-        ("--use-cpu all", {}),  # the card is not even seen
+        ("--use-cpu all", {"use_cpu": "all"}),  # a CUDA card is not even seen, one of Apple's is
         ("--xformers", {"automatic_attention": "xformers"}),
         ("--force-enable-xformers", {"automatic_attention": "xformers"}),
         ("--opt-sdp-attention", {"automatic_attention": "sdp"}),
@@ -179,8 +179,17 @@ def test_options_are_frozen():
             },
         ),
         ("--no-half-vae --opt-channelslast", {"vae_precision": "float32", "opt_channelslast": True}),
-        ("--no-half --disable-nan-check", {"precision": "float32", "disable_nan_check": True}),
-        ("--unet-in-fp8-e4m3fn --vae-in-bf16", {"fp8_storage": "Enable", "vae_precision": "bfloat16"}),
+        (
+            "--no-half --disable-nan-check",
+            {
+                "precision": "float32", "vae_precision": "float32", "text_precision": "float32",
+                "disable_nan_check": True,
+            },
+        ),
+        (
+            "--unet-in-fp8-e4m3fn --vae-in-bf16",
+            {"fp8_storage": "Enable", "fp8_format": "float8_e4m3fn", "vae_precision": "bfloat16"},
+        ),
     ],
 )  # fmt: skip
 def test_flags_of_memory_and_speed_are_settings(line, settings):

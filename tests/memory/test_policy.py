@@ -117,7 +117,6 @@ def test_parts_may_run_on_the_processor_by_themselves():
 WISHES = [
     ({"cross_attention_optimization": "V1"}, "attention", "V1"),
     ({"cross_attention_optimization": "sdp - scaled dot product"}, "attention", "sdp"),
-    ({"automatic_attention": "xformers"}, "attention", "xformers"),
     ({"automatic_attention": "xformers", "cross_attention_optimization": "Doggettx"}, "attention", "Doggettx"),
     ({"sub_quad_q_chunk_size": 256, "sub_quad_kv_chunk_size": 64}, "chunks", (256, 64, 0)),
     ({"sub_quad_chunk_threshold": 10}, "chunks", (1024, 0, 830_000_000)),

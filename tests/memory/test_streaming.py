@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.memory.streaming import IN_FLIGHT, CudaLink, Stream
+from modules.memory.streaming import IN_FLIGHT, CardLink, Stream
 from modules.nets.streamed import STREAMED, connect
 from modules.nets.unet import UNet
 from tests.weights.tiny import UNET, randomise
@@ -119,7 +119,7 @@ def test_a_streamed_net_answers_as_a_resident_one_on_a_card(test_seed):
     device = torch.device("cuda")
     net = randomise(UNet(UNET, STREAMED), torch.Generator().manual_seed(test_seed))
     x, context, t = (v.to(device) for v in (torch.randn(1, 4, 8, 8), torch.randn(1, 77, 32), torch.tensor([500.0])))
-    stream = Stream(CudaLink(device), budget=200_000)
+    stream = Stream(CardLink(device), budget=200_000)
     with torch.inference_mode():
         connect(net, lambda key, tensors: stream.add(key, [tensor.pin_memory() for tensor in tensors]), stream.take)
         for name, parameter in net.named_parameters():

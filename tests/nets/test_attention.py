@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import types
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modules.nets import packed
 from modules.nets.attention import ATTENTIONS, attention_of, onednn, sub_quadratic, upcast
@@ -49,6 +52,81 @@ def test_attention_is_the_formula(generator, name, size):
         found = ATTENTIONS[name](q, k, v, mask)
         assert found.shape == q.shape
         assert (found - formula(q, k, v, mask)).abs().max() < 1e-5, kind
+
+
+HEADS = (40, 64, 80, 160, 512, 8, 33, 1)
+"""Head sizes of SD 1 (40, 80, 160), SD 2 and SDXL (64), the VAE (512), and odd ones."""
+LENGTHS = (1, 2, 77, 154, 231, 255, 513)
+TYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", HERE)
+def test_attention_is_the_formula_whatever_comes(generator, name, dtype):
+    """Every head size with lengths, masks, batch and heads drawn by lot; the error against the formula on the same,
+    rounded inputs, in what a number of that type can tell apart."""
+
+    def one_of(choices: tuple[int, ...]) -> int:
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    lengths = LENGTHS if dtype == torch.float32 else LENGTHS[:5]  # processors take their time over float16
+    for d in HEADS:
+        b, h = (1, 3) if d % 2 else (2, 1)
+        n, m = one_of(lengths), one_of(lengths)
+        q, k, v = (torch.randn(b, h, length, d, generator=generator).to(dtype) for length in (n, m, m))
+        seen = torch.rand(b, 1, n, m, generator=generator) < 0.7
+        seen[..., 0] = True
+        cases: dict[str, Tensor | None] = {
+            "none": None,
+            "boolean": seen,
+            "boolean, keys": seen[:, :, :1],
+            "causal": torch.ones(n, m, dtype=torch.bool).tril(),
+            "added": torch.randn(b, h, n, m, generator=generator),
+            "added, hidden": torch.zeros(n, m).masked_fill(~seen[0, 0], -torch.inf),
+        }
+        for kind, mask in cases.items():
+            if mask is not None and mask.dtype == torch.bool:
+                added = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+            else:
+                added = mask if mask is None else mask.to(dtype)
+            right = formula(q, k, v, added)
+            found = ATTENTIONS[name](q, k, v, mask)
+            assert (found.dtype, found.shape) == (dtype, q.shape)
+            error = ((found - right).norm() / right.norm()).item()
+            assert error < TYPES[dtype], (d, b, h, n, m, kind)
+
+
+@pytest.mark.parametrize(("m", "d"), [(4096, 40), (77, 40), (231, 512)])
+def test_a_whole_pictures_tokens(generator, m, d):
+    q, k, v = (torch.randn(1, 1, length, d, generator=generator) for length in (4096, m, m))
+    right = formula(q, k, v)
+    for name in HERE:
+        assert (ATTENTIONS[name](q, k, v) - right).abs().max() < 1e-4, name
+
+
+def test_without_a_fitting_kernel_xformers_is_torchs_own(generator, monkeypatch):
+    """A package that can only do what is even: what it cannot is computed all the same."""
+    asked = []
+
+    def memory_efficient_attention(q: Tensor, k: Tensor, v: Tensor, attn_bias: Tensor | None = None) -> Tensor:
+        asked.append(tuple(q.shape))
+        if q.shape[3] > 256:
+            raise NotImplementedError("no operator for this head size")
+        if attn_bias is not None and attn_bias.shape[3] % 8:
+            raise ValueError("the bias is not aligned")
+        right = formula(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_bias)
+        return right.to(q.dtype).transpose(1, 2)
+
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = memory_efficient_attention  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    for n, m, d in ((64, 64, 40), (64, 77, 64), (64, 64, 512)):
+        q, k, v = inputs(generator, n, m, d)
+        for mask in (None, torch.rand(n, m, generator=generator) < 0.9):
+            found = ATTENTIONS["xformers"](q, k, v, mask)
+            assert (found - F.scaled_dot_product_attention(q, k, v, mask)).abs().max() < 1e-5
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize("name", HERE)

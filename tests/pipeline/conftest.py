@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from modules.memory.machine import DeviceFacts
 from modules.pipeline.run import Engine
 from modules.schema.events import Event, ImageReady
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.weights.residency import Residency
+from tests.memory.test_streaming import CountingLink
 from tests.weights.tiny import write_tiny_sd15
 
 
@@ -67,6 +72,32 @@ def studio(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterator
     engine = Engine(folders)
     yield Studio(engine, folders)
     engine.close()
+
+
+class PretendCard(DeviceFacts):
+    """A card as far as decisions go; its memory is the processor's."""
+
+    @property
+    def on(self) -> str:
+        return "cpu"
+
+
+@pytest.fixture
+def card(studio: Studio) -> Any:
+    """The studio's engine with such a card; what streams to it is counted."""
+    engine = studio.engine
+    facts, residency = engine.facts, engine.residency
+    engine.facts = PretendCard("cuda", "a card", 10**10, facts.ram)
+    links: list[CountingLink] = []
+
+    def link(_device: torch.device) -> CountingLink:
+        links.append(CountingLink())
+        return links[-1]
+
+    engine.residency = Residency(engine.catalogue, engine.facts, link=link)
+    yield links
+    engine.residency.close()
+    engine.facts, engine.residency = facts, residency
 
 
 @pytest.fixture

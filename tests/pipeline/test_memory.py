@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modules.memory.budget import History
-from modules.memory.machine import DeviceFacts
 from modules.nets.autoencoder import Autoencoder, decode_tiled
 from modules.pipeline.run import Engine
 from modules.prompt import infotext
@@ -18,7 +17,6 @@ from modules.schema.errors import NotANumber, OutOfMemory
 from modules.schema.events import Event, ImageReady, Progress, Warned
 from modules.schema.folders import Folders
 from modules.schema.settings import SAVINGS, Settings
-from modules.weights.residency import Residency
 from tests.memory.live import Live
 from tests.memory.test_streaming import CountingLink
 from tests.pipeline.conftest import Hand, Studio
@@ -143,32 +141,6 @@ def test_a_full_device_is_met_by_a_rung_that_fits(studio: Studio, pixels: Pixels
     (after,) = studio.draw(settings=saving("nothing"), **LARGE)
     assert "Memory saving" not in infotext.read(after.record.infotext).fields
     assert pixels(studio, after) == drawn[0]
-
-
-class PretendCard(DeviceFacts):
-    """A card as far as decisions go; its memory is the processor's."""
-
-    @property
-    def on(self) -> str:
-        return "cpu"
-
-
-@pytest.fixture
-def card(studio: Studio) -> Any:
-    """The studio's engine with such a card; what streams to it is counted."""
-    engine = studio.engine
-    facts, residency = engine.facts, engine.residency
-    engine.facts = PretendCard("cuda", "a card", 10**10, facts.ram)
-    links: list[CountingLink] = []
-
-    def link(_device: torch.device) -> CountingLink:
-        links.append(CountingLink())
-        return links[-1]
-
-    engine.residency = Residency(engine.catalogue, engine.facts, link=link)
-    yield links
-    engine.residency.close()
-    engine.facts, engine.residency = facts, residency
 
 
 def test_a_card_walks_down_all_rungs_and_the_next_job_begins_at_the_top(

@@ -541,7 +541,7 @@ def memory_of(worker: Mapping[str, Any]) -> a.Memory:
         with contextlib.suppress(psutil.Error):
             used += psutil.Process(worker["pid"]).memory_info().rss
     ram = {"free": machine.available, "used": used, "total": machine.total}
-    if worker.get("device") != "cuda":
+    if worker.get("device") not in ("cuda", "xpu"):
         return a.Memory(ram=ram, cuda={"error": "No CUDA device is in use."})
     total = worker.get("memory") or 0
     nothing = {"current": 0, "peak": 0}
