@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import psutil
 import torch
 
 from modules.memory.machine import DeviceFacts, DeviceKind
+from modules.schema.errors import OutOfMemory
 
 
 def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
@@ -62,3 +65,19 @@ def empty_cache(kind: DeviceKind) -> None:
     """Let others have what torch keeps of a device for later."""
     if kind != "cpu":
         torch.get_device_module(kind).empty_cache()
+
+
+FULL = re.compile(
+    r"out of memory|not enough memory|(can't|cannot|unable to) allocate|alloc_failed|out_of_(device|host)_memory",
+    re.IGNORECASE,
+)
+"""How allocators say it that have no error of their own for it: of the processor, cuBLAS, cuDNN, Metal, Level Zero."""
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: ours, Python's, the system's, torch's for a card or the processor."""
+    if isinstance(error, (OutOfMemory, MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and FULL.search(str(error)) is not None

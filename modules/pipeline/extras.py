@@ -21,7 +21,7 @@ from modules.schema.errors import BadRequest, Cancelled, DiskTrouble, EaselError
 from modules.schema.events import ImageReady, Progress
 from modules.schema.record import SavedRecord
 from modules.schema.request import Batch, Extras, GenerationRequest
-from modules.schema.settings import SECTION_OF, Settings
+from modules.schema.settings import SAVINGS, SECTION_OF, Settings
 from modules.weights.library import clip_pair_file
 
 
@@ -73,7 +73,7 @@ def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[Save
         for image in made:
             number = k if alone else next(numbers)
             if number not in ctx.control.finished:
-                text = _infotext(before, asked)
+                text = _infotext(before, asked, ctx.settings)
                 records.append(_published(image, number, name, text, settings, pattern, request, ctx))
                 if words is not None:
                     _caption(records[-1], words.describe(image, settings), ctx)
@@ -83,7 +83,7 @@ def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[Save
 
 def _made(image: Image.Image, asked: Extras, settings: Settings, ctx: RunContext) -> list[Image.Image]:
     return steps.processed(
-        steps.whole(image), asked, lambda name: ctx.upscalers.find(name, settings.drawing, ctx.check),
+        steps.whole(image), asked, lambda name: ctx.upscalers.find(name, upscalers.sparing(settings), ctx.check),
         lambda picture, name, weight: ctx.faces.restore(picture, name, weight, ctx.warn, ctx.check),
         ctx.faces.find,
     )  # fmt: skip
@@ -99,9 +99,12 @@ def _caption(record: SavedRecord, words: str, ctx: RunContext) -> None:
         ctx.warn(error.message)
 
 
-def _infotext(before: str | None, asked: Extras) -> str:
-    """How the picture was drawn, where it says so, and what became of it."""
-    fields = ", ".join(f"{key}: {value}" for key, value in steps.told(asked).items())
+def _infotext(before: str | None, asked: Extras, settings: Settings) -> str:
+    """How the picture was drawn, where it says so, what became of it, and what was done against too little memory."""
+    told = {**steps.told(asked)}
+    if settings.performance.memory_saving != SAVINGS[0]:
+        told["Memory saving"] = settings.performance.memory_saving
+    fields = ", ".join(f"{key}: {value}" for key, value in told.items())
     return ", ".join(text for text in (before, fields) if text)
 
 

@@ -19,7 +19,7 @@ from modules.imaging.save import encode_png, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
-from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source
+from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source, upscalers
 from modules.pipeline.context import Kept, RunContext, Skipped
 from modules.pipeline.infotext import infotext_of
 from modules.pipeline.latents import Start
@@ -223,7 +223,7 @@ def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Itera
 
 def finder(ctx: RunContext, plan: Plan) -> Find:
     """What knows the upscalers, with a plan's settings; an interrupt takes effect between tiles."""
-    return lambda name: ctx.upscalers.find(name, plan.settings.drawing, ctx.check)
+    return lambda name: ctx.upscalers.find(name, upscalers.sparing(plan.settings), ctx.check)
 
 
 def _drawings(plan: Plan, given: Pictures, find: Find) -> int:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.imaging.colour import flatten
+from modules.memory.devices import is_memory
 from modules.nets.clip_pair import ClipPair, hugging_face
 from modules.pipeline import vocabulary
 from modules.prompt.tokens import CLIP, END, START
@@ -81,6 +82,8 @@ def load(path: Path) -> ClipPair:
     try:
         return ClipPair(weights, "gelu" if laion else "quick_gelu")
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        if is_memory(error):
+            raise
         reason = " ".join(str(error).split())[:80]
         raise BadFile(f"{path.name} is no CLIP with both towers ({reason}); put another file in its place.") from None
 

@@ -30,7 +30,7 @@ from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import SAVINGS, Settings
 from modules.weights.catalogue import Catalogue
-from modules.weights.residency import Residency, is_memory
+from modules.weights.residency import Residency
 from modules.weights.sizes import sizes_of
 
 MEASURED = ("sdp", "xformers", "split", "onednn", "Doggettx")
@@ -76,11 +76,8 @@ class Engine:
         """
         finished = set(control.finished)
         wishes = settings.performance
-        parts = wishes.use_cpu
         self._attention.without = frozenset({"xformers"} if wishes.disable_xformers else ())
         torch.use_deterministic_algorithms(wishes.deterministic, warn_only=True)
-        self.upscalers.use(policy.for_part(self.facts, parts, *policy.UPSCALING))
-        self.faces.use(policy.for_part(self.facts, parts, *policy.RESTORING))
         request = with_seeds(request)  # what goes on after a failure is the same job
         kept: dict[int, Kept] = {}
 
@@ -100,6 +97,9 @@ class Engine:
                     self.residency, self.facts, self.conditionings, self.upscalers, self.faces, self.gauge,
                     kept=kept,
                 )  # fmt: skip
+                parts = "all" if settings.performance.memory_saving == SAVINGS[-1] else wishes.use_cpu
+                self.upscalers.use(policy.for_part(self.facts, parts, *policy.UPSCALING))
+                self.faces.use(policy.for_part(self.facts, parts, *policy.RESTORING))
                 self.gauge.begin()
                 saving = self._drawn(request, ctx)
                 if saving is None:
@@ -118,11 +118,11 @@ class Engine:
         try:
             generate(request, ctx)
         except Exception as error:
-            if not is_memory(error):
+            if not devices.is_memory(error):
                 raise
             tried = SAVINGS.index(ctx.settings.performance.memory_saving)
-            if isinstance(error, OutOfMemory):  # already the weights alone did not fit
-                tried = max(tried, SAVINGS.index("one prompt at a time"))
+            if isinstance(error, OutOfMemory):  # already the weights alone did not fit: what was kept besides goes
+                tried = max(tried, SAVINGS.index("one prompt at a time") - (not self.facts.is_card))
             left = SAVINGS[tried + 1 : len(SAVINGS) if self.facts.is_card else SAVINGS.index("weights streamed")]
             if not left:
                 if isinstance(error, OutOfMemory):
@@ -134,6 +134,9 @@ class Engine:
             traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
         else:
             return None
+        self.upscalers.close()
+        self.faces.close()
+        self.conditionings.clear()
         devices.empty_cache(self.facts.kind)
         return left[0]
 

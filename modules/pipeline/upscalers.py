@@ -17,9 +17,11 @@ from modules.imaging.upscale import KNOWN_AS, UPSCALERS, find_upscaler, unknown
 from modules.memory.devices import DeviceFacts
 from modules.schema.errors import NotANumber
 from modules.schema.folders import Folders
-from modules.schema.settings import Drawing
+from modules.schema.settings import SAVINGS, Drawing, Settings
 from modules.weights.upscalers import UpscalerNet, find_file, load_upscaler, upscaler_files
 
+TILES = (None, 192, 96, 64, 64)
+"""Largest tile in pixels at each step of SAVINGS."""
 MAX_ROUNDS = 3  # as often a model is applied to reach a factor beyond its own
 
 
@@ -32,6 +34,17 @@ def check(name: str | None, folders: Folders) -> None:
     """Raises NotFound for a name that no upscaler has."""
     if name and name not in UPSCALERS and find_file(KNOWN_AS.get(name, name), upscaler_files(folders)) is None:
         raise unknown(name, names(folders))
+
+
+def sparing(settings: Settings) -> Drawing:
+    """The options of drawing with tiles as small as the memory asks for; each step against too little of it cuts
+    smaller ones."""
+    most = TILES[SAVINGS.index(settings.performance.memory_saving)]
+    tile = settings.drawing.ESRGAN_tile
+    if most is None or 0 < tile <= most:
+        return settings.drawing
+    overlap = min(settings.drawing.ESRGAN_tile_overlap, most // 4)
+    return settings.drawing.model_copy(update={"ESRGAN_tile": most, "ESRGAN_tile_overlap": overlap})
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.memory.devices import is_memory
 from modules.nets.codeformer import CodeFormer, CodeFormerConfig
 from modules.nets.retinaface import RetinaFace, RetinaFaceConfig
 from modules.nets.torchvision_fit import fit_torchvision
@@ -104,6 +105,8 @@ def load_restorer(path: Path, device: torch.device) -> Restorer:
     except UnsupportedModelError:
         raise BadFile(f"{path.name} restores no faces that are known; put another file in its place.") from None
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, AssertionError) as error:
+        if is_memory(error):
+            raise
         reason = " ".join(str(error).split())[:80]
         raise BadFile(f"{path.name} looks like a face restorer but does not fit together ({reason}).") from None
     kind = found.architecture.name

@@ -12,6 +12,7 @@ For example:
 
 from __future__ import annotations
 
+import errno
 import mmap
 import pickle
 import sys
@@ -155,6 +156,8 @@ class ModelFile:
                 with path.open("rb") as file:
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                    raise MemoryError(f"{path.name} cannot be mapped") from None
                 raise BadFile(f"{path.name} can no longer be read: {error}.") from None
             if path == self.header.path and len(mapped) != self.header.size:
                 raise BadFile(f"{path.name} changed while it was being opened; try again.")

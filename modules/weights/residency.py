@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.memory.devices import DeviceFacts, empty_cache
+from modules.memory.devices import DeviceFacts, empty_cache, is_memory
 from modules.memory.policy import Policy
 from modules.memory.streaming import CardLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
@@ -439,13 +439,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def is_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: ours, Python's, or torch's for a card or the processor."""
-    return isinstance(error, (OutOfMemory, MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _per_channel(latent: LatentFormat, like: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from modules.memory.devices import is_memory
 from modules.nets.torchvision_fit import fit_torchvision
 from modules.schema.errors import BadFile, NotFound
 from modules.schema.folders import Folders
@@ -68,6 +69,8 @@ def load_upscaler(path: Path, device: torch.device, half: bool = False) -> Upsca
     except UnsupportedModelError:
         raise BadFile(f"{path.name} is no upscaler of a known kind; put another file in its place.") from None
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, AssertionError) as error:
+        if is_memory(error):
+            raise
         reason = " ".join(str(error).split())[:80]
         raise BadFile(f"{path.name} looks like an upscaler but does not fit together ({reason}).") from None
     if not isinstance(found, ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.memory.devices import is_memory
 from modules.nets.attention import ContextMap
 from modules.schema.errors import BadFile
 from modules.weights.reading import open_model, plain_values
@@ -66,6 +67,8 @@ def open_hypernetwork(path: Path, device: torch.device) -> Hypernetwork:
             for width, sides in states.items()
         }
     except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        if is_memory(error):
+            raise
         reason = " ".join(str(error).split())[:120]
         raise BadFile(f"{path.name} is no intact hypernetwork ({reason}); get it again from its source.") from None
     return Hypernetwork(path.stem, pairs)
