@@ -23,7 +23,10 @@ USABLE = 0.9
 # Of one row of a denoiser: with attention at full resolution (SD 1, SD 2) its feed-forward is the widest.
 ATTENDING_MAPS = 25.0
 CONVOLVING_MAPS = 15.25
-SLICED_ATTENTION = frozenset({"V1", "Doggettx", "InvokeAI", "sub-quadratic", "split", "onednn"})
+BESIDE_SCORES = 0.6
+"""Of those maps, so much is held while the scores of attention are."""
+SLICED_SCORES = 2**27
+"""As `nets.attention.SCORES`; a test holds them together."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,42 @@ class Need:
         return {"weights": self.weights, "denoising": self.denoising, "decoding": self.decoding}
 
 
-def denoising(sizes: Sizes, shape: Shape, rows: int, itemsize: int, attention: str) -> int:
-    """Bytes of activations for `rows` rows (prompts × pictures) in one call."""
+def denoising(
+    sizes: Sizes, shape: Shape, rows: int, itemsize: int, attention: str, chunks: tuple[int, int, int] = (1024, 0, 0)
+) -> int:
+    """Bytes of activations for `rows` rows (prompts × pictures) in one call. `chunks` as `Policy.chunks`."""
     tokens = (shape.width // 8) * (shape.height // 8)
     each = ATTENDING_MAPS if sizes.attends_first else CONVOLVING_MAPS
     maps = int(each * sizes.denoiser_width * tokens * itemsize * rows)
-    scores = rows * 8 * tokens * tokens * itemsize if attention == "None" else 0
-    if attention in SLICED_ATTENTION:
-        scores = min(rows * 8 * tokens * tokens, 2**27) * itemsize
-    return maps + scores
+    scores = score_bytes(sizes, tokens, rows, itemsize, attention, chunks)
+    return max(maps, int(BESIDE_SCORES * maps) + scores)
+
+
+def score_bytes(
+    sizes: Sizes, tokens: int, rows: int, itemsize: int, attention: str, chunks: tuple[int, int, int]
+) -> int:
+    """Bytes of scores and of the weights made of them, where a way of attention keeps them in memory.
+
+    Of all layers the first has most: at full resolution, or in SDXL's kin at half of it with twice the heads.
+    """
+    heads = 8 if sizes.family == "sd1" else sizes.denoiser_width // 64
+    if not sizes.attends_first:
+        tokens, heads = tokens // 4, 2 * heads
+    whole = rows * heads * tokens * tokens
+    if attention == "V1":
+        return 2 * tokens * tokens * itemsize
+    if attention == "Doggettx":
+        whole = min(whole, SLICED_SCORES)
+    elif attention == "InvokeAI" and whole > SLICED_SCORES:
+        whole = min(heads * tokens * tokens, SLICED_SCORES)
+    elif attention == "sub-quadratic":
+        q, kv, threshold = chunks
+        if whole * itemsize > threshold:  # beyond it in chunks; those of keys are joined in float32
+            kv = min(tokens, kv or int(tokens**0.5))
+            return rows * heads * min(tokens, q) * kv * (itemsize + (4 if kv == tokens else 14))
+    elif attention not in ("InvokeAI", "None"):
+        return 0
+    return whole * (itemsize + 4)  # the weights are in float32
 
 
 def decode_peak(ch: int, width: int, height: int, itemsize: int) -> int:

@@ -43,6 +43,7 @@ class Policy:
     `pictures_per_call`: at most so many pictures go through the denoiser together; `split_guidance`: each prompt by
     itself. `channels_last`: the denoiser's convolutions keep the channels of a pixel together in memory. `packed`:
     weights lie in oneDNN's order.
+    `previews_decode`: previews are decoded by the autoencoder itself, between the denoiser's calls.
     `vae_tile`: side in pixels of what is decoded at once, None is the whole picture. `vae_retry`: number types in which
     a picture is decoded again whose numbers overflow.
     `models_kept`: so many checkpoints stay in memory, those not in use in RAM where `one_on_device`.
@@ -69,6 +70,7 @@ class Policy:
     chunks: tuple[int, int, int] = (1024, 0, 0)
     split_guidance: bool = field(default=False, compare=False)
     vae_tile: int | None = field(default=None, compare=False)
+    previews_decode: bool = field(default=False, compare=False)
     vae_retry: tuple[str, ...] = field(default=(), compare=False)
     check_numbers: bool = field(default=True, compare=False)
     models_kept: int = field(default=1, compare=False)
@@ -138,6 +140,7 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         ),
         channels_last=policy.channels_last or wishes.opt_channelslast,
         check_numbers=not wishes.disable_nan_check,
+        previews_decode=_previews_decode(settings, sizes),
         models_kept=1 if wishes.lowram else settings.model.sd_checkpoints_limit,
         lean=wishes.lowram and facts.is_card,
         one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
@@ -180,11 +183,9 @@ def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
     rows = 1 if policy.split_guidance else 2 * min(shape.batch, policy.pictures_per_call)
     tile = policy.vae_tile or max(shape.width, shape.height)
     pixels = min(shape.width, tile), min(shape.height, tile)
-    return Need(
-        weights,
-        denoising(sizes, shape, rows, BYTES[policy.denoiser], policy.attention),
-        0 if policy.vae_apart else decode_peak(sizes.vae_width, *pixels, BYTES[policy.vae]),
-    )
+    drawing = denoising(sizes, shape, rows, BYTES[policy.denoiser], policy.attention, policy.chunks)
+    decoding = 0 if policy.vae_apart else decode_peak(sizes.vae_width, *pixels, BYTES[policy.vae])
+    return Need(weights, max(drawing, decoding) if policy.previews_decode else drawing, decoding)
 
 
 def notes(facts: DeviceFacts, settings: Settings) -> tuple[str, ...]:
@@ -209,6 +210,9 @@ def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
 FULL_WIDTH = 320
 """First width of every published Stable Diffusion denoiser, at least."""
 
+
+SMALL_VAE_WIDTH = 128
+"""Decoding by a narrower autoencoder costs less than a look through foreign factors is worth: previews are decoded."""
 
 UPSCALING = ("esrgan", "realesrgan", "bsrgan", "scunet", "swinir", "dat")
 RESTORING = ("gfpgan", "codeformer")
@@ -258,6 +262,12 @@ def _by_device(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
         pictures_per_call=max(1, min(16, int(left / per_picture))),
         channels_last=denoiser != "float32",
     )
+
+
+def _previews_decode(settings: Settings, sizes: Sizes) -> bool:
+    wishes = settings.preview
+    shown = wishes.live_previews_enable and wishes.show_progress_every_n_steps > 0
+    return shown and (wishes.show_progress_type == "Full" or sizes.vae_width < SMALL_VAE_WIDTH)
 
 
 def _denoiser_type(facts: DeviceFacts, precision: str) -> str:

@@ -99,6 +99,7 @@ def sample(
     `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`). Raises NotANumber.
     """
     request, options, model = plan.request, plan.settings.sampling, models.current
+    meter.size = run.size
     sampler, schedule = table.normalise(run.sampler, run.scheduler)
     levels = noise_levels(model, options)
     walk = schedules.plan_walk(

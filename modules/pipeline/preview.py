@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from modules.imaging.grid import filmstrip
+from modules.memory.policy import SMALL_VAE_WIDTH
+from modules.nets.autoencoder import decode_tiled
 from modules.pipeline.decode import to_image
 from modules.weights.residency import LoadedModel
 
@@ -18,8 +20,6 @@ SD_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), 
 SDXL_RGB = (
     (0.3448, 0.4168, 0.4395), (-0.1953, -0.0290, 0.0250), (0.1074, 0.0886, -0.0163), (-0.3730, -0.2499, -0.2088),
 )  # fmt: skip
-# A full decode of a small autoencoder costs less than a look through foreign factors is worth.
-SMALL_AUTOENCODER_CH = 128
 FRAME_SIDE = 192  # longer side of one frame of a filmstrip, in pixels
 
 
@@ -33,9 +33,11 @@ def quick(model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str
         pixels = torch.nan_to_num(small(latent[None].to(model.device, torch.float32))[0])
         image = to_image(pixels, (pixels.shape[2], pixels.shape[1]))
         return image.crop((0, 0, *size)) if method == "TAESD" else _fitted(image, size)
-    if method == "Full" or model.vae.config.ch < SMALL_AUTOENCODER_CH:
+    if method == "Full" or model.vae.config.ch < SMALL_VAE_WIDTH:
         z = model.from_latents(latent[None].to(model.policy.vae_device, model.policy.vae_dtype))
-        return to_image(torch.nan_to_num(model.vae.decode(z)[0].float()), size)
+        tile, vae = model.policy.vae_tile, model.vae
+        whole = vae.decode(z) if tile is None else decode_tiled(vae, z, tile // vae.config.downscale)
+        return to_image(torch.nan_to_num(whole[0].float()), size)
     factors = torch.tensor(SDXL_RGB if model.family.startswith("sdxl") else SD_RGB, dtype=torch.float32)
     pixels = torch.nan_to_num(torch.einsum("chw,cr->rhw", latent.float().cpu(), factors))
     return _fitted(to_image(pixels, (pixels.shape[2], pixels.shape[1])), size)

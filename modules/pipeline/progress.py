@@ -21,7 +21,7 @@ class Meter:
     """Counts denoising steps over the whole job. `eta` is judged from the steps done since the first began.
 
     `per_batch`: steps that each batch takes, all passes together; `offset`: those of its earlier passes. `batches`: how
-    many there are, where not as many as the plan says.
+    many there are, where not as many as the plan says. `size`: of this pass's pictures, where not as the plan says.
     """
 
     ctx: RunContext
@@ -32,6 +32,7 @@ class Meter:
     offset: int = 0
     steps_done: int = 0
     text: str = ""
+    size: tuple[int, int] | None = None
     film: Film | None = None
     began: float | None = None
     previewed: float = field(default_factory=time.monotonic)
@@ -43,6 +44,10 @@ class Meter:
     @property
     def _batches(self) -> int:
         return len(self.plan.batches()) if self.batches is None else self.batches
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.size or (self.plan.request.width, self.plan.request.height)
 
     def say(self, text: str) -> None:
         """Name the stage; also a point where an interrupt takes effect."""
@@ -71,8 +76,7 @@ class Meter:
         self._emit()
         if self.film is not None and self.film.sees(self.offset + index):
             with torch.inference_mode():
-                size = (self.plan.request.width, self.plan.request.height)
-                self.film.take(self.offset + index, model, denoised, size)
+                self.film.take(self.offset + index, model, denoised, self._size)
         settings = self.plan.settings.preview
         now = time.monotonic()
         every = settings.show_progress_every_n_steps
@@ -84,9 +88,8 @@ class Meter:
         ):
             return
         self.previewed = now
-        size = (self.plan.request.width, self.plan.request.height)
         with torch.inference_mode():
-            image = preview.quick(model, denoised[0], size, settings.show_progress_type)
+            image = preview.quick(model, denoised[0], self._size, settings.show_progress_type)
         self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=preview.encode(image)))
 
     def _emit(self) -> None:

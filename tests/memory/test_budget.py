@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from modules.memory.budget import History, Need, Shape, Sizes, decode_peak, denoising
+from modules.memory.budget import SLICED_SCORES, History, Need, Shape, Sizes, decode_peak, denoising
 from modules.memory.gauge import Gauge
 from modules.memory.machine import DeviceFacts
+from modules.nets.attention import SCORES, attention_of
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.unet import UNet
 from tests.memory.live import Live
@@ -37,6 +38,36 @@ def test_denoising_takes_what_is_predicted(label):
             y = torch.empty(rows, config.adm_channels, dtype=torch.float16) if config.adm_channels else None
             held = held_by(lambda: net(x, torch.empty(rows), context, y))  # noqa: B023
             assert denoising(sizes, Shape(width, height), rows, 2, "sdp") == pytest.approx(held, rel=CLOSE)
+
+
+WAYS = [
+    ("SD 1.x", "None", ()), ("SD 1.x", "Doggettx", ()), ("SD 1.x", "InvokeAI", ()), ("SD 1.x", "V1", ()),
+    ("SD 1.x", "split", ()), ("SD 1.x", "sub-quadratic", (4096, 4096, 0)), ("SD 1.x", "sub-quadratic", (512, 2048, 0)),
+    ("SD 1.x", "sub-quadratic", (64, 64, 10**9)), ("SD 2.x (v)", "InvokeAI", ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("label", "way", "chunks"), WAYS, ids=str)
+def test_attention_that_keeps_scores_takes_what_is_predicted(label, way, chunks):
+    assert SLICED_SCORES == SCORES
+    config, family = LAYOUTS[label].unet, "sd1" if label == "SD 1.x" else "sd2"
+    sizes = Sizes(denoiser_width=config.model_channels, family=family)
+    with torch.device("meta"):
+        net: Any = UNet(config, attention=attention_of(way, *([chunks] if chunks else []))).half()
+        x = torch.empty(2, config.in_channels, 64, 64, dtype=torch.float16)
+        context = torch.empty(2, 77, config.context_dim, dtype=torch.float16)
+        held = held_by(lambda: net(x, torch.empty(2), context))
+    predicted = denoising(sizes, Shape(), 2, 2, way, *([chunks] if chunks else []))
+    assert predicted == pytest.approx(held, rel=CLOSE)
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1024, 768)])
+def test_a_source_is_encoded_in_less_than_a_picture_is_decoded(size):
+    """So a prediction for a picture holds for img2img, inpainting and a second pass of that size too."""
+    with torch.device("meta"):
+        vae = Autoencoder(AutoencoderConfig())
+        held = held_by(lambda: vae.encode_moments(torch.empty(1, 3, size[1], size[0])))
+    assert held < decode_peak(128, *size, 4)
 
 
 @pytest.mark.parametrize("size", [(512, 512), (1024, 768)])

@@ -160,6 +160,25 @@ def test_a_large_picture_is_decoded_in_tiles_where_it_must():
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "width", "decoded"),
+    [
+        ({"show_progress_type": "Full"}, 128, True),
+        ({}, 128, False),
+        ({}, 64, True),  # a small autoencoder decodes its previews itself
+        ({"live_previews_enable": False}, 64, False),
+        ({"show_progress_every_n_steps": -1, "show_progress_type": "Full"}, 128, False),
+    ],
+)
+def test_previews_that_are_decoded_are_part_of_what_is_predicted(options, width, decoded):
+    sizes, shape = Sizes(denoiser=10**7, denoiser_width=64, vae_width=width, attends_first=False), Shape(1024, 1024)
+    policy = choose(PC, Settings().with_options(options), sizes, shape)
+    need = predict(sizes, shape, policy)
+    alone = predict(sizes, shape, replace(policy, previews_decode=False))
+    assert alone.denoising < alone.decoding
+    assert need.denoising == (need.decoding if decoded else alone.denoising)
+
+
 def test_a_smaller_model_leaves_room_for_more_pictures():
     small = Sizes(denoiser=15_000_000, vae=4_000_000, text=7_000_000)
     facts = card("4 GB", 4.2)

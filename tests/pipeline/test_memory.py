@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modules.memory.budget import History
@@ -14,8 +16,9 @@ from modules.nets.autoencoder import Autoencoder, decode_tiled
 from modules.pipeline.run import Engine
 from modules.prompt import infotext
 from modules.schema.errors import NotANumber, OutOfMemory
-from modules.schema.events import Event, ImageReady, Progress, Warned
+from modules.schema.events import Event, ImageReady, Preview, Progress, Warned
 from modules.schema.folders import Folders
+from modules.schema.request import Hires
 from modules.schema.settings import SAVINGS, Settings
 from tests.memory.live import Live
 from tests.memory.test_streaming import CountingLink
@@ -141,6 +144,27 @@ def test_a_full_device_is_met_by_a_rung_that_fits(studio: Studio, pixels: Pixels
     (after,) = studio.draw(settings=saving("nothing"), **LARGE)
     assert "Memory saving" not in infotext.read(after.record.infotext).fields
     assert pixels(studio, after) == drawn[0]
+
+
+def test_previews_are_decoded_in_tiles_where_pictures_are(studio: Studio) -> None:
+    peaks = []
+    for shown in (False, True):
+        options = {"memory_saving": SAVINGS[1], "live_previews_enable": shown, "live_preview_refresh_period": 0}
+        settings = Settings().with_options(options)
+        studio.draw(settings=settings, seed=2)
+        with Live() as live:
+            studio.draw(settings=settings, **LARGE)
+        peaks.append(live.peak)
+    shown = [event for event in studio.events if isinstance(event, Preview)]
+    assert len(shown) == LARGE["steps"]
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_previews_of_a_second_pass_show_the_whole_picture(studio: Studio) -> None:
+    settings = Settings().with_options({"live_preview_refresh_period": 0})
+    studio.draw(settings=settings, steps=1, hires=Hires(hr_scale=2, hr_upscaler="Latent"))
+    sizes = [Image.open(io.BytesIO(e.data)).size for e in studio.events if isinstance(e, Preview)]
+    assert sizes == [(64, 64), (128, 128)]
 
 
 def test_a_card_walks_down_all_rungs_and_the_next_job_begins_at_the_top(
