@@ -25,8 +25,11 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
 
 
-def encode(image: Image.Image, infotext: str | None, format: str = "png", quality: int = 80) -> bytes:
-    """The file of a picture, infotext inside. `format`: png, jpg, jpeg, webp or avif; `quality` is for lossy ones."""
+def encode(
+    image: Image.Image, infotext: str | None, format: str = "png", quality: int = 80, lossless: bool = False
+) -> bytes:
+    """The file of a picture, infotext inside. `format`: png, jpg, jpeg, webp or avif; `quality` is for lossy ones,
+    `lossless` for webp."""
     kind = {"jpg": "jpeg"}.get(format.lower(), format.lower())
     if kind not in {"png", "jpeg", "webp", "avif"}:
         raise BadFile(f"Pictures cannot be saved as {format!r}; choose png, jpg, webp or avif.")
@@ -39,7 +42,8 @@ def encode(image: Image.Image, infotext: str | None, format: str = "png", qualit
         return out.getvalue()
     if image.mode not in {"RGB", "L"} and not (kind != "jpeg" and image.mode == "RGBA"):
         image = image.convert("RGB")
-    image.save(out, kind.upper(), quality=quality, **({"exif": _exif(infotext)} if infotext else {}))
+    how = {"lossless": True} if lossless and kind == "webp" else {"quality": quality}
+    image.save(out, kind.upper(), **how, **({"exif": _exif(infotext)} if infotext else {}))
     return out.getvalue()
 
 

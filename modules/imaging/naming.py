@@ -302,12 +302,14 @@ def picture_place(
 
     The output folder is the owner's choice and may be absolute; patterns only add sub-folders below it (by a `/`).
     """
-    root = data_dir / (saving.outdir_img2img_samples if fields.from_picture else saving.outdir_txt2img_samples)
+    own = saving.outdir_img2img_samples if fields.from_picture else saving.outdir_txt2img_samples
+    root, words = data_dir / (saving.outdir_samples or own), saving.directories_max_prompt_words
     folders = Path()
     if saving.save_to_dirs:
-        folders = clean_path(expand(saving.directories_filename_pattern or "[prompt_words]", fields, image))
+        pattern = saving.directories_filename_pattern or "[prompt_words]"
+        folders = clean_path(expand(pattern, fields, image, max_words=words))
     pattern = saving.samples_filename_pattern or ("[seed]" if saving.save_to_dirs else "[seed]-[prompt_spaces]")
-    *more, name = expand(pattern, fields, image, basename).split("/")
+    *more, name = expand(pattern, fields, image, basename, max_words=words).split("/")
     folders /= clean_path("/".join(more))
     folder = resolve_under(root, folders.as_posix()) if folders.parts else root
     return folder, clean_component(name, _NAME_ROOM)

@@ -229,6 +229,20 @@ def trouble(error: OSError, path: Path) -> DiskTrouble:
     return DiskTrouble(f"{path.name} could not be written to {folder} ({reason}); check that disk.")
 
 
+# Sides that a format can hold.
+LONGEST = {"jpg": 65535, "jpeg": 65535, "webp": 16383, "avif": 65535}
+
+
+def encode_picture(image: Image.Image, infotext: str | None, saving: Saving, grid: bool = False) -> tuple[bytes, str]:
+    """The file of a picture in the format the settings ask for, and its ending ("png"); what that format cannot hold
+    is a PNG."""
+    format = saving.grid_format if grid else saving.samples_format
+    if max(image.size) > LONGEST.get(format, max(image.size)):
+        format = "png"
+    told = infotext if saving.enable_pnginfo else None
+    return encode(image, told, format, saving.jpeg_quality, saving.webp_lossless), format
+
+
 def encode_png(image: Image.Image, infotext: str | None) -> bytes:
     """The PNG file of a picture, with its infotext in the `parameters` chunk."""
     return encode(image, infotext, "png")
@@ -243,13 +257,19 @@ def save_picture(
     fields, saving = fields_of(plan, k, user), plan.settings.saving
     if grid:
         places = {
+            "outdir_samples": saving.outdir_grids,
             "outdir_txt2img_samples": saving.outdir_txt2img_grids,
             "outdir_img2img_samples": saving.outdir_img2img_grids,
+            "samples_format": saving.grid_format,
             "samples_filename_pattern": "[seed]",
             "save_images_add_number": True,
         }
         saving = saving.model_copy(update=places)
-    return kept_as(save_named(image, infotext, fields, saving, data_dir, basename, disk), data_dir)
+    path = save_named(image, infotext, fields, saving, data_dir, basename, disk)
+    if saving.save_txt:
+        with contextlib.suppress(DiskTrouble):  # the picture is safe, and holds it as well
+            safe_write(path.with_suffix(".txt"), f"{infotext}\n".encode("utf-8", "replace"), disk=disk)
+    return kept_as(path, data_dir)
 
 
 def save_beside(
@@ -284,23 +304,23 @@ def save_named(
     The number is reserved by the name of the temporary file, so that threads and processes that save at the same time
     take different numbers. DiskTrouble where it could not be written; then no trace of it is left.
     """
-    data = encode_png(image, infotext if saving.enable_pnginfo else None)
+    data, ending = encode_picture(image, infotext, saving)
     folder, name = picture_place(saving, fields, data_dir, image, basename)
-    first = folder / f"{name or basename or 'picture'}.png"
+    first = folder / f"{name or basename or 'picture'}.{ending}"
     try:
         make_folders(folder, disk)
         if saving.save_images_add_number or not name:
-            return _save_numbered(folder, basename, name, data, disk)
+            return _save_numbered(folder, basename, name, data, ending, disk)
     except OSError as error:
         raise trouble(error, first) from error
     for suffix in range(_MAX_TRIES):
-        path = first if not suffix else folder / f"{name}-{suffix}.png"
+        path = first if not suffix else folder / f"{name}-{suffix}.{ending}"
         with contextlib.suppress(NameTaken):
             return safe_write(path, data, disk=disk)
     raise DiskTrouble(f"{folder} holds {_MAX_TRIES} pictures called {name}; turn on the number in file names.")
 
 
-def _save_numbered(folder: Path, basename: str, name: str, data: bytes, disk: Disk) -> Path:
+def _save_numbered(folder: Path, basename: str, name: str, data: bytes, ending: str, disk: Disk) -> Path:
     number = next_number(folder, basename)
     for _ in range(_MAX_TRIES):
         temp = folder / f"{TEMP_PREFIX}{basename}{number:05}{TEMP_SUFFIX}"
@@ -320,7 +340,7 @@ def _save_numbered(folder: Path, basename: str, name: str, data: bytes, disk: Di
             _remove(disk, temp)
             number = max(used) + 1
             continue
-        path = folder / f"{numbered(number, basename, name)}.png"
+        path = folder / f"{numbered(number, basename, name)}.{ending}"
         try:
             _fill_and_publish(handle, temp, path, data, False, disk)
         except NameTaken:

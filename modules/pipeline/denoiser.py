@@ -88,6 +88,7 @@ class Denoiser:
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
     the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
     which it is, and gives the model the strengths its networks have then. `deep_interval`: see `_deep`.
+    `shows`: whose guess at the first picture `shown` [C, h, w] holds: "Combined", "Prompt" or "Negative prompt".
     """
 
     models: Models
@@ -105,8 +106,10 @@ class Denoiser:
     merging: float = 0.0
     deep_interval: int = 1
     pictures_per_call: int = 1
+    shows: str = "Combined"
     enter: Callable[[LoadedModel, int], None] = lambda model, call: None
     calls: int = field(default=0)
+    shown: Tensor | None = field(default=None, init=False)
     _numbers: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
     _heard: dict[tuple[int, ...], tuple[tuple[Encoding, ...], Prompted, Tensor | None]] = field(
         default_factory=dict, init=False
@@ -143,6 +146,7 @@ class Denoiser:
             # These samplers hold x / sqrt(1 + sigma^2), and the kept part is put into that.
             seen = self.start.keep(x, ((1 + sigma**2) ** 0.5).view(-1, 1, 1, 1))
         with_negative = self.wants_uncond or not self._skips_negative(sigma)
+        self.shown = None
         guided = torch.empty_like(x)
         unguided = torch.empty_like(x) if self.wants_uncond else None
         for begin in range(0, x.shape[0], self.pictures_per_call):
@@ -154,6 +158,8 @@ class Denoiser:
             guided = guided + (x - seen) if into_x else self.start.blended(guided, sigma)
             if unguided is not None:
                 unguided = unguided + (x - seen)
+            if self.shown is not None and not into_x:
+                self.shown = self.start.blended(torch.cat([self.shown[None], guided[1:]]), sigma)[0]
         return guided if unguided is None else (guided, unguided)
 
     def _skips_negative(self, sigma: Tensor) -> bool:
@@ -193,10 +199,14 @@ class Denoiser:
             weights = [weight for _, weight in self.pictures[k].parts]
             parts = [denoised[position + i] for i in range(len(weights))]
             position += len(weights)
+            if k == 0 and self.shows == "Prompt":
+                self.shown = parts[0]
             if not with_negative:
                 guided[k] = parts[0]
                 continue
             negative = denoised[position]
+            if k == 0 and self.shows == "Negative prompt":
+                self.shown = negative
             blind = denoised[position + 1] if three_way else None
             guided[k] = self._combine(parts, weights, negative, blind, x[k], sigma[k])
             if unguided is not None:

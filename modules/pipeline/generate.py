@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.imaging import legend
-from modules.imaging.save import encode_png, save_beside, save_picture
+from modules.imaging.save import encode_picture, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
@@ -33,6 +33,7 @@ from modules.schema.events import ImageReady, Warned
 from modules.schema.plan import Plan
 from modules.schema.record import Role, SavedRecord
 from modules.schema.request import GenerationRequest, Loopback, Tiles
+from modules.schema.settings import Saving
 from modules.weights.residency import LoadedModel
 from modules.weights.sizes import sizes_of
 
@@ -60,7 +61,7 @@ def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     records = []
     with closing(drawn(request, ctx)) as pictures:
         for made in pictures:
-            records.append(publish(made.image, made.strip, made.plan, made.k, ctx))
+            records.append(publish(made.image, made.strip, made.plan, made.k, ctx, beside=made.beside))
             if made.plan.settings.saving.return_grid:
                 ctx.kept[made.k] = Kept(made.plan, made.k, made.image)
     return records
@@ -142,12 +143,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished picture: number k of its plan, which is by now complete for it."""
+    """A finished picture: number k of its plan, which is by now complete for it. `beside`: what is kept with it, by the
+    word that its name ends with."""
 
     plan: Plan
     k: int
     image: Image.Image
     strip: Image.Image | None = None
+    beside: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
 def pictures(
@@ -161,7 +164,8 @@ def pictures(
             model = job.models.use(plan.checkpoint, networks.at_start(plan, batch.start))
             plan = networks.settled(plan, batch, model, job.ctx)
             job.meter.start_batch(number)
-            drawn, start = draw(plan, batch, prepared, job.models, job.ctx, job.meter)
+            firsts: list[Tensor] = []
+            drawn, start = draw(plan, batch, prepared, job.models, job.ctx, job.meter, firsts)
             for i, (k, latent) in enumerate(zip(batch, drawn)):
                 if k in finished:
                     continue
@@ -169,12 +173,39 @@ def pictures(
                 method, size = plan.settings.model.sd_vae_decode_method, passes.passes(plan)[-1].size
                 with job.ctx.gauge.phase("decoding") if method == "Full" else nullcontext():
                     image = decode.decode(job.models.current, latent, size, method, job.ctx.warn)
+                beside = {}
+                if i < len(firsts) and plan.settings.saving.save_images_before_highres_fix:
+                    size = passes.passes(plan)[0].size
+                    beside["before-highres-fix"] = decode.decode(
+                        job.models.current, firsts[i], size, method, job.ctx.warn
+                    )
+                if plan.settings.saving.save_images_before_face_restoration and plan.settings.faces.face_restoration:
+                    beside["before-face-restoration"] = image
                 image = with_faces(image, plan, job)
                 if prepared is not None:
-                    image = prepared.finish(image, k, start.seen(drawn, i) if start else None)
-                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None)
+                    seen = start.seen(drawn, i) if start else None
+                    beside |= _of_source(prepared, image, k, seen, plan.settings.saving)
+                    image = prepared.finish(image, k, seen)
+                    if prepared.mask is not None and plan.settings.saving.save_mask_composite:
+                        alone = image.convert("RGBA")
+                        alone.putalpha(prepared.placed(prepared.mask, image.size))
+                        beside["mask-composite"] = alone
+                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None, beside)
         except Skipped:
             continue
+
+
+def _of_source(
+    prepared: Prepared, image: Image.Image, k: int, seen: Image.Image | None, saving: Saving
+) -> dict[str, Image.Image]:
+    """What is kept beside a picture with a source: as it was before its colours were matched, and its mask."""
+    found = {}
+    if prepared.colours and saving.save_images_before_color_correction:
+        found["before-color-correction"] = replace(prepared, colours=()).finish(image, k, seen)
+    if prepared.mask is not None and saving.save_mask:
+        size = prepared.overlays[k % len(prepared.overlays)].size if prepared.overlays else image.size
+        found["mask"] = prepared.placed(prepared.mask, size)
+    return found
 
 
 def with_faces(image: Image.Image, plan: Plan, job: Job) -> Image.Image:
@@ -252,9 +283,11 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
 
 
 def draw(
-    plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter
-) -> tuple[Tensor, Start | None]:
-    """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from."""
+    plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter,
+    firsts: list[Tensor],
+) -> tuple[Tensor, Start | None]:  # fmt: skip
+    """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from. `firsts` gets
+    those of the first pass where others follow."""
     model, (first, *further) = models.current, passes.passes(plan)
     asked = plan.request.hires
     drawn: Tensor | list[Image.Image]
@@ -269,6 +302,8 @@ def draw(
         with ctx.gauge.phase("denoising"):
             drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
         first_steps = first.steps_run
+        if further:
+            firsts += drawn.unbind()
     for second in further:
         meter.start_pass("Enlarging", first_steps)
         larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
@@ -300,27 +335,30 @@ def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
 def publish(
     image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext,
     *, index: int | None = None, role: Role = "picture", told: Mapping[str, Any] = MappingProxyType({}),
-    basename: str = "",
+    basename: str = "", beside: Mapping[str, Image.Image] = MappingProxyType({}),
 ) -> SavedRecord:  # fmt: skip
     """Save one picture, its filmstrip beside it, and announce it as number `index` (k) of its job.
 
-    One that cannot be saved is handed over in memory, with the reason. `told`: what its infotext tells besides.
+    One that cannot be saved is handed over in memory, with the reason. `told`: what its infotext tells besides;
+    `beside`: pictures kept with it.
     """
     infotext = infotext_of(plan, k, told)
     saving = plan.settings.saving
-    path, beside, problem, data = None, None, None, None
+    path, film, problem, data = None, None, None, None
     if saving.grid_save if role == "grid" else saving.samples_save:
         try:
             path = save_picture(image, infotext, plan, k, ctx.folders.data, basename=basename, grid=role == "grid")
-            beside = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None
+            film = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None
+            for suffix, picture in beside.items():
+                save_beside(picture, infotext, path, suffix, ctx.folders.data)
         except DiskTrouble as error:
             problem = error.message
     if path is None:
-        data = encode_png(image, infotext)
+        data, _ = encode_picture(image, infotext, saving, role == "grid")
     record = SavedRecord(
         id=uuid.uuid4().hex, job=ctx.job, index=k if index is None else index, path=path,
         width=image.width, height=image.height, seed=plan.seeds[k], infotext=infotext, created=time.time(),
-        problem=problem, filmstrip=beside,
+        problem=problem, filmstrip=film,
         parents=parents_of(plan, k), role=role,
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))

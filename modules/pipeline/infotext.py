@@ -42,6 +42,7 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     """
     request, settings = plan.request, plan.settings
     options, prompting, drawing = settings.sampling, settings.prompting, settings.drawing
+    told = settings.infotext
     sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
     fields: dict[str, Any] = {
         "Steps": request.steps,
@@ -52,10 +53,10 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         "Seed": plan.seeds[k],
         "Face restoration": settings.faces.face_restoration_model if settings.faces.face_restoration else None,
         "Size": f"{request.width}x{request.height}",
-        "Model hash": plan.checkpoint.short_hash,
-        "Model": plan.checkpoint.name,
-        "VAE hash": plan.checkpoint.vae_hash,
-        "VAE": plan.checkpoint.vae_name,
+        "Model hash": plan.checkpoint.short_hash if told.add_model_hash_to_info else None,
+        "Model": plan.checkpoint.name if told.add_model_name_to_info else None,
+        "VAE hash": plan.checkpoint.vae_hash if told.add_vae_hash_to_info else None,
+        "VAE": plan.checkpoint.vae_name if told.add_vae_name_to_info else None,
     }
     if settings.model.sd_vae_decode_method != "Full":
         fields["VAE Decoder"] = settings.model.sd_vae_decode_method
@@ -118,7 +119,7 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         fields |= {name: text for name, text in templates.items() if text}
         fields["Wildcards"] = plan.draws[k]
     fields |= more
-    fields["Version"] = f"{NAME} {VERSION}"
+    fields["Version"] = f"{NAME} {VERSION}" if told.add_version_to_infotext else None
     return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
 
 

@@ -148,6 +148,7 @@ def sample(
         deep_interval=plan.settings.drawing.deep_cache_interval,
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,
+        shows=plan.settings.preview.live_preview_content,
     )
     if start is not None and not torch.isfinite(start.latents).all():
         raise NotANumber(
@@ -167,7 +168,7 @@ def sample(
         x = walk.from_picture(start.latents, first, extra_noise=plan.settings.drawing.img2img_extra_noise)
 
     def on_step(step: int, _x: Tensor, denoised: Tensor, _sigma: float) -> None:
-        meter.step(step, models.current, denoised)
+        meter.step(step, models.current, denoised, denoiser.shown)
 
     drawn = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
     if models.current.policy.check_numbers and not torch.isfinite(drawn).all():

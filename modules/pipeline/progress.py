@@ -69,8 +69,9 @@ class Meter:
         self.offset = offset
         self.say(text)
 
-    def step(self, index: int, model: LoadedModel, denoised: Tensor) -> None:
-        """Step `index` (from 0) of this pass is done; `denoised` [B, C, h, w] is the present guess at the result."""
+    def step(self, index: int, model: LoadedModel, denoised: Tensor, shown: Tensor | None = None) -> None:
+        """Step `index` (from 0) of this pass is done; `denoised` [B, C, h, w] is the present guess at the result.
+        `shown` [C, h, w] is what a preview shows, where that is not the first of them."""
         self.ctx.check()
         self.steps_done = self.batch * self.per_batch + min(self.offset + index + 1, self.per_batch)
         self._emit()
@@ -89,7 +90,8 @@ class Meter:
             return
         self.previewed = now
         with torch.inference_mode():
-            image = preview.quick(model, denoised[0], self._size, settings.show_progress_type)
+            latent = denoised[0] if shown is None else shown
+            image = preview.quick(model, latent, self._size, settings.show_progress_type)
         self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=preview.encode(image)))
 
     def _emit(self) -> None:

@@ -74,7 +74,7 @@ class Prepared:
             return image
         overlay = self.overlays[k % len(self.overlays)]
         if changed is not None:
-            overlay = unmasked(overlay, self._placed(smoothed(changed, image.size), overlay.size))
+            overlay = unmasked(overlay, self.placed(smoothed(changed, image.size), overlay.size))
         canvas = image.convert("RGBA")
         if self.box is not None:
             left, top, right, bottom = self.box
@@ -84,7 +84,7 @@ class Prepared:
         canvas.alpha_composite(overlay)
         return canvas.convert("RGB")
 
-    def _placed(self, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    def placed(self, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
         """A mask of the working size on the whole picture."""
         if self.box is None:
             return _sized(mask, size)

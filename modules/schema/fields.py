@@ -35,6 +35,7 @@ class Facts:
     choices: tuple[Any, ...] = ()
     hint: str = ""
     soft_le: float | None = None
+    soft_ge: float | None = None
 
 
 def fact(
@@ -49,12 +50,14 @@ def fact(
     choices: tuple[Any, ...] = (),
     hint: str = "",
     soft_le: float | None = None,
+    soft_ge: float | None = None,
 ) -> Any:
-    """A pydantic field that carries its facts. `le` is enforced; `soft_le` only ends the slider."""
+    """A pydantic field that carries its facts. `ge` and `le` are enforced; `soft_ge`, `soft_le` only end the slider."""
     extra: dict[str, Any] = {
         "facts": {
             "label": label, "ge": ge, "le": le, "step": step, "infotext": infotext, "api": list(api),
             "choices": list(choices), "hint": hint, "soft_le": soft_le,
+            "soft_ge": soft_ge,
         }
     }  # fmt: skip
     return Field(default, ge=ge, le=le, title=label, description=hint or None, json_schema_extra=extra)

@@ -82,7 +82,8 @@ class CheckpointView(Frozen):
     """A checkpoint file as the lists show it. Sizes in bytes; `resolution` is the model's native (width, height).
 
     `vae`: path of the VAE it is drawn with instead of its own, once that is decided; `vae_hash`: 10 digits. `towers`:
-    widths of its text encoders (the denoiser reads their sum); empty where that is not known.
+    widths of its text encoders (the denoiser reads their sum); empty where that is not known. `concat`: what it wants
+    to see besides noise: "inpaint", "depth", "edit" or "".
     """
 
     name: str
@@ -97,6 +98,7 @@ class CheckpointView(Frozen):
     vae: str | None = None
     vae_hash: str | None = None
     towers: tuple[int, ...] = ()
+    concat: str = ""
 
     @property
     def vae_name(self) -> str | None:

@@ -71,8 +71,7 @@ class Mask(Frozen):
     )  # fmt: skip
     inpaint_full_res: bool = fact(False, label="Only masked", infotext="Inpaint area")
     inpaint_full_res_padding: int = fact(
-        32, label="Only masked padding", ge=0, le=1024, soft_le=256, step=4, infotext="Masked area padding",
-        hint="in pixels",
+        32, label="Only masked padding, pixels", ge=0, le=1024, soft_le=256, step=4, infotext="Masked area padding",
     )  # fmt: skip
     soft: Soft | None = fact(None, label="Soft inpainting")
 
@@ -268,8 +267,9 @@ class Refiner(Frozen):
 
     refiner_checkpoint: str = fact("", label="Refiner checkpoint", infotext="Refiner")
     refiner_switch_at: float = fact(
-        0.8, label="Switch at", ge=0, le=1, step=0.01, infotext="Refiner switch at", hint="0 and 1 are off"
-    )
+        0.8, label="Switch at", ge=0, le=1, soft_ge=0.01, step=0.01, infotext="Refiner switch at",
+        hint="0 and 1 are off",
+    )  # fmt: skip
 
 
 class GenerationRequest(Frozen):
@@ -287,7 +287,9 @@ class GenerationRequest(Frozen):
     sampler: str = fact("DPM++ 2M", label="Sampling method", infotext="Sampler", api=("sampler_name", "sampler_index"))
     scheduler: str = fact("Automatic", label="Schedule type", infotext="Schedule type")
     steps: int = fact(20, label="Sampling steps", ge=1, le=150, step=1, infotext="Steps")
-    cfg_scale: int | float = fact(7.0, label="CFG Scale", ge=0, le=1000, soft_le=30, step=0.5, infotext="CFG scale")
+    cfg_scale: int | float = fact(
+        7.0, label="CFG Scale", ge=0, le=1000, soft_ge=1, soft_le=30, step=0.5, infotext="CFG scale"
+    )
 
     width: int = fact(512, label="Width", ge=64, le=16384, soft_le=2048, step=8, infotext="Size-1")
     height: int = fact(512, label="Height", ge=64, le=16384, soft_le=2048, step=8, infotext="Size-2")
@@ -299,8 +301,12 @@ class GenerationRequest(Frozen):
     subseed_strength: float = fact(
         0.0, label="Variation strength", ge=0, le=1, step=0.01, infotext="Variation seed strength"
     )
-    seed_resize_from_w: int = fact(0, label="Resize seed from width", ge=-1, le=16384, soft_le=2048, step=8)
-    seed_resize_from_h: int = fact(0, label="Resize seed from height", ge=-1, le=16384, soft_le=2048, step=8)
+    seed_resize_from_w: int = fact(
+        0, label="Resize seed from width", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8
+    )
+    seed_resize_from_h: int = fact(
+        0, label="Resize seed from height", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8
+    )
 
     source: Source | None = fact(None, label="Source")
     depth_map: InputName | None = fact(

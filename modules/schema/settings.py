@@ -17,7 +17,19 @@ class Saving(Frozen):
     """Where pictures go and how they are named (patterns: imaging.naming)."""
 
     samples_save: bool = fact(True, label="Save images")
+    samples_format: Literal["png", "jpg", "jpeg", "webp", "avif"] = fact(
+        "png", label="File format for images", choices=("png", "jpg", "webp", "avif")
+    )
+    jpeg_quality: int = fact(
+        80, label="Quality for saved jpeg and avif images", ge=1, le=100, step=1,
+        hint="And for webp that loses a little.",
+    )  # fmt: skip
+    webp_lossless: bool = fact(False, label="Use lossless compression for webp images")
+    save_txt: bool = fact(
+        False, label="Create a text file with infotext next to every generated image"
+    )
     enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
+    outdir_samples: str = fact("", label="Output directory for images", hint="Empty: the three below.")
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
     outdir_img2img_samples: str = fact("outputs/img2img-images", label="Output directory for img2img images")
     outdir_extras_samples: str = fact("outputs/extras-images", label="Output directory for images from extras tab")
@@ -30,6 +42,10 @@ class Saving(Frozen):
     )  # fmt: skip
     grid_prevent_empty_spots: bool = fact(False, label="Prevent empty spots in grid (when set to autodetect)")
     grid_save: bool = fact(True, label="Save all generated image grids")
+    grid_format: Literal["png", "jpg", "jpeg", "webp", "avif"] = fact(
+        "png", label="File format for grids", choices=("png", "jpg", "webp", "avif")
+    )
+    outdir_grids: str = fact("", label="Output directory for grids", hint="Empty: the two below.")
     outdir_txt2img_grids: str = fact("outputs/txt2img-grids", label="Output directory for txt2img grids")
     outdir_img2img_grids: str = fact("outputs/img2img-grids", label="Output directory for img2img grids")
     font: str = fact("", label="Font for image grids that have text", hint="A font file; empty is a fitting one.")
@@ -38,8 +54,60 @@ class Saving(Frozen):
     grid_background_color: str = fact("#ffffff", label="Background color for image grids")
     save_to_dirs: bool = fact(True, label="Save images to a subdirectory")
     directories_filename_pattern: str = fact("[date]", label="Directory name pattern")
+    directories_max_prompt_words: int = fact(
+        8, label="Max prompt words for [prompt_words] pattern", ge=1, le=20, step=1
+    )
     samples_filename_pattern: str = fact("", label="Images filename pattern")
     save_images_add_number: bool = fact(True, label="Add number to filename when saving")
+    save_images_before_highres_fix: bool = fact(
+        False, label="Save a copy of image before applying highres fix", hint="00012-7-before-highres-fix.png"
+    )
+    save_images_before_face_restoration: bool = fact(
+        False, label="Save a copy of image before doing face restoration", hint="00012-7-before-face-restoration.png"
+    )
+    save_images_before_color_correction: bool = fact(
+        False, label="Save a copy of image before applying color correction to img2img results",
+        hint="00012-7-before-color-correction.png",
+    )  # fmt: skip
+    save_mask: bool = fact(
+        False, label="For inpainting, save a copy of the greyscale mask", hint="00012-7-mask.png"
+    )
+    save_mask_composite: bool = fact(
+        False, label="For inpainting, save a masked composite",
+        hint="00012-7-mask-composite.png: the new part alone, the rest transparent.",
+    )  # fmt: skip
+    outdir_save: str = fact(
+        "log/images", label="Directory for saving images using the Save button"
+    )
+    use_save_to_dirs_for_ui: bool = fact(False, label="When using Save button, save images to a subdirectory")
+    save_selected_only: bool = fact(
+        True, label="When using Save button, only save a single selected image"
+    )
+    save_write_log_csv: bool = fact(True, label="Write log.csv when saving images using Save button")
+    grid_zip_filename_pattern: str = fact("", label="Archive filename pattern")
+
+
+class Infotext(Frozen):
+    """What a picture tells of itself, and what is taken from what another one tells."""
+
+    add_model_name_to_info: bool = fact(True, label="Add model name to infotext")
+    add_model_hash_to_info: bool = fact(True, label="Add model hash to infotext")
+    add_vae_name_to_info: bool = fact(True, label="Add VAE name to infotext")
+    add_vae_hash_to_info: bool = fact(True, label="Add VAE hash to infotext")
+    add_version_to_infotext: bool = fact(True, label="Add program version to infotext")
+    disable_weights_auto_swap: bool = fact(
+        False, label="Disregard checkpoint information from pasted infotext",
+        hint="Off: another model is put among Override settings.",
+    )  # fmt: skip
+    infotext_skip_pasting: tuple[str, ...] = fact(
+        (), label="Disregard fields from pasted infotext", hint="By their names: Seed, Size, Sampler and so on."
+    )
+    infotext_styles: Literal["Ignore", "Apply", "Discard", "Apply if any"] = fact(
+        "Apply", label="Infer styles from prompts of pasted infotext",
+        choices=("Ignore", "Apply", "Discard", "Apply if any"),
+        hint="Ignore: the prompt stays as written. Discard: a style's words are taken out and the list stays. Apply if "
+        "any: the list stays where none was found.",
+    )  # fmt: skip
 
 
 class Model(Frozen):
@@ -386,6 +454,22 @@ class Networks(Frozen):
     extra_networks_default_multiplier: float = fact(
         1.0, label="Default multiplier for extra networks", ge=0, le=2, step=0.01
     )
+    extra_networks_add_text_separator: str = fact(" ", label="Extra networks separator")
+    extra_networks_card_order_field: Literal["Path", "Name", "Date Created", "Date Modified"] = fact(
+        "Path", label="Default order field for extra networks cards",
+        choices=("Path", "Name", "Date Created", "Date Modified"),
+    )  # fmt: skip
+    extra_networks_card_order: Literal["Ascending", "Descending"] = fact(
+        "Ascending", label="Default order for extra networks cards", choices=("Ascending", "Descending")
+    )
+    extra_networks_card_width: int = fact(
+        0, label="Card width for extra networks", ge=0, le=1000, step=1, hint="in pixels; 0 is as many as fit well"
+    )
+    extra_networks_card_height: int = fact(
+        0, label="Card height for extra networks", ge=0, le=1000, step=1, hint="in pixels; 0 follows the width"
+    )
+    extra_networks_card_text_scale: float = fact(1.0, label="Card text scale", ge=0, le=2, step=0.01)
+    extra_networks_card_show_desc: bool = fact(True, label="Show description on card")
     lora_preferred_name: Literal["Alias from file", "Filename"] = fact(
         "Alias from file", label="When adding to prompt, refer to Lora by", choices=("Alias from file", "Filename")
     )
@@ -404,6 +488,11 @@ class Preview(Frozen):
         300, label="Progressbar and preview update period", ge=0, le=60000, soft_le=5000, step=50,
         hint="in milliseconds; a preview costs time, so fewer draw faster",
     )  # fmt: skip
+    live_preview_content: Literal["Combined", "Prompt", "Negative prompt"] = fact(
+        "Prompt", label="Live preview subject", choices=("Combined", "Prompt", "Negative prompt"),
+        hint="Combined is what the picture will be; the others are what one of the two alone asks for.",
+    )  # fmt: skip
+    prevent_screen_sleep_during_generation: bool = fact(True, label="Prevent screen sleep during generation")
     show_progress_type: Literal["Full", "Approx NN", "Approx cheap", "TAESD"] = fact(
         "Approx NN", label="Live preview method", choices=("Full", "Approx NN", "Approx cheap", "TAESD"),
         hint="Full costs a decode each time. Approx NN and TAESD need their files in models/VAE-approx and "
@@ -421,7 +510,32 @@ class Page(Frozen):
         ("sd_model_checkpoint",), label="Quicksettings list",
         hint="Settings shown above the tabs, in this order; acts when the page is loaded anew.",
     )  # fmt: skip
+    ui_tab_order: tuple[str, ...] = fact(
+        (), label="UI tab order", hint="These first, by name; acts when Easel is started anew."
+    )
     hidden_tabs: tuple[str, ...] = fact((), label="Hidden UI tabs", hint="Acts when the page is loaded anew.")
+    hide_samplers: tuple[str, ...] = fact(
+        (), label="Hide samplers in user interface", hint="Acts when the page is loaded anew."
+    )
+    sd_checkpoint_dropdown_use_short: bool = fact(
+        False, label="Checkpoint dropdown: use filenames without paths", hint="Acts when the page is loaded anew."
+    )
+    interrupt_after_current: bool = fact(
+        True, label="Don't Interrupt in the middle",
+        hint="Interrupt lets the picture at hand be finished; pressed once more it stops at once.",
+    )  # fmt: skip
+    do_not_show_images: bool = fact(False, label="Do not show any images in gallery")
+    gallery_height: str = fact("", label="Gallery height", hint="As in CSS: 600px, 60vh; empty is as high as it fits.")
+    js_modal_lightbox: bool = fact(True, label="Full page image viewer: enable")
+    js_modal_lightbox_initially_zoomed: bool = fact(
+        True, label="Full page image viewer: show images zoomed in by default", hint="As large as the window allows."
+    )
+    img2img_editor_height: int = fact(
+        720, label="Height of the image editor", ge=80, le=1600, step=1, hint="in pixels, at most"
+    )
+    img2img_sketch_default_brush_color: str = fact("#ffffff", label="Sketch initial brush color")
+    img2img_inpaint_mask_brush_color: str = fact("#ffffff", label="Inpaint mask brush color")
+    img2img_inpaint_sketch_default_brush_color: str = fact("#ffffff", label="Inpaint sketch initial brush color")
     send_size: bool = fact(True, label="Send size when sending prompt or image to another interface")
     send_seed: bool = fact(True, label="Send seed when sending prompt or image to other interface")
     show_progress_in_title: bool = fact(True, label="Show generation progress in window title")
@@ -464,6 +578,7 @@ class Settings(Frozen):
     """All settings. `option(key)` and `with_options({...})` speak A1111's flat names."""
 
     saving: Saving = Saving()
+    infotext: Infotext = Infotext()
     model: Model = Model()
     performance: Performance = Performance()
     prompting: Prompting = Prompting()

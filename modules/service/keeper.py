@@ -197,7 +197,9 @@ def adopt(database: Database, jobs: JobStore, folders: Folders) -> int:
 
 
 def _outputs(saving: Saving, data: Path) -> set[Path]:
-    return {data / value for name, value in saving.model_dump().items() if name.startswith("outdir_") and value}
+    """Folders that jobs write to; what the Save button puts aside is no picture of its own."""
+    names = [name for name in type(saving).model_fields if name.startswith("outdir_") and name != "outdir_save"]
+    return {data / value for name in names if (value := getattr(saving, name))}
 
 
 def _written_since(places: set[Path], since: float, listed: set[str], folders: Folders) -> Iterator[Path]:

@@ -215,7 +215,7 @@ def _single(path: Path) -> list[Found]:
 
 _NOT_LOOKED_AT: dict[str, Any] = {
     "family": "unknown", "resolution": (512, 512), "cfg": None, "problem": None, "alone": False, "old_hash": "",
-    "towers": (),
+    "towers": (), "concat": "",
 }  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _look_at(path: Path, folders: Folders) -> dict[str, Any]:
                         for info in header.tensors.values() if info.file)  # fmt: skip
         seen |= {
             "family": facts.family, "resolution": facts.resolution, "cfg": facts.cfg_scale, "alone": elsewhere,
-            "towers": tuple(tower.component.config["width"] for tower in facts.towers),
+            "towers": tuple(tower.component.config["width"] for tower in facts.towers), "concat": facts.concat,
         }  # fmt: skip
     return seen | _old(path)
 
@@ -254,6 +254,7 @@ def _view(relative: str, path: str, size: int, facts: dict[str, Any]) -> Checkpo
         cfg_scale=facts["cfg"],
         problem=facts["problem"],
         towers=tuple(facts["towers"]),
+        concat=facts["concat"],
     )
 
 

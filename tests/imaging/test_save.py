@@ -155,6 +155,31 @@ def test_without_the_setting_no_infotext_is_written(tmp_path: Path) -> None:
     assert b"secret" not in path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("format", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("jpeg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF")]
+)
+def test_pictures_are_saved_in_the_format_asked_for(tmp_path: Path, format: str, kind: str) -> None:
+    saving = Saving(samples_format=format, jpeg_quality=95)  # type: ignore[arg-type]
+    for k in range(2):
+        path = save_named(picture(), "a cat", NameFields(seed=7), saving, tmp_path)
+        assert path.name == f"0000{k}-7.{format}"
+        with Image.open(path) as image:
+            assert (image.format, read_infotext(image)) == (kind, "a cat")
+
+
+def test_what_a_format_cannot_hold_is_a_png(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (16384, 2))
+    assert save_named(wide, "", NameFields(), Saving(samples_format="webp"), tmp_path).suffix == ".png"
+
+
+def test_one_folder_for_all_wins_over_that_of_a_task(tmp_path: Path) -> None:
+    saving = Saving(outdir_samples="all", save_to_dirs=False)
+    assert save_named(picture(), "", NameFields(), saving, tmp_path).parent == tmp_path / "all"
+    words = Saving(directories_filename_pattern="[prompt_words]", directories_max_prompt_words=2)
+    path = save_named(picture(), "", NameFields(prompt="one, two three"), words, tmp_path)
+    assert path.parent.name == "one two"
+
+
 def test_pictures_may_go_to_a_folder_elsewhere(tmp_path: Path) -> None:
     elsewhere = tmp_path / "big disk"
     path = save_named(picture(), "", NameFields(), Saving(outdir_txt2img_samples=str(elsewhere)), tmp_path / "data")

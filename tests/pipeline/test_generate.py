@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -86,6 +87,45 @@ def test_progress_rises_to_the_end_and_previews_show_the_picture_coming(studio: 
     with Image.open(io.BytesIO(previews[-1].data)) as image:
         assert image.format == "JPEG"
         assert image.size == (128, 128)
+
+
+@pytest.mark.parametrize(("content", "cfg_scale"), [("Prompt", 1), ("Negative prompt", 0), ("Combined", 7)])
+def test_previews_show_what_the_settings_ask_for(studio: Studio, content: str, cfg_scale: float) -> None:
+    """At CFG scale 1 all of a picture is the prompt's, at 0 the negative prompt's."""
+
+    def first(content: str, cfg_scale: float) -> np.ndarray:
+        shown = {"show_progress_every_n_steps": 1, "live_preview_refresh_period": 0, "live_preview_content": content}
+        studio.draw(
+            steps=2, prompt="a red house", negative_prompt="snow", cfg_scale=cfg_scale,
+            settings=Settings().with_options(shown),
+        )  # fmt: skip
+        data = next(event.data for event in studio.events if isinstance(event, Preview))
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image).astype(int)
+
+    alone = first("Combined", cfg_scale)
+    assert np.abs(first(content, 7) - alone).max() <= 4  # rounding, and JPEG
+    others = {"Combined", "Prompt", "Negative prompt"} - {content}
+    assert all(np.abs(first(other, 7) - alone).max() > 4 for other in others)
+
+
+def test_a_picture_is_saved_in_the_format_asked_for_with_a_text_beside_it(studio: Studio) -> None:
+    settings = Settings().with_options({"samples_format": "webp", "webp_lossless": True, "save_txt": True})
+    (made,) = studio.draw(seed=77, settings=settings)
+    path = studio.folders.data / str(made.record.path)
+    (plain,) = studio.draw(seed=77)
+    with Image.open(path) as image, Image.open(studio.folders.data / str(plain.record.path)) as png:
+        assert (image.format, read_infotext(image)) == ("WEBP", made.record.infotext)
+        assert image.convert("RGB").tobytes() == png.convert("RGB").tobytes()
+    assert path.with_suffix(".txt").read_text("utf-8") == f"{made.record.infotext}\n"
+
+
+def test_an_infotext_leaves_out_what_the_owner_does_not_tell(studio: Studio) -> None:
+    hidden = dict.fromkeys(("add_model_name_to_info", "add_model_hash_to_info", "add_version_to_infotext"), False)
+    (plain,), (quiet,) = studio.draw(), studio.draw(settings=Settings().with_options(hidden))
+    words = [", Model: tiny", ", Version: ", ", Model hash: "]
+    assert [word in plain.record.infotext for word in words] == [True] * 3
+    assert [word in quiet.record.infotext for word in words] == [False] * 3
 
 
 def test_interrupt_takes_effect_at_the_next_step_and_keeps_what_is_finished(studio: Studio) -> None:

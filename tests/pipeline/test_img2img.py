@@ -170,3 +170,29 @@ def test_what_cannot_be_started_from_is_said_in_a_sentence(studio: Studio, test_
     (studio.folders.inputs / name).write_bytes(b"broken")
     with pytest.raises(BadFile):
         studio.draw(source=Source(images=(name,)))
+
+
+def test_masks_and_what_was_before_are_kept_beside_a_picture(studio: Studio, pixels: Pixels, test_seed: int) -> None:
+    wanted = ("save_mask", "save_mask_composite", "save_images_before_color_correction", "img2img_color_correction")
+    source = from_picture(studio, test_seed, {"mask_blur_x": 0, "mask_blur_y": 0})
+    (ready,) = studio.draw(source=source, override_settings=dict.fromkeys(wanted, True))
+    path = studio.folders.data / str(ready.record.path)
+    beside = {file.name.removeprefix(f"{path.stem}-"): file for file in path.parent.glob(f"{path.stem}-*")}
+    assert sorted(beside) == ["before-color-correction.png", "mask-composite.png", "mask.png"]
+    white = np.asarray(disc()) == 255
+    with Image.open(beside["mask.png"]) as mask, Image.open(beside["mask-composite.png"]) as composite:
+        assert ((np.asarray(mask.convert("L")) == 255) == white).all()
+        assert ((np.asarray(composite)[..., 3] == 255) == white).all()
+        assert (np.asarray(composite)[white][:, :3] == array(studio, ready)[white]).all()
+    (plain,) = studio.draw(source=source)
+    with Image.open(beside["before-color-correction.png"]) as before:
+        assert before.convert("RGB").tobytes() == pixels(studio, plain) != pixels(studio, ready)
+
+
+def test_the_picture_before_hires_fix_is_kept_beside(studio: Studio, pixels: Pixels) -> None:
+    (ready,) = studio.draw(hires=Hires(hr_scale=2), override_settings={"save_images_before_highres_fix": True})
+    path = studio.folders.data / str(ready.record.path)
+    (plain,) = studio.draw()
+    with Image.open(path.with_name(f"{path.stem}-before-highres-fix.png")) as before:
+        assert before.size == (64, 64)
+        assert before.convert("RGB").tobytes() == pixels(studio, plain)

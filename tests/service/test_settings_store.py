@@ -20,7 +20,7 @@ from tests.imaging.faults import FailingDisk
 
 COUNT = int(os.environ.get("MUTATIONS", "40"))
 CHANGES = {"eta_ddim": 0.5, "emphasis": "No norm", "save_to_dirs": False, "samples_filename_pattern": "[seed]-[steps]"}
-THEIRS = {"samples_format": "webp", "ui_reorder_list": ["seed"], "nested": {"a": {"b": 1}}, "日本": "語"}
+THEIRS = {"gradio_theme": "Soft", "ui_reorder_list": ["seed"], "nested": {"a": {"b": 1}}, "日本": "語"}
 
 
 def store(folder: Path, **more: object) -> SettingsStore:
