@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from modules.imaging import embedded
+from modules.imaging.metadata import encode
 from modules.schema.errors import NotFound
 from modules.schema.events import (
     Cancelled,
@@ -359,8 +360,6 @@ class StandIn:
 
     def _finish(self, job: _Job, k: int, seed: int) -> None:
         request = job.request
-        out = io.BytesIO()
-        gradient(request.width, request.height, seed).save(out, "PNG")
         text = request.prompt
         if request.negative_prompt:
             text += f"\nNegative prompt: {request.negative_prompt}"
@@ -369,14 +368,15 @@ class StandIn:
             f"{request.cfg_scale:g}, Seed: {seed}, Size: {request.width}x{request.height}, Model: postcards, "
             "Version: Easel 0.1.0"
         )
+        data = encode(gradient(request.width, request.height, seed), text)
         record = SavedRecord(
             id=f"{job.id}.{k}", job=job.id, index=k, path=f"outputs/txt2img-images/2026-11-20/{k:05}-{seed}.png",
             width=request.width, height=request.height, seed=seed, infotext=text, created=time.time(),
         )  # fmt: skip
-        self._pictures[record.id] = (out.getvalue(), record)
+        self._pictures[record.id] = (data, record)
         path = self.folders.data / str(record.path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(out.getvalue())
+        path.write_bytes(data)
         with self._database.write() as db:
             enter(db, record)
         with self._told:

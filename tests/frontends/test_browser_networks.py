@@ -114,12 +114,12 @@ def test_a_click_puts_a_lora_in_with_its_weight_and_words_and_takes_it_out(page)
 
 def test_cards_are_searched_sorted_and_filtered(page, files):
     open_cards(page)
-    assert names(page) == ["big", "haze", "Ink Style", "plain2", "plain10"]
+    assert names(page) == ["haze", "Ink Style", "big", "plain2", "plain10"]  # by their paths
     broken = card(page, "plain10").locator(".easel-card-main")
     assert broken.is_disabled()
     assert "web page" in broken.get_attribute("title")
-    page.select_option("#txt2img_lora_extra_sort", "path")
-    assert names(page) == ["haze", "Ink Style", "big", "plain2", "plain10"]
+    page.select_option("#txt2img_lora_extra_sort", "name")
+    assert names(page) == ["big", "haze", "Ink Style", "plain2", "plain10"]
     page.select_option("#txt2img_lora_extra_sort", "size")
     assert names(page)[-1] == "plain10"
     page.click("#txt2img_lora_extra_sort_dir")

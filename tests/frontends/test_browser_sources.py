@@ -103,6 +103,21 @@ def test_hires_fix_then_a_painted_mask_then_the_settings_back(program, page):
     page.click("#easel_toasts button")
     page.click("[data-act=redo]")
 
+    # The history gives back source, mask and settings of the masked picture, and it comes out with the same bits.
+    fill(page, "img2img_prompt", "something else")
+    page.evaluate("easel.source.remove()")
+    page.click("#tab_history-button")
+    page.fill("#history_search", "seed:8")
+    page.wait_for_function("document.querySelector('#history_count').innerText === '1 picture'")
+    page.click("#history .easel-tile[data-index='0']")
+    page.click("#history_restore_settings")
+    page.wait_for_function("document.querySelector('#img2img_seed input')?.value === '8'")
+    page.wait_for_selector("#img_inpaint_mask img")
+    page.wait_for_timeout(500)
+    restored = generate(page, program, "img2img")
+    assert (pixels(restored) == after).all()
+    assert fields_of(restored) == fields_of(masked)
+
     # The whole picture, by half its size.
     page.click("#img2img_img2img_tab")
     page.click("#img2img_resize_by label:has-text('Resize by')")

@@ -100,7 +100,7 @@ def test_to_a_size_with_two_upscalers_and_crop(program, page, test_seed):
     page.click(".easel-sources button >> nth=2")  # leaves it out
     page.select_option("#extras_upscaler_1 select", "Lanczos")
     page.select_option("#extras_upscaler_2 select", "Nearest")
-    page.fill("#extras_extras_upscaler_2_visibility input[type=number]", "0.5")
+    page.fill("#extras_upscaler_2_visibility input[type=number]", "0.5")
     page.click("#extras_resize_mode label:has-text('Scale to')")
     page.fill("#extras_upscaling_resize_w input[type=number]", "160")
     page.fill("#extras_upscaling_resize_h input[type=number]", "128")

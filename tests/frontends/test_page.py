@@ -84,7 +84,7 @@ def test_a_picture_appears_with_its_infotext(page, served):
         page.inner_text("#html_log_txt2img"),
     )
     with page.expect_download() as download:
-        page.click("#save_txt2img")
+        page.click("#download_txt2img")
     assert download.value.suggested_filename == record.path.rsplit("/", 1)[1]
 
 
@@ -156,6 +156,7 @@ def test_keys_generate_skip_and_interrupt(page, served):
     page.keyboard.press("Alt+Enter")
     page.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
     page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     page.wait_for_selector(IDLE)
     assert len(served.service.jobs(1000)) == before + 1
     assert served.service.jobs(1)[0].state == "cancelled"
@@ -170,7 +171,8 @@ def test_buttons_interrupt_and_skip(page, served):
     page.wait_for_selector(".easel-frame[data-kind=preview] img")
     page.click("#txt2img_skip")
     page.wait_for_selector("#txt2img_gallery .thumbnail-item:not(.live)")
-    page.click("#txt2img_interrupt")
+    page.click("#txt2img_interrupt")  # after this picture
+    page.click("#txt2img_interrupt")  # at once
     page.wait_for_selector(IDLE)
     assert "Interrupted; 1 picture kept" in page.inner_text("#html_log_txt2img")
     assert page.is_disabled("#txt2img_interrupt")

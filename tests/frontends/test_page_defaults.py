@@ -201,3 +201,30 @@ def test_the_sound_is_the_owners_then_our_own_then_none(tmp_path: Path) -> None:
     file.write_bytes(b"mp3")
     assert notify.sound(settings, file) == (b"mp3", "audio/mpeg")
     assert notify.sound(settings.with_options({"notification_audio": False}), file) is None
+
+
+# ---- what Extras and the merger begin with ----
+
+
+def test_extras_and_the_merger_begin_as_ui_config_says(desk: StandIn, client: TestClient) -> None:
+    desk.ui_config.change({
+        "customscript/postprocessing_upscale.py/extras/Resize/value": 2.5, "extras/Upscaler 1/value": "Lanczos",
+        "extras/Scale/value": "Scale to", "extras/Width/maximum": 4096, "extras/Upscaler 2/value": "No such",
+        "extras/Height/value": 99999, "extras/Crop to fit/value": "yes", "extras/Max side length/minimum": 9000,
+        "modelmerger/Multiplier (M) - set to 0 to get model A/value": 0.75, "modelmerger/Save as float16/value": True,
+        "modelmerger/Interpolation Method/value": "Add difference", "modelmerger/Copy config from/value": "B",
+    })  # fmt: skip
+
+    def values(address: str) -> dict[str, Any]:
+        parts = client.get(f"/easel/{address}").json()["parts"]
+        return {option["key"]: option for part in parts for option in part["options"]}
+
+    extras, merger = values("extras"), values("merger")
+    try:
+        held = {key: extras[key]["value"] for key in extras if extras[key]["value"] != extras[key]["default"]}
+        assert held == {"upscaling_resize": 2.5, "upscaler_1": "Lanczos", "resize_mode": 1}
+        assert (extras["upscaling_resize_w"]["le"], extras["max_side_length"]["ge"]) == (4096, 0)
+        held = {key: merger[key]["value"] for key in merger if merger[key]["value"] != merger[key]["default"]}
+        assert held == {"multiplier": 0.75, "save_as_half": True, "interp_method": "Add difference", "config_source": 1}
+    finally:
+        desk.ui_config.change(dict.fromkeys(desk.ui_config.known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,40 @@ from modules.frontends.ui import extras, forms, history, img2img, merger, png_in
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening, plain
 from modules.schema.fields import facts
+from modules.schema.record import CheckpointView
 from modules.schema.settings import Model
 from modules.schema.version import NAME, VERSION
 
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
-STYLES = ("easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css", "memory.css")
+STYLES = (
+    "easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css", "memory.css", "habits.css",
+)  # fmt: skip
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
     "extras.js", "merger.js", "scripts.js", "queue.js", "history.js", "results.js", "presets.js", "notify.js",
-    "memory.js",
+    "memory.js", "habits.js", "options.js",
 )  # fmt: skip
+
+
+# What builds each tab of `settings.TABS`.
+BUILDERS: dict[str, Callable[[FrontDesk, gr.Dropdown], Any]] = {
+    "txt2img": txt2img.build,
+    "img2img": img2img.build,
+    "extras": lambda *_: extras.build(),
+    "pnginfo": lambda *_: png_info.build(),
+    "history": lambda *_: history.build(),
+    "queue": lambda *_: queue.build(),
+    "modelmerger": lambda *_: merger.build(),
+    "settings": lambda *_: settings.build(),
+}
+
+
+def tab_order(wanted: Sequence[str]) -> list[str]:
+    """Ids of all tabs; those wanted (by id or label) come first."""
+    by_name = {name.lower(): id for id, label in settings.TABS.items() for name in (id, label)}
+    first = [by_name[name.lower()] for name in wanted if name.lower() in by_name]
+    return list(dict.fromkeys([*first, *settings.TABS]))
 
 
 def static_files() -> dict[str, bytes]:
@@ -68,29 +92,20 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
             refresh = gr.Button("🔄", elem_id="refresh_sd_model_checkpoint", elem_classes="easel-icon", min_width=36)
             plain("", "quicksettings_more")
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("txt2img", id="txt2img", elem_id="tab_txt2img"):
-                first = txt2img.build(service, checkpoint)
-            with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
-                second = img2img.build(service, checkpoint)
-            with gr.Tab("Extras", id="extras", elem_id="tab_extras"):
-                extras.build()
-            with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
-                png_info.build()
-            with gr.Tab("History", id="history", elem_id="tab_history"):
-                history.build()
-            with gr.Tab("Queue", id="queue", elem_id="tab_queue"):
-                queue.build()
-            with gr.Tab("Checkpoint Merger", id="modelmerger", elem_id="tab_modelmerger"):
-                merger.build()
-            with gr.Tab("Settings", id="settings", elem_id="tab_settings"):
-                settings.build()
-        panels = (first, second)
+            built: dict[str, Any] = {}
+            for id in tab_order(service.settings.page.ui_tab_order):
+                with gr.Tab(settings.TABS[id], id=id, elem_id=f"tab_{id}"):
+                    built[id] = BUILDERS[id](service, checkpoint)
+        panels = (first, _) = (built["txt2img"], built["img2img"])
+
+        def choices(views: Sequence[CheckpointView]) -> list[tuple[str, str]]:
+            return forms.checkpoint_choices(views, service.settings.page.sd_checkpoint_dropdown_use_short)
 
         def shown(*drafts: str | None) -> tuple[Any, ...]:
             """All that a page shows when it opens: lists of files, and what stood in its forms."""
             opened = [opening(service, panel.tab, draft) for panel, draft in zip(panels, drafts)]
             name = opened[0][0]
-            listed = gr.update(choices=forms.checkpoint_choices(service.checkpoints()), value=name)
+            listed = gr.update(choices=choices(service.checkpoints()), value=name)
             values = [value for _, updates in opened for value in (*updates, name or "")]
             return (listed, examples_html(name), *values)
 
@@ -124,7 +139,7 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
         def listed(chosen: str | None) -> Any:
             views = service.checkpoints(refresh=True)
             found = forms.find_checkpoint(views, chosen) or next((v for v in views if not v.problem), None)
-            return gr.update(choices=forms.checkpoint_choices(views), value=found.name if found else None)
+            return gr.update(choices=choices(views), value=found.name if found else None)
 
         refresh.click(listed, checkpoint, checkpoint, preprocess=False, **AT_ONCE)
         # A card of a checkpoint (static/networks.js) presses this.

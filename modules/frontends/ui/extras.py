@@ -10,7 +10,7 @@ import gradio as gr
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.extras import restorers
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui.own_forms import Part, parts_of
+from modules.frontends.ui.own_forms import Option, Part, parts_of, with_looks
 from modules.frontends.ui.panel import plain
 from modules.frontends.ui.progress import results_panel
 from modules.imaging.upscale import UPSCALERS
@@ -28,6 +28,11 @@ SHOWN = {
 }
 
 
+# A1111's script (postprocessing_<name>.py) of options that begin so; all others are those of upscaling.
+A1111_SCRIPTS = {
+    "gfpgan": "gfpgan", "codeformer": "codeformer", "split_oversized": "split_oversized", "focal_crop": "focal_crop",
+    "auto_crop": "autosized_crop", "flip": "create_flipped_copies", "caption": "caption",
+}  # fmt: skip
 # What needs which face restorer.
 FACES = {
     "gfpgan_visibility": "GFPGAN", "codeformer_visibility": "CodeFormer", "codeformer_weight": "CodeFormer",
@@ -41,7 +46,14 @@ def parts(service: FrontDesk) -> list[Part]:
     hidden = {name for name, needs in FACES.items() if needs not in there}
     hidden |= set() if clip_pair_file(service.folders) else {"caption"}
     hidden |= set() if there else {"upscale_first"}
-    return parts_of(Extras, SHOWN | {name: {"choices": upscalers} for name in ("upscaler_1", "upscaler_2")}, hidden)
+    parts = parts_of(Extras, SHOWN | {name: {"choices": upscalers} for name in ("upscaler_1", "upscaler_2")}, hidden)
+    return with_looks(parts, service.ui_config.known, config_keys)
+
+
+def config_keys(option: Option) -> list[str]:
+    """Where ui-config.json may tell of an option: under the tab, and under A1111's script of it."""
+    script = next((name for start, name in A1111_SCRIPTS.items() if option.key.startswith(start)), "upscale")
+    return [f"customscript/postprocessing_{script}.py/extras/{option.label}", f"extras/{option.label}"]
 
 
 def build() -> None:

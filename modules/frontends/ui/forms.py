@@ -90,6 +90,7 @@ IMG2IMG = COMMON | {
     "source.denoising_strength": "T_denoising_strength",
     "source.image_cfg_scale": "T_image_cfg_scale",
     "source.mask.mask_blur_x": "T_mask_blur",
+    "mask_alpha": "T_mask_alpha",
     "source.mask.inpainting_mask_invert": "T_mask_mode",
     "source.mask.inpainting_fill": "T_inpainting_fill",
     "source.mask.inpaint_full_res": "T_inpaint_full_res",
@@ -115,6 +116,7 @@ SWITCHED = ("hires", "refiner", "source.mask.soft")
 OF_THE_PAGE: dict[str, Facts] = {
     "seed_extra": Facts("seed_extra", False, "Extra"),
     "resize_by": Facts("resize_by", 0, "Size"),
+    "mask_alpha": Facts("mask_alpha", 0, "Mask transparency", ge=0, le=100, step=1),
     "scale": Facts("scale", 1.0, "Scale", ge=0.05, le=4, step=0.05),
 }
 SEED_EXTRAS = ("subseed", "subseed_strength", "seed_resize_from_w", "seed_resize_from_h")
@@ -160,7 +162,7 @@ KEYS = {
 }  # fmt: skip
 # Where ui-config.json has a control under another label than ours, or under that of one of A1111's scripts.
 OTHER_LABELS = {
-    "source.mask.inpaint_full_res_padding": "Only masked padding, pixels", "source.mask.soft": "Soft inpainting",
+    "source.mask.soft": "Soft inpainting",
 }  # fmt: skip
 OF_SCRIPTS = {
     "sampler": "sampler", "scheduler": "sampler", "steps": "sampler", "seed": "seed", "seed_extra": "seed",
@@ -276,11 +278,16 @@ def shown(look: Look) -> Any:
     return True if look.visible else "hidden"
 
 
+def _least(fact: Facts) -> float:
+    """Where a slider begins; smaller numbers may be allowed."""
+    return next((end for end in (fact.soft_ge, fact.ge) if end is not None), 0)
+
+
 def slider(path: str, tab: str, look: Look = NOTHING) -> gr.Slider:
     """A slider over a field."""
     fact = known(path)
     return gr.Slider(
-        minimum=look.minimum if look.minimum is not None else fact.ge or 0,
+        minimum=_least(fact) if look.minimum is None else look.minimum,
         maximum=look.maximum or fact.soft_le or fact.le or 100,
         step=look.step or fact.step,
         value=_begins(path, look),
@@ -480,7 +487,7 @@ def _put_batch(chosen: dict[str, Any], sent: Mapping[str, Any]) -> None:
     else:
         for path in [path for path in chosen if path.startswith("source.mask.")]:
             del chosen[path]
-    del chosen["resize_by"], chosen["scale"]
+    del chosen["resize_by"], chosen["scale"], chosen["mask_alpha"]
 
 
 def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
@@ -502,6 +509,7 @@ def _put_pictures(chosen: dict[str, Any], pictures: str | None) -> None:
         for path in [path for path in chosen if path.startswith("source.mask.")]:
             del chosen[path]
     by, scale = chosen.pop("resize_by"), chosen.pop("scale")
+    del chosen["mask_alpha"]  # the page has mixed paint and picture already
     if by and isinstance(scale, int | float):
         for side in ("width", "height"):
             if isinstance(sent.get(side), int):
@@ -542,6 +550,8 @@ def override_entries(
     """What of an infotext differs from the settings and the checkpoint chosen, as entries "Label: value"."""
     entries = []
     view = find_checkpoint(views, str(told.get("Model", ""))) or _by_hash(views, str(told.get("Model hash", "")))
+    if settings.infotext.disable_weights_auto_swap:
+        view = None
     if view is not None and view.name != checkpoint:
         entries.append(f"{MODEL_LABEL}: {view.name}")
     for label, key in SETTING_OF_LABEL.items():
@@ -576,8 +586,10 @@ def values_from_infotext(
 ) -> dict[str, Any]:
     """What a form gets from an infotext, by path. What the infotext does not tell, or tells in a way that makes no
     sense here, is not in it: that stays as it is. `loras`: by hash, how those that are here are called."""
-    told = infotext.parse(text, styles=styles)
-    fields = dict(told.fields)
+    wanted = settings.infotext
+    told = infotext.parse(text, styles=None if wanted.infotext_styles == "Ignore" else styles)
+    skipped = set(wanted.infotext_skip_pasting)
+    fields = {key: value for key, value in told.fields.items() if key not in skipped}
     hashes = str(fields.get("Lora hashes", ""))
     prompt = renamed(told.prompt, hashes, loras or {})
     if "Hires prompt" in fields:
@@ -599,12 +611,14 @@ def values_from_infotext(
         elif path == "script":
             values[path] = told_script(fields, tab)
         elif path == "styles":
-            values[path] = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
+            found = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
+            if wanted.infotext_styles == "Apply" or (wanted.infotext_styles == "Apply if any" and found):
+                values[path] = found
         elif (key := KEYS.get(path) or known(path).infotext) and key in fields:
             value = _read(path, fields[key], views)
             if path != "batch_size" and fits(tab, path, value, looks):
                 values[path] = value
-        elif path in UNTOLD and "Steps" in fields:
+        elif path in UNTOLD and "Steps" in fields and (KEYS.get(path) or known(path).infotext) not in skipped:
             values[path] = default_of(path)
     if "resize_by" in FORMS[tab] and "width" in values:
         values["resize_by"] = 0
@@ -661,9 +675,10 @@ def find_checkpoint(views: Sequence[CheckpointView], name: str | None) -> Checkp
     return None
 
 
-def checkpoint_choices(views: Sequence[CheckpointView]) -> list[tuple[str, str]]:
-    """(shown, value) pairs; files that cannot be used say so."""
-    return [(view.title + (" (cannot be read)" if view.problem else ""), view.name) for view in views]
+def checkpoint_choices(views: Sequence[CheckpointView], short: bool = False) -> list[tuple[str, str]]:
+    """(shown, value) pairs; files that cannot be used say so. `short`: by file names alone."""
+    told = [Path(view.name).name if short else view.title for view in views]
+    return [(name + (" (cannot be read)" if view.problem else ""), view.name) for name, view in zip(told, views)]
 
 
 def defaults_of(view: CheckpointView | None) -> dict[str, Any]:

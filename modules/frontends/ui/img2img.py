@@ -54,6 +54,7 @@ def _inpainting(panel: Panel) -> None:
     """Shown while a mask is asked for (static/easel.css)."""
     with gr.Column(elem_id="inpaint_controls"):
         panel.slider("source.mask.mask_blur_x")
+        panel.slider("mask_alpha")
         panel.radio("source.mask.inpainting_mask_invert")
         panel.radio("source.mask.inpainting_fill")
         panel.radio("source.mask.inpaint_full_res")

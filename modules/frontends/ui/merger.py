@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui.own_forms import Part, parts_of
+from modules.frontends.ui.own_forms import Option, Part, parts_of, with_looks
 from modules.frontends.ui.panel import plain
 from modules.schema.errors import NotFound
 from modules.schema.model_tasks import MergeTask
@@ -19,6 +19,9 @@ FRAME = '<div id="modelmerger" class="easel-merger"></div>'
 MODELS = ("primary_model_name", "secondary_model_name", "tertiary_model_name")
 # A1111's elements where they are not called as the field; its order of the form.
 IDS = {"multiplier": "interp_amount", "config_source": "config_method"}
+A1111_LABELS = {
+    "multiplier": "Multiplier (M) - set to 0 to get model A", "custom_name": "Custom Name (Optional)",
+}  # fmt: skip
 SHARED = "Model files are not written over the network; merge on the machine Easel runs on."
 
 
@@ -42,6 +45,7 @@ def page(service: FrontDesk, shared: bool, refresh: bool = False) -> MergerPage:
         "config_source": {"names": ("A, B or C", "B", "C", "Don't"), "hint": ""},
     }
     parts = parts_of(MergeTask, shown, hidden=("kind", "metadata"))
+    parts = with_looks(parts, service.ui_config.known, config_keys)
     made = {Path(view.path).with_suffix("") for view in views if view.path.endswith(".safetensors")}
     pickles = [
         view.name
@@ -50,6 +54,11 @@ def page(service: FrontDesk, shared: bool, refresh: bool = False) -> MergerPage:
         and Path(view.path).with_suffix("" if Path(view.path).is_file() else Path(view.path).suffix) not in made
     ]
     return MergerPage(parts=parts, pickles=pickles, refused=SHARED if shared else "")
+
+
+def config_keys(option: Option) -> list[str]:
+    """Where ui-config.json may tell of an option, by A1111's label and by ours."""
+    return [f"modelmerger/{label}" for label in (A1111_LABELS.get(option.key, option.label), option.label)]
 
 
 def metadata_of(service: FrontDesk, names: list[str]) -> dict[str, str]:

@@ -87,6 +87,8 @@ class Panel:
                     self.icon("paste", "↙️", "paste" if tab == "txt2img" else f"{tab}_paste")
                     self.icon("apply", "📋", f"{tab}_style_apply")
                     self.icon("edit", "🖌️", f"{tab}_styles_edit_button")
+                    if tab == "img2img":
+                        self.icon("interrogate", "📎", "interrogate")
                     self.icon("clear", "🗑️", f"{tab}_clear_prompt")
             # "hidden" keeps them in the page for the script; False would leave them out.
             self.button("reload", "", f"{tab}_styles_reload", visible="hidden")
@@ -163,6 +165,7 @@ class Panel:
             self.slider("filmstrip")
             if "source.image_cfg_scale" in forms.FORMS[self.tab]:
                 self.slider("source.image_cfg_scale")
+            plain("", f"{self.tab}_sampler_options", elem_classes="easel-form")
         self.fields["script"] = scripts.build(self.tab)
         self.dropdown(
             "override_settings", choices=(), multiselect=True, allow_custom_value=True, elem_classes="easel-overrides"
@@ -226,6 +229,8 @@ class Panel:
         )
         in_browser(buttons["edit"].click, f"() => {{ window.easel.editStyles('{tab}'); }}")
         in_browser(buttons["networks"].click, f"() => {{ window.easel.openNetworks('{tab}'); }}")
+        if "interrogate" in buttons:
+            in_browser(buttons["interrogate"].click, "() => { window.easel.interrogate(); }")
         in_browser(buttons["clear"].click, f"() => {{ window.easel.clearPrompts('{tab}'); }}")
         size = [fields["width"], fields["height"]]
         in_browser(buttons["switch"].click, "(width, height) => [height, width]", size, size)
@@ -333,6 +338,11 @@ def opening(service: FrontDesk, tab: str, draft: str | None) -> tuple[str | None
         choices=forms.style_choices(styles),
         value=[style for style in forms.chosen_styles(values["styles"]) if style in known],
     )
+    for path in ("sampler", "hires.hr_sampler_name"):
+        hidden = set(service.settings.page.hide_samplers) - {values.get(path)}
+        if path in values and hidden:
+            shown = [name for name in forms.CHOICES[path] if name not in hidden]
+            values[path] = gr.update(choices=shown, value=values[path])
     entries = list(values["override_settings"])
     values["override_settings"] = gr.update(choices=entries, value=entries)
     if (upscaler := values.get("hires.hr_upscaler")) is not None:

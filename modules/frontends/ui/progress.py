@@ -28,8 +28,9 @@ GALLERY = """
 """
 TOOLS = """
 <div id="image_buttons_{tab}" class="easel-tools" hidden>
-  <a class="easel-tool" id="save_{tab}" download href="#" title="Save this picture with its settings inside (S)">
-    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 3v9 M6 9l4 4 4-4 M4 16h12"/></svg>Save</a>
+  <button type="button" class="easel-tool" id="save_{tab}" data-do="save"
+    title="Put a copy of this picture into the folder for saved ones (S)">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 4h10l2 2v10H4z M7 4v4h6V4 M7 16v-5h6v5"/></svg>Save</button>
   <button type="button" class="easel-tool" data-do="copy" title="Copy the prompt and settings of this picture">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M7 7V4h9v9h-3 M4 7h9v9H4z"/></svg>Copy settings</button>
   <button type="button" class="easel-tool" data-do="enlarge" title="Fill the window with this picture">
@@ -45,6 +46,9 @@ TOOLS = """
     title="Enlarge this picture in Extras">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 17V9h8v8z M9 5V3h8v8h-2 M13 7l4-4"/></svg>To extras</button>
   {others}
+  <a class="easel-tool easel-bare" id="download_{tab}" download href="#" aria-label="Download"
+    title="Download this picture with its settings inside">
+    <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 3v9 M6 9l4 4 4-4 M4 16h12"/></svg></a>
   <button type="button" class="easel-tool easel-bare" id="save_zip_{tab}" data-do="zip" aria-label="Save all as a zip"
     title="Save all these pictures in one zip file">
     <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M4 3h12v14H4z M10 3v2 M10 7v2 M10 11v2 M9 13h2v3H9z"/></svg>

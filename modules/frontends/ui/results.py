@@ -17,6 +17,8 @@ from PIL import Image
 from modules.frontends.desk import FrontDesk
 from modules.imaging.grid import sheet
 from modules.imaging.metadata import encode, open_bounded
+from modules.imaging.naming import NameFields, clean_component, expand
+from modules.prompt import infotext
 from modules.schema.errors import BadRequest
 from modules.schema.record import SavedRecord
 
@@ -31,6 +33,33 @@ def bytes_of(service: FrontDesk, id: str) -> tuple[bytes, SavedRecord]:
     """A picture's file. NotFound."""
     found, record = service.picture(id)
     return found if isinstance(found, bytes) else found.read_bytes(), record
+
+
+def name_fields(record: SavedRecord) -> NameFields:
+    """What patterns can name of a picture, as its infotext tells it."""
+    told = infotext.read(record.infotext)
+
+    def number(name: str) -> float:
+        try:
+            return float(str(told.fields.get(name, 0)))
+        except ValueError:
+            return 0.0
+
+    return NameFields(
+        prompt=told.prompt, negative_prompt=told.negative_prompt, seed=record.seed, seeds=(record.seed,),
+        steps=int(number("Steps")), cfg_scale=number("CFG scale"), width=record.width, height=record.height,
+        sampler=str(told.fields.get("Sampler", "")), scheduler=str(told.fields.get("Schedule type", "")),
+        model_name=str(told.fields.get("Model", "")), model_hash=str(told.fields.get("Model hash", "")),
+    )  # fmt: skip
+
+
+def zip_name(service: FrontDesk, ids: Sequence[str]) -> str:
+    """What a zip of these is called by the owner's pattern; "" where there is none."""
+    pattern = service.settings.saving.grid_zip_filename_pattern
+    if not pattern:
+        return ""
+    _, record = service.picture(ids[0])
+    return clean_component(expand(pattern, name_fields(record), zipped=True), 200)
 
 
 def zipped(service: FrontDesk, ids: Sequence[str]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from modules.frontends.api.native import Mine
+from modules.frontends.api.sdapi import NO_CLIP
 from modules.frontends.ui import forms, scripts
 from modules.frontends.ui.language import Languages
 from modules.frontends.ui.results import no_folders
@@ -21,6 +22,7 @@ from modules.sampling.table import SAMPLER_NAMES, find_sampler
 from modules.schema.errors import BadRequest, EaselError
 from modules.schema.memory import MemoryEstimate
 from modules.schema.settings import SECTION_OF
+from modules.weights.library import clip_pair_file
 
 LONGEST_TOLD = 20_000  # characters of one text of a picture that are shown
 
@@ -36,11 +38,16 @@ class PictureTold(BaseModel):
 
 # Options that the page's scripts act by.
 PAGE_OPTIONS = (
-    "extra_networks_default_multiplier",
+    "extra_networks_default_multiplier", "extra_networks_add_text_separator", "extra_networks_card_order_field",
+    "extra_networks_card_order", "extra_networks_card_width", "extra_networks_card_height",
+    "extra_networks_card_text_scale", "extra_networks_card_show_desc",
     "keyedit_precision_attention", "keyedit_precision_extra", "keyedit_delimiters", "keyedit_delimiters_whitespace",
     "keyedit_move", "emphasis", "enable_prompt_comments", "prompt_wildcards",
     "quicksettings_list", "hidden_tabs", "send_size", "send_seed", "show_progress_in_title",
-    "notification_audio", "notification_volume",
+    "notification_audio", "notification_volume", "interrupt_after_current", "do_not_show_images", "gallery_height",
+    "js_modal_lightbox", "js_modal_lightbox_initially_zoomed", "prevent_screen_sleep_during_generation",
+    "save_selected_only", "img2img_editor_height", "img2img_sketch_default_brush_color",
+    "img2img_inpaint_mask_brush_color", "img2img_inpaint_sketch_default_brush_color",
 )  # fmt: skip
 
 
@@ -59,6 +66,8 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
             "schedules": {name: find_sampler(name)[0].uses_schedule for name in SAMPLER_NAMES},
             "noFolders": no_folders(shared),
             "shared": shared,
+            "edits": [view.name for view in mine.checkpoints() if view.concat == "edit"],
+            "noWords": "" if clip_pair_file(mine.folders) else NO_CLIP,
             "options": {key: mine.settings.option(key) for key in PAGE_OPTIONS},
         }
         script = f"window.easelPage = {json.dumps(told, ensure_ascii=True)};"

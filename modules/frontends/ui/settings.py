@@ -19,15 +19,26 @@ from modules.frontends.ui.language import AUTOMATIC, NONE, Languages
 from modules.frontends.ui.own_forms import Option, option_of
 from modules.frontends.ui.panel import plain
 from modules.imaging.upscale import UPSCALERS
-from modules.sampling.table import SAMPLERS, SCHEDULES, Sampler
+from modules.sampling.table import SAMPLER_NAMES, SAMPLERS, SCHEDULES, Sampler
 from modules.schema.fields import all_facts
+from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
 from modules.schema.settings import Settings
 
 # Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
 ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
 SECTIONS_ELSEWHERE = ("api",)
+MODELS = (GenerationRequest, Source, Mask, Hires, Refiner)
+# What an infotext may tell of a form, in its order.
+INFOTEXT_KEYS = tuple(
+    dict.fromkeys(fact.infotext for model in MODELS for fact in all_facts(model).values() if fact.infotext)
+)
 NO_LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ETAS = ("eta_ddim", "eta_ancestral")
+# Tabs by id, as they are called, in their order.
+TABS = {
+    "txt2img": "txt2img", "img2img": "img2img", "extras": "Extras", "pnginfo": "PNG Info", "history": "History",
+    "queue": "Queue", "modelmerger": "Checkpoint Merger", "settings": "Settings",
+}  # fmt: skip
 FRAME = '<div id="settings" class="easel-settings-page"></div>'
 
 
@@ -55,6 +66,10 @@ def lists(service: FrontDesk) -> dict[str, tuple[str, ...]]:
             *(name for name in UPSCALERS if name != "None"),
             *upscaler_models(service.library),
         ),
+        "hide_samplers": SAMPLER_NAMES,
+        "infotext_skip_pasting": INFOTEXT_KEYS,
+        "ui_tab_order": tuple(TABS.values()),
+        "hidden_tabs": tuple(label for id, label in TABS.items() if id != "settings"),
         "quicksettings_list": tuple(key for key in shown if key not in ("quicksettings_list", "automatic_attention")),
     }
 
@@ -77,6 +92,7 @@ def sections(
                 choices=_with(named.get(key, fact.choices), settings.option(key)),
                 hint=fact.hint or HINTS.get(key, ""),
                 readers=readers_of(key),
+                told=fact.infotext or "",
             )
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
             if key not in ELSEWHERE

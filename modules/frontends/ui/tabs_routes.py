@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request
@@ -12,8 +13,11 @@ from pydantic import BaseModel
 from modules.frontends.api.errors import Refused
 from modules.frontends.api.native import PICTURE_HEADERS, Mine
 from modules.frontends.ui import defaults, extras, merger, notify, results
+from modules.frontends.ui.aside import Aside, PutAside
 from modules.frontends.ui.own_forms import Part
 from modules.schema.errors import NotFound
+from modules.schema.model_tasks import InterrogateTask, TaskView
+from modules.schema.request import InputName
 from modules.service.presets import Preset
 
 Ids = Annotated[list[str], Body(embed=True, min_length=1, max_length=1000)]
@@ -40,6 +44,7 @@ class ExtrasForm(BaseModel):
 def make_tabs_router(shared: bool) -> APIRouter:
     """`shared`: others than the owner reach the page, so nothing may be told or done about this machine's folders."""
     router = APIRouter()
+    aside = Aside()
 
     @router.get("/easel/extras", include_in_schema=False)
     def extras_form(mine: Mine, refresh: bool = False) -> ExtrasForm:
@@ -68,7 +73,21 @@ def make_tabs_router(shared: bool) -> APIRouter:
     @router.post("/easel/zip", include_in_schema=False)
     def zip_of(mine: Mine, ids: Ids) -> StreamingResponse:
         pieces = results.zipped(mine, ids)
-        return StreamingResponse(pieces, media_type="application/zip", headers={"Cache-Control": "no-store"})
+        name = quote(results.zip_name(mine, ids))
+        headers = {"Cache-Control": "no-store", **({"X-Name": name} if name else {})}
+        return StreamingResponse(pieces, media_type="application/zip", headers=headers)
+
+    @router.post("/easel/save", include_in_schema=False)
+    def put_aside(mine: Mine, ids: Ids) -> PutAside:
+        """Copy pictures into the folder of the Save button, and note them in its log.csv."""
+        if shared:
+            raise Refused(403, results.NO_FOLDERS)
+        return aside.put(mine, ids)
+
+    @router.post("/easel/interrogate", status_code=201, include_in_schema=False)
+    def interrogate(mine: Mine, image: Annotated[InputName, Body(embed=True)]) -> TaskView:
+        """Words for a kept picture: a task that /model-tasks tells of."""
+        return mine.model_tasks.view(mine.model_tasks.submit(InterrogateTask(image=image)))
 
     @router.post("/easel/grid", include_in_schema=False)
     def grid_of(mine: Mine, ids: Ids) -> Response:

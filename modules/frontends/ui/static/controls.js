@@ -134,13 +134,14 @@
     }
 
     function form(parts, T) {
+        const idOf = (key) => `${key.startsWith(`${T}_`) ? "" : `${T}_`}${key.replaceAll(".", "_")}`;
         const found = new Map();
         const element = make("div", { class: "easel-form" });
         for (const part of parts) {
-            const section = part.key ? fold(part, `${T}_${part.key.replaceAll(".", "_")}`) : null;
+            const section = part.key ? fold(part, idOf(part.key)) : null;
             if (section) found.set(part.key, section.switch);
             for (const option of part.options) {
-                const made = of(option, `${T}_${option.key.replaceAll(".", "_")}`);
+                const made = of(option, idOf(option.key));
                 found.set(option.key, made);
                 (section?.body ?? element).append(made.element);
             }

@@ -160,9 +160,12 @@
         }
 
         let stream = null, active = false;
+        let stopping = false;  // interrupt after the picture at hand
+        const cancel = (id) => ask(`jobs/${id}/cancel`, "POST").catch((error) => toast(error.message, "error"));
 
         async function follow(id) {
             session.active = id;
+            stopping = false;
             gallery.begin();
             running(true);
             say(t("Starting…"), null);
@@ -210,7 +213,10 @@
                     if (event.kind === "progress") progress(event);
                     else if (event.kind === "started") say(t("Loading the model…"), null);
                     else if (event.kind === "preview") gallery.preview(address(event.url));
-                    else if (event.kind === "image") gallery.add(event.record);
+                    else if (event.kind === "image") {
+                        const fresh = gallery.add(event.record);
+                        if (fresh && stopping && gallery.countOf(id) % gallery.each === 0) cancel(id);
+                    }
                     else if (event.kind === "warned") warn(id, [event.message]);
                     else if (FINAL.has(event.kind)) {
                         close();
@@ -340,6 +346,8 @@
             pinned: false,   // the user chose a picture while a job runs
             previewUrl: null,
             size: [1, 1],
+            batches: 1,      // of the running job, and pictures in each
+            each: 1,
             several: false,  // the running job draws more than one picture: its row is there from the start
 
             root() { return byId(`${TAB}_gallery`); },
@@ -383,11 +391,12 @@
             },
             shape(request) {
                 this.size = [request.width, request.height];
+                [this.batches, this.each] = [request.script ? Infinity : request.n_iter, request.batch_size];
                 this.several = request.n_iter * request.batch_size > 1 || Boolean(request.script);
                 this.draw();
             },
             add(record) {
-                if (this.records.some((known) => known.id === record.id)) return;
+                if (this.records.some((known) => known.id === record.id)) return false;
                 const before = this.records.findIndex(({ job, role }) => job === record.job && role !== "grid");
                 if (record.role === "grid" && before >= 0) {
                     if (this.selected >= before) this.selected += 1;
@@ -396,7 +405,9 @@
                 if (!this.pinned) this.selected = record.role === "grid" ? this.firstOfNewest() : this.records.length - 1;
                 this.previewUrl = null;
                 this.draw();
+                return true;
             },
+            countOf(job) { return this.records.filter((record) => record.job === job && record.role !== "grid").length; },
             preview(url) {
                 if (!this.live) return;
                 // Shown once it is loaded, so that the stage never flickers; a later one wins.
@@ -442,8 +453,8 @@
                 const tools = byId(`image_buttons_${TAB}`);
                 if (tools) tools.hidden = !record;
                 if (record) {
-                    const save = byId(`save_${TAB}`);
-                    save.href = `${pictureOf(record)}?download=true`;
+                    const save = byId(`download_${TAB}`);
+                    if (save) save.href = `${pictureOf(record)}?download=true`;
                 }
                 info(record);
                 viewer.draw();
@@ -457,7 +468,7 @@
                 if (!url) return frame.replaceChildren();
                 if (!image) {
                     image = make("img", { class: "easel-picture", tabindex: "0", role: "button", decoding: "async" });
-                    image.onclick = () => viewer.open(this);
+                    image.onclick = () => { if (easel.options.js_modal_lightbox !== false) viewer.open(this); };
                     frame.replaceChildren(image);
                 }
                 if (image.getAttribute("src") !== url) image.src = url;
@@ -521,10 +532,15 @@
                 session.add(id, beside);
                 pump();
             },
+            /** Once: after the picture at hand, where others wait behind it; once more: at once. */
             interrupt() {
                 if (!session.active) return;
                 byId(`${TAB}_interrupt`).textContent = t("Interrupting…");
-                ask(`jobs/${session.active}/cancel`, "POST").catch((error) => toast(error.message, "error"));
+                if (easel.options.interrupt_after_current && gallery.batches > 1 && !stopping) {
+                    stopping = true;
+                    return say(t("Interrupting after this picture; press once more to stop at once"), null);
+                }
+                cancel(session.active);
             },
             skip() {
                 if (!session.active) return;
@@ -574,13 +590,14 @@
                 return made;
             };
             this.image = make("img", { alt: "" });
-            this.save = make("a", { class: "save", download: "", "aria-label": t("Save (S)"), title: t("Save (S)") }, "⤓");
+            this.save = button("save", t("Save (S)"), "⤓", () => byId(`save_${shownTab()}`)?.click());
             this.dialog = make("dialog", { id: "lightboxModal", class: "easel-viewer", "aria-label": t("Picture") },
                 this.image,
                 button("previous", t("Previous picture (←)"), "‹", () => this.turn(-1)),
                 button("next", t("Next picture (→)"), "›", () => this.turn(1)),
                 make("div", { class: "bar" }, this.save,
                     button("zoom", t("Own size or whole window (Z)"), "⤡", () => this.zoom()),
+                    button("tile", t("Side by side with itself (T)"), "⊞", () => this.tile()),
                     button("close", t("Close (Esc)"), "×", () => this.dialog.close())));
             this.dialog.addEventListener("click", (event) => {
                 if (event.target === this.dialog) this.dialog.close();
@@ -590,12 +607,21 @@
         },
         get isOpen() { return Boolean(this.dialog?.open); },
         zoom() { this.dialog.classList.toggle("actual"); },
+        /** Whether it could be laid side by side: the window filled with it. */
+        tile() {
+            const on = this.dialog.classList.toggle("tiled");
+            this.dialog.style.backgroundImage = on ? `url("${this.image.src}")` : "";
+        },
         turn(by) { this.gallery.select(this.gallery.selected + by); },
         open(gallery) {
             if (!gallery?.current()) return;
             this.gallery = gallery;
             if (!this.dialog) this.build();
-            if (!this.isOpen) this.dialog.showModal();
+            if (!this.isOpen) {
+                if (this.dialog.classList.contains("tiled")) this.tile();
+                this.dialog.classList.toggle("actual", easel.options.js_modal_lightbox_initially_zoomed === false);
+                this.dialog.showModal();
+            }
             this.draw();
         },
         draw() {
@@ -604,7 +630,7 @@
             if (!record) return this.dialog.close();
             this.image.src = pictureOf(record);
             this.image.alt = alt(record);
-            this.save.href = `${pictureOf(record)}?download=true`;
+            if (this.dialog.classList.contains("tiled")) this.dialog.style.backgroundImage = `url("${this.image.src}")`;
             this.dialog.classList.toggle("single", this.gallery.records.length < 2);
         },
         key(event) {
@@ -613,6 +639,7 @@
                 ArrowRight: () => this.turn(1),
                 s: () => this.save.click(),
                 z: () => this.zoom(),
+                t: () => this.tile(),
             };
             const act = acts[event.key];
             if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -708,6 +735,7 @@
         source: null,  // the picture of img2img (pictures.js)
         extras: null,  // the pictures to enlarge (extras.js)
         first: null,   // goes with the next form of txt2img: the picture that hires fix goes on from (results.js)
+        sending: false,  // a form is on its way
         beside: false, // the next job's pictures join those shown
         /** Calls `act` with elements once all are in the page; Gradio builds a tab piece by piece when it is first opened. */
         whenThere(ids, act) {
@@ -724,17 +752,20 @@
         },
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
+            this.sending = false;
             const beside = this.beside;
             this.beside = false;
             if (!error) return panels[tab].submitted(id, beside);
             toast(error.message, "error");
             panels[tab].log(error.message, "error");
+            document.dispatchEvent(new CustomEvent("easel:refused", { detail: tab }));
             markField(error.field);
         },
         interrupt(tab) { panels[tab].interrupt(); },
         skip(tab) { panels[tab].skip(); },
         /** What goes with a form: names of uploaded pictures as JSON. */
         async collect(tab) {
+            this.sending = true;
             const first = this.first;
             this.first = null;
             if (first && tab === "txt2img") return JSON.stringify(first);

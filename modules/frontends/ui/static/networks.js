@@ -17,6 +17,7 @@
     const SORTS = { name: "Name", created: "Date created", modified: "Date modified", size: "Size", path: "Path" };
     const FAMILIES = { sd1: "SD 1", sd2: "SD 2", sdxl: "SDXL", "sdxl-refiner": "Refiner", sd3: "SD 3", flux: "Flux" };
     const VERSIONS = ["", "SD1", "SD2", "SDXL", "SD3", "Flux"];
+    const ORDERS = { Path: "path", Name: "name", "Date Created": "created", "Date Modified": "modified" };
     const LEAST = 150, GAP = 10, SHAPE = 1.3;  // px: width of a card, room between; height / width
     const KEPT = "easel.cards";
 
@@ -85,6 +86,7 @@
         if (!before) return after.replace(/^[\s,]+/, "");
         return before + after;
     };
+    const wanted = (key, usual) => window.easel.options?.[key] ?? usual;
     const joined = (text, part, by) => text.trim() ? `${text.trimEnd()}${by}${part}` : part;
 
     function promptsOf(T) {
@@ -117,7 +119,7 @@
                     write(box, joined(box.value, card.word, ", "));
                 } else {
                     const box = boxes.prompt(), tag = `<${card.kind === "hypernetwork" ? "hypernet" : "lora"}:${card.word}:${weight}>`;
-                    write(box, joined(box.value, card.words ? `${tag} ${card.words}` : tag, " "));
+                    write(box, joined(box.value, card.words ? `${tag} ${card.words}` : tag, wanted("extra_networks_add_text_separator", " ")));
                 }
                 const negative = boxes.negative();
                 if (card.negative && negative && !negative.value.includes(card.negative)) {
@@ -156,9 +158,9 @@
             controls, below, make("div", { class: "easel-cards-body" }, tree, cards));
 
         const saved = kept()[kind] ?? {};
-        const view = { list: [], shown: [], folder: "", open: new Set([""]), down: Boolean(saved.down), columns: 1, height: 0, ready: false };
+        const view = { list: [], shown: [], folder: "", open: new Set([""]), down: saved.down ?? wanted("extra_networks_card_order", "Ascending") === "Descending", columns: 1, height: 0, ready: false };
         const drawn = new Map();   // place in view.shown → element
-        sort.value = SORTS[saved.sort] ? saved.sort : "name";
+        sort.value = SORTS[saved.sort] ? saved.sort : ORDERS[wanted("extra_networks_card_order_field", "Path")] ?? "path";
         fits.checked = Boolean(kept().fits);
 
         const keepSort = () => keep({ [kind]: { sort: sort.value, down: view.down } });
@@ -276,9 +278,13 @@
         function layOut() {
             const width = cards.clientWidth - 2;
             if (width <= 0) return;
-            view.columns = Math.max(2, Math.floor((width + GAP) / (LEAST + GAP)));
-            view.width = (width - GAP * (view.columns - 1)) / view.columns;
-            view.height = Math.round(view.width * SHAPE);
+            const asked = wanted("extra_networks_card_width", 0);
+            view.columns = Math.max(asked ? 1 : 2, Math.floor((width + GAP) / ((asked || LEAST) + GAP)));
+            view.width = asked ? Math.min(asked, width) : (width - GAP * (view.columns - 1)) / view.columns;
+            view.height = wanted("extra_networks_card_height", 0) || Math.round(view.width * SHAPE);
+            root.style.setProperty("--easel-card-text", wanted("extra_networks_card_text_scale", 1) || 1);
+            root.classList.toggle("easel-no-words", wanted("extra_networks_card_text_scale", 1) === 0);
+            root.classList.toggle("easel-no-about", !wanted("extra_networks_card_show_desc", true));
             sheet.style.height = `${Math.ceil(view.shown.length / view.columns) * (view.height + GAP) - GAP}px`;
         }
         function place(anew = false) {

@@ -20,6 +20,17 @@
     const isPicture = (file) => file?.type?.startsWith("image/");
     const pictureIn = (transfer) => [...(transfer?.files ?? [])].find(isPicture);
 
+    /** The pictures of a drop: files, or one of this page itself, by its address. */
+    async function picturesIn(transfer) {
+        const files = [...(transfer?.files ?? [])].filter(isPicture);
+        const url = transfer?.getData("text/uri-list")?.split(/\r?\n/)[0];
+        if (files.length || !url || new URL(url, location.href).origin !== location.origin) return files;
+        const answer = await fetch(url.replace(/\/thumbnail$/, "")).catch(() => null);
+        const blob = answer?.ok ? await answer.blob() : null;
+        return isPicture(blob) ? [blob] : [];
+    }
+    const holdsPicture = (transfer) => ["Files", "text/uri-list"].some((kind) => transfer?.types?.includes(kind));
+
     async function decode(blob) {
         try {
             return await createImageBitmap(blob);
@@ -60,8 +71,7 @@
             event.preventDefault();
             event.stopPropagation();
             zone.classList.remove("over");
-            const dropped = [...(event.dataTransfer?.files ?? [])].filter(isPicture);
-            if (dropped.length) picked(several ? dropped : dropped[0]);
+            picturesIn(event.dataTransfer).then((dropped) => { if (dropped.length) picked(several ? dropped : dropped[0]); });
         });
         return file;
     }
@@ -80,9 +90,13 @@
         undone: { paint: [], mask: [] },
         erasing: false,
         width: 40,        // of the brush, in pixels of the page
-        colour: "#d9583b",
+        colours: {},      // of a brush, by mode; else as the settings say
         root: null,
 
+        get colour() {
+            const key = this.mode === "sketch" ? "img2img_sketch_default_brush_color" : "img2img_inpaint_sketch_default_brush_color";
+            return this.colours[this.mode] ?? window.easel.options[key] ?? "#ffffff";
+        },
         layer() { return { sketch: "paint", inpaint_sketch: "paint", inpaint: "mask" }[this.mode] ?? null; },
         size() { return this.image ? [this.image.width, this.image.height] : null; },
 
@@ -118,7 +132,7 @@
             this.brush = make("input", { type: "range", min: "2", max: "200", value: String(this.width), "aria-label": "Brush size", title: "Brush size ( [ and ] )" });
             this.brush.oninput = () => { this.width = Number(this.brush.value); };
             this.pen = make("input", { type: "color", value: this.colour, "aria-label": "Brush colour", title: "Brush colour" });
-            this.pen.oninput = () => { this.colour = this.pen.value; };
+            this.pen.oninput = () => { this.colours[this.mode] = this.pen.value; };
             this.zone.title = t("Alt+wheel: closer · F: move · R: whole picture · S: large · Q W: brush");
             this.tools = make("div", { class: "easel-brushes", role: "toolbar", "aria-label": "Painting" },
                 button("brush", "Brush (B)", "Brush"), button("eraser", "Eraser (E)", "Eraser"), this.pen, this.brush,
@@ -149,7 +163,7 @@
                 this.zone.focus({ preventScroll: true });
                 this.frame.setPointerCapture(event.pointerId);
                 const scale = this.image.width / this.frame.getBoundingClientRect().width;
-                stroke = { erase: this.erasing || event.altKey, width: this.width * scale, colour: layer === "mask" ? "#fff" : this.colour, points: [at(event)] };
+                stroke = { erase: this.erasing || event.altKey, width: this.width * scale, colour: layer === "mask" ? window.easel.options.img2img_inpaint_mask_brush_color ?? "#ffffff" : this.colour, points: [at(event)] };
                 this.strokes[layer].push(stroke);
                 this.undone[layer] = [];
                 this.draw(layer, stroke);
@@ -186,8 +200,10 @@
             this.batch.element.hidden = mode !== "batch";
             this.zone.hidden = mode === "batch";
             this.pen.hidden = this.layer() !== "paint";
+            this.pen.value = this.colour;
             this.canvases.mask.hidden = mode !== "inpaint";
             this.canvases.paint.hidden = this.layer() !== "paint";
+            this.frame.style.setProperty("--easel-mask-alpha", mode === "inpaint_sketch" ? Number(forms.img2img?.mask_alpha) || 0 : 0);
             this.buttons();
         },
         act(name) {
@@ -302,7 +318,10 @@
         painted() {
             const canvas = make("canvas", {});
             [canvas.width, canvas.height] = this.size();
-            for (const layer of ["base", "paint"]) canvas.getContext("2d").drawImage(this.canvases[layer], 0, 0);
+            const pen = canvas.getContext("2d");
+            pen.drawImage(this.canvases.base, 0, 0);
+            if (this.mode === "inpaint_sketch") pen.globalAlpha = 1 - (Number(forms.img2img?.mask_alpha) || 0) / 100;
+            pen.drawImage(this.canvases.paint, 0, 0);
             return canvas;
         },
         /** Everything the server needs, stored there: {mode, image, mask, width, height}. */
@@ -466,6 +485,7 @@
     }
     document.addEventListener("easel:form", (event) => {
         forms[event.detail.tab] = event.detail;
+        if (source.root) source.frame.style.setProperty("--easel-mask-alpha", source.mode === "inpaint_sketch" ? Number(event.detail.mask_alpha ?? forms.img2img?.mask_alpha) || 0 : 0);
         scaled();
     });
 
@@ -515,12 +535,13 @@
 
     // A picture dropped on a prompt tells its settings to the form.
     document.addEventListener("dragover", (event) => {
-        if (event.target.closest?.(".prompt") && event.dataTransfer?.types?.includes("Files")) event.preventDefault();
+        if (event.target.closest?.(".prompt") && holdsPicture(event.dataTransfer)) event.preventDefault();
     });
     document.addEventListener("drop", async (event) => {
-        const blob = event.target.closest?.(".prompt") && pictureIn(event.dataTransfer);
-        if (!blob) return;
+        if (!event.target.closest?.(".prompt") || !holdsPicture(event.dataTransfer)) return;
         event.preventDefault();
+        const [blob] = await picturesIn(event.dataTransfer);
+        if (!blob) return;
         const told = await readPicture(blob);
         if (told?.infotext) take(shownTab(), told.infotext);
         else if (told) toast(t("This picture says nothing about how it was drawn."), "warning");

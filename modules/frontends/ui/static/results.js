@@ -15,7 +15,7 @@
             method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ ids: records.map(({ id }) => id) }),
         });
         if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).message || t("The server answered {status}.", { status: answer.status }));
-        return answer.blob();
+        return { blob: await answer.blob(), name: decodeURIComponent(answer.headers.get("x-name") ?? "") };
     }
 
     function download(blob, name) {
@@ -46,8 +46,23 @@
     }
 
     const acts = {
-        async zip(tab, record, records) { download(await made("zip", records), `${tab}-${records.length}.zip`); },
-        async grid(tab, record, records) { show(await made("grid", records), `grid-${seedOf(records[0])}.png`); },
+        /** A copy in the owner's folder, as A1111's; from another machine, a file for that one. */
+        async save(tab, record, records) {
+            const get = (one) => download(blob, one.path?.replace(/^.*[\\/]/, "") ?? `${seedOf(one)}.png`);
+            const blob = await blobOf(record);
+            if (window.easel.shared) return get(record);
+            const chosen = window.easel.options.save_selected_only === false ? records : [record];
+            const { paths, problem } = await ask("easel/save", "POST", { ids: chosen.map(({ id }) => id) });
+            toast(paths.length === 1 ? t("Saved as {path}", { path: paths[0] })
+                : t("{n} pictures saved in {folder}", { n: paths.length, folder: paths[0].replace(/[\\/][^\\/]*$/, "") }), "note",
+            { [t("Download")]: () => get(record) });
+            if (problem) toast(problem, "warning");
+        },
+        async zip(tab, record, records) {
+            const { blob, name } = await made("zip", records);
+            download(blob, `${name || `${tab}-${records.length}`}.zip`);
+        },
+        async grid(tab, record, records) { show((await made("grid", records)).blob, `grid-${seedOf(records[0])}.png`); },
         async folder(tab, record) { await ask("easel/folder", "POST", { id: record.id }); },
         async delete(tab, record) {
             await ask("history/delete", "POST", { ids: [record.id] });

@@ -18,7 +18,8 @@
             this.apply.onclick = () => this.send();
             this.list = make("div", { class: "easel-options" });
             this.none = make("p", { class: "easel-told-size", hidden: "" }, t("No setting has that word in it."));
-            root.replaceChildren(make("div", { class: "easel-settings-bar" }, this.search, this.apply), this.none, this.list);
+            this.nav = make("nav", { class: "easel-settings-nav", "aria-label": t("Sections of the settings") });
+            root.replaceChildren(make("div", { class: "easel-settings-bar" }, this.search, this.apply), this.nav, this.none, this.list);
             this.after = make("div", {});
             root.append(this.after);
             try {
@@ -34,6 +35,11 @@
                 for (const option of options) this.options.set(option.key, option);
                 return make("section", { "aria-label": t(name[0].toUpperCase() + name.slice(1)) }, make("h2", {}, name[0].toUpperCase() + name.slice(1)), make("p", {}, about),
                     ...options.map((option) => this.row(option)));
+            }));
+            this.nav.replaceChildren(...[...this.list.children].map((section) => {
+                const to = make("button", { type: "button", class: "easel-brush" }, section.firstChild.textContent);
+                to.onclick = () => section.scrollIntoView({ behavior: "smooth", block: "start" });
+                return to;
             }));
             this.mark();
             this.filter();
@@ -95,6 +101,7 @@
         },
         input({ value, default: usual, choices, ge, le, step }) {
             if (Array.isArray(usual) && choices.length > 6) return chips(choices);
+            if (Array.isArray(usual) && !choices.length) return make("input", { type: "text", autocomplete: "off", "data-list": "", placeholder: t("Names, with commas between") });
             if (Array.isArray(usual)) return make("select", { multiple: "", size: String(Math.min(6, choices.length)) }, ...choices.map((choice) => make("option", { value: String(choice) }, String(choice))));
             if (choices.length) return make("select", {}, ...choices.map((choice) => make("option", { value: String(choice) }, String(choice))));
             if (typeof usual === "boolean") return make("input", { type: "checkbox" });
@@ -102,17 +109,21 @@
                 const limits = { type: "number", step: String(step ?? "any"), ...(ge == null ? {} : { min: ge }), ...(le == null ? {} : { max: le }) };
                 return make("input", limits);
             }
+            if (/^#[0-9a-f]{6}$/i.test(usual)) return make("input", { type: "color" });
             return make("input", { type: "text", autocomplete: "off" });
         },
         write(option, input, value) {
             if (input.type === "checkbox") input.checked = value;
             else if (input.chosen) input.put(value);
+            else if (input.dataset.list === "") input.value = value.join(", ");
             else if (input.multiple) for (const each of input.options) each.selected = value.includes(each.value);
             else input.value = value ?? (input.tagName === "SELECT" ? "None" : "");
         },
         valueOf(option, input) {
             if (input.type === "checkbox") return input.checked;
             if (input.chosen) return [...input.chosen];
+            if (input.dataset.list === "") return input.value.split(",").map((name) => name.trim()).filter(Boolean);
+            if (input.type === "color") return input.value;
             if (input.multiple) return [...input.selectedOptions].map((each) => each.value);
             if (input.type === "number") return input.value === "" ? option.value : Number(input.value);
             if (option.default === null && (input.value === "" || input.value === "None")) return null;
@@ -134,6 +145,7 @@
         filter() {
             const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
             for (const row of this.rows.values()) row.hidden = !words.every((word) => row.dataset.words.includes(word));
+            this.nav.hidden = Boolean(words.length);
             for (const section of this.list.children) section.hidden = !$(".easel-option:not([hidden])", section);
             this.none.hidden = [...this.list.children].some((section) => !section.hidden) || !this.rows.size;
         },
