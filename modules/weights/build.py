@@ -74,31 +74,33 @@ def fill(
     storage: torch.dtype | None = None,
     pinned: bool = True,
 ) -> None:
-    """Give a meta-device net its weights, one tensor at a time, so that at most one is held twice.
+    """Give a meta-device net its weights, one tensor at a time in the order of the file, so that at most one is held
+    twice.
 
     On the CPU, where file and net agree in dtype, the parameters are the mapped file itself. Elsewhere what was read of
     the file is let go of at once, so that memory holds the weights once. Packed layers are packed here; weights of
     `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, `pinned` where that fits.
     """
-    for module_name, module in net.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            own_name = f"{module_name}.{name}" if module_name else name
-            read = weight_of(file, component, own_name)
-            stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
-            streamed = isinstance(module, Streamed) and device.type != "cpu"
-            value = read.to(device="cpu" if streamed else device, dtype=stored)
-            if channels_last and value.dim() == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
-            if streamed and pinned:
-                value = _pinned(value)
-            setattr(module, name, nn.Parameter(value, requires_grad=False))
-            copied = value.device != read.device or value.data_ptr() != read.data_ptr()
-            del parameter, read, value
-            if isinstance(module, Packed) and name == "weight":
-                module.pack()
-                copied = copied or module.packed is not None
-            if copied:
-                file.let_go(component.prefix + component.where(own_name).key)
+    names = [name for name, _ in net.named_parameters()]
+    for own_name in sorted(names, key=lambda name: file.place(component.prefix + component.where(name).key)):
+        module_name, _, name = own_name.rpartition(".")
+        module = net.get_submodule(module_name)
+        read = weight_of(file, component, own_name)
+        stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
+        streamed = isinstance(module, Streamed) and device.type != "cpu"
+        value = read.to(device="cpu" if streamed else device, dtype=stored)
+        if channels_last and value.dim() == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        if streamed and pinned:
+            value = _pinned(value)
+        setattr(module, name, nn.Parameter(value, requires_grad=False))
+        copied = value.device != read.device or value.data_ptr() != read.data_ptr()
+        del read, value
+        if isinstance(module, Packed) and name == "weight":
+            module.pack()
+            copied = copied or module.packed is not None
+        if copied:
+            file.let_go(component.prefix + component.where(own_name).key)
 
 
 def _pinned(value: Tensor) -> Tensor:

@@ -86,6 +86,12 @@ class ModelFile:
                 return self._view(info).to(torch.float32) * scale
         return self._view(info)
 
+    def place(self, key: str) -> tuple[str, int]:
+        """Where a tensor begins: file and byte. Reading in this order, a disk need not jump about."""
+        info = self.header.tensors[key]
+        first = info.parts[0] if info.parts else info
+        return str(first.file or self.header.path), first.begin
+
     def let_go(self, key: str) -> None:
         """Take the pages of a tensor out of memory; they are read again if it is. Only where nobody wrote to it."""
         info = self.header.tensors[key]

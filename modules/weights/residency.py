@@ -19,6 +19,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ from modules.weights.adapters.apply import Network, Networks
 from modules.weights.build import Nets, Tower, blueprint, fill
 from modules.weights.catalogue import Catalogue
 from modules.weights.decoders import Small
-from modules.weights.facts import LatentFormat, ModelFacts
+from modules.weights.facts import Component, LatentFormat, ModelFacts
 from modules.weights.notes import notes_path
 from modules.weights.pristine import Pristine
 from modules.weights.reading import ModelFile, open_header
@@ -328,14 +329,24 @@ class Residency:
         facts, nets, device = opened.facts, opened.nets, policy.device
         with opened.file as file:
             file.will_need()
-            fill(
-                nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last, policy.storage_dtype,
-                pinned=not policy.lean,
-            )  # fmt: skip
-            fill(nets.vae, file, facts.vae, policy.vae_device, policy.vae_dtype, _vae_ops(policy) is PACKED)
-            for tower in nets.towers:
-                component, stored = tower.facts.component, policy.text_storage_dtype
-                fill(tower.net, file, component, policy.text_device, policy.text_dtype, storage=stored)
+            fillings = [
+                (facts.unet, partial(
+                    fill, nets.unet, file, facts.unet, device, policy.denoiser_dtype, policy.channels_last,
+                    policy.storage_dtype, pinned=not policy.lean,
+                )),
+                (facts.vae, partial(
+                    fill, nets.vae, file, facts.vae, policy.vae_device, policy.vae_dtype, _vae_ops(policy) is PACKED,
+                )),
+                *(
+                    (tower.facts.component, partial(
+                        fill, tower.net, file, tower.facts.component, policy.text_device, policy.text_dtype,
+                        storage=policy.text_storage_dtype,
+                    ))
+                    for tower in nets.towers
+                ),
+            ]  # fmt: skip
+            for _, filling in sorted(fillings, key=lambda pair: _last_place(file, pair[0])):
+                filling()
         stream = None
         if policy.weights_budget is not None:
             stream = Stream(self._link(device), policy.weights_budget)
@@ -408,6 +419,11 @@ def _text_ops(policy: Policy) -> Ops:
     if policy.text_storage is not None:
         return STORED
     return PACKED if _ops(policy) is PACKED else PLAIN
+
+
+def _last_place(file: ModelFile, component: Component) -> tuple[str, int]:
+    """Where the last of a net's tensors is in its file; those of one net usually lie together, odd ones before them."""
+    return max(file.place(key) for key in file.header.tensors if key.startswith(component.prefix))
 
 
 def _move(model: LoadedModel, device: torch.device) -> None:

@@ -72,9 +72,9 @@ def ours(path: Path) -> None:
     from modules.schema.settings import Settings
     from modules.weights.residency import Residency
 
-    facts, half = detect(use_cpu=True), torch.float16
+    facts, half = detect(use_cpu=True), "float16"
     policy = replace(
-        choose(facts, Settings()), denoiser_dtype=half, vae_dtype=half, text_dtype=half, channels_last=False
+        choose(facts, Settings()), denoiser=half, vae=half, text=half, channels_last=False, packed=False
     )
     view = CheckpointView(name="x", title="x", path=str(path), size=0, family="", resolution=(1024, 1024))
     residency = Residency(None, facts)

@@ -19,17 +19,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modules.memory.devices import detect
+from modules.memory.gauge import give_back
 from modules.memory.policy import Policy, choose
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
 from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView
 from modules.schema.settings import Settings
 from modules.weights import residency as residency_module
+from modules.weights.adapters.apply import Network
 from modules.weights.catalogue import Catalogue
+from modules.weights.reading import ModelFile
 from modules.weights.residency import LoadedModel, Residency
+from tests.weights.adapters.nets import Dice, Small, write_adapter
+from tests.weights.adapters.test_apply import lora_for
 from tests.weights.hostile import hostile
 from tests.weights.malformed import malformed
-from tests.weights.tiny import PREFIXES, tiny_tensors, write_tiny_sd15
+from tests.weights.tiny import PREFIXES, tiny_tensors, write_tiny, write_tiny_sd15
 
 FACTS = detect(use_cpu=True)
 FULL = pytest.mark.skipif(not os.environ.get("TEST_FULL"), reason="a minute long: TEST_FULL=1 runs it")
@@ -103,6 +108,26 @@ def test_where_file_and_policy_agree_the_parameters_are_the_mapped_file(residenc
             ]
         nets = nn.ModuleList([model.unet, model.vae, model.towers[0].net])
         assert all(any(a <= p.data_ptr() < b for a, b in places) for p in nets.parameters())
+
+
+@pytest.mark.parametrize("label", ["SDXL", "SD 2.x (v)"])
+def test_a_file_is_read_from_its_beginning_to_its_end(tmp_path, monkeypatch, test_seed, label):
+    """Wherever each net lies in it: a disk need not jump about."""
+    path = tmp_path / "models/Stable-diffusion/whole.safetensors"
+    write_tiny(path, label, test_seed)
+    catalogue = Catalogue(Folders.under(tmp_path), tmp_path / "db")
+    places: list[tuple[str, int]] = []
+    real = ModelFile.tensor
+
+    def tensor(self: ModelFile, key: str) -> Tensor:
+        places.append(self.place(key))
+        return real(self, key)
+
+    monkeypatch.setattr(ModelFile, "tensor", tensor)
+    with Residency(catalogue, FACTS).lease(catalogue.find("whole"), POLICY) as model:
+        assert not [p for net in (model.unet, model.vae) for p in net.parameters() if p.is_meta]
+    assert len(set(places)) > 100
+    assert places == sorted(places)
 
 
 def test_half_precision_files_are_computed_in_float32_on_the_cpu(residency, catalogue):
@@ -393,3 +418,38 @@ def test_switches_leave_nothing_behind(residency, catalogue, monkeypatch, rounds
     slope = (sum(sizes[-few:]) - sum(sizes[:few])) / few / (len(sizes) - few) / 4
     print(f"{slope / 1024:.1f} KB per switch over {4 * rounds} switches")
     assert slope < (64 if rounds >= 100 else 1024) * 1024, f"{slope:.0f} bytes per switch"
+
+
+@pytest.mark.parametrize("switches", [10, pytest.param(100, marks=FULL)])
+def test_switches_with_networks_give_all_memory_back(residency, catalogue, tmp_path, test_seed, switches):
+    """Other models and other LoRAs in turn; when all is unloaded, memory is what it was before."""
+    small, loras = Small.of("SD 1.x", test_seed), []
+    for number in range(3):
+        path = tmp_path / f"{number}.safetensors"
+        write_adapter(path, small, lora_for(small, Dice(test_seed + number)))
+        loras.append(Network(path, path.stem, 0.8, 0.8))
+    views = [catalogue.find(name) for name in ("one", "two", "half")]
+    process, probes = psutil.Process(), []
+
+    def switch(number: int) -> int:
+        wanted = [loras[(number + k) % 3] for k in range(number % 4)]
+        with residency.lease(views[number % 3], POLICY, wanted) as model:
+            assert model.networks.outcome.applied == tuple(network.name for network in wanted)
+            probes.append(weakref.ref(model.unet))
+            return sum(p.nbytes for net in (model.unet, model.vae) for p in net.parameters())
+
+    def rest() -> int:
+        residency.close()
+        gc.collect()
+        give_back()
+        assert residency.held() == {"weights": 0, "weights_in_ram": 0}
+        return process.memory_info().rss
+
+    size = max(switch(number) for number in range(6))
+    before = rest()
+    for number in range(switches):
+        switch(number)
+    grown = rest() - before
+    print(f"{grown / 1024:.0f} KB more after {switches} switches; a model has {size / 1024:.0f} KB")
+    assert [probe() for probe in probes] == [None] * len(probes)
+    assert grown < size / 2
