@@ -40,6 +40,7 @@ def test_denoising_takes_what_is_predicted(label):
             assert denoising(sizes, Shape(width, height), rows, 2, "sdp") == pytest.approx(held, rel=CLOSE)
 
 
+PLAIN = (1024, 0, 0)
 WAYS = [
     ("SD 1.x", "None", ()), ("SD 1.x", "Doggettx", ()), ("SD 1.x", "InvokeAI", ()), ("SD 1.x", "V1", ()),
     ("SD 1.x", "split", ()), ("SD 1.x", "sub-quadratic", (4096, 4096, 0)), ("SD 1.x", "sub-quadratic", (512, 2048, 0)),
@@ -53,11 +54,11 @@ def test_attention_that_keeps_scores_takes_what_is_predicted(label, way, chunks)
     config, family = LAYOUTS[label].unet, "sd1" if label == "SD 1.x" else "sd2"
     sizes = Sizes(denoiser_width=config.model_channels, family=family)
     with torch.device("meta"):
-        net: Any = UNet(config, attention=attention_of(way, *([chunks] if chunks else []))).half()
+        net: Any = UNet(config, attention=attention_of(way, chunks or PLAIN)).half()
         x = torch.empty(2, config.in_channels, 64, 64, dtype=torch.float16)
         context = torch.empty(2, 77, config.context_dim, dtype=torch.float16)
         held = held_by(lambda: net(x, torch.empty(2), context))
-    predicted = denoising(sizes, Shape(), 2, 2, way, *([chunks] if chunks else []))
+    predicted = denoising(sizes, Shape(), 2, 2, way, chunks or PLAIN)
     assert predicted == pytest.approx(held, rel=CLOSE)
 
 
