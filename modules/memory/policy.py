@@ -46,6 +46,7 @@ class Policy:
     `previews_decode`: previews are decoded by the autoencoder itself, between the denoiser's calls.
     `vae_tile`: side in pixels of what is decoded at once, None is the whole picture. `vae_retry`: number types in which
     a picture is decoded again whose numbers overflow.
+    `vae_attention_tile`: side in pixels of the tiles within which the VAE attends, None is the whole picture.
     `models_kept`: so many checkpoints stay in memory, those not in use in RAM where `one_on_device`.
 
     Two policies are equal if a model is loaded alike under them.
@@ -71,6 +72,7 @@ class Policy:
     split_guidance: bool = field(default=False, compare=False)
     vae_tile: int | None = field(default=None, compare=False)
     previews_decode: bool = field(default=False, compare=False)
+    vae_attention_tile: int | None = field(default=None, compare=False)
     vae_retry: tuple[str, ...] = field(default=(), compare=False)
     check_numbers: bool = field(default=True, compare=False)
     models_kept: int = field(default=1, compare=False)
@@ -141,6 +143,7 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         channels_last=policy.channels_last or wishes.opt_channelslast,
         check_numbers=not wishes.disable_nan_check,
         previews_decode=_previews_decode(settings, sizes),
+        vae_attention_tile=settings.drawing.hypertile_max_tile_vae if settings.drawing.hypertile_enable_vae else None,
         models_kept=1 if wishes.lowram else settings.model.sd_checkpoints_limit,
         lean=wishes.lowram and facts.is_card,
         one_on_device=settings.model.sd_checkpoints_keep_in_cpu,
@@ -157,7 +160,8 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
     retry += ("float32",) * wishes.auto_vae_precision
     policy = replace(policy, vae_retry=retry if policy.vae == "float16" else ())
     if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
-        policy = replace(policy, storage=wishes.fp8_format, packed=False)
+        last = policy.channels_last and not (policy.packed and policy.denoiser == "float32")
+        policy = replace(policy, storage=wishes.fp8_format, packed=False, channels_last=last)
     if _weights_in_half(policy, facts, settings):
         policy = replace(policy, storage="float16")
     if saving >= SAVINGS.index("one prompt at a time") or not wishes.batch_cond_uncond:
@@ -237,16 +241,16 @@ def as_processor(facts: DeviceFacts) -> DeviceFacts:
 def _by_device(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
     denoiser = _denoiser_type(facts, settings.model.precision)
     if facts.kind == "cpu":
-        # torch's float32 GroupNorm takes a variance as E[x²] - E[x]² when channels are last: 2e-5 off where the plain
-        # layout is 2e-7 off, for a gain of 3 to 7 %. In bfloat16 that drowns, and the gain is 14 %.
-        half = denoiser != "float32"
         # Measured at q, k, v (2, 8, 4096, 40): bfloat16 sdp 290 ms, split 128, onednn 107 to 125; float32 sdp 271,
         # split 309, onednn 152 to 169. What oneDNN cannot do here goes by split.
         # A small net's products are short, and packing costs it more than it saves: 20 steps of a 64 channel net at
         # 128x128 take 0.75 s plain with sdp, 1.15 s with onednn, 2.9 s with packed weights besides.
         full = sizes.denoiser_width >= FULL_WIDTH
         attention = "measured" if full else "sdp"
-        return Policy(facts.on, denoiser, "float32", "float32", attention, channels_last=half, packed=full)
+        # Channels last gain 14 % in bfloat16, 3 to 18 % in float32; there torch's own GroupNorm is then a hundred times
+        # less exact, and only packed nets have another (`nets.packed.ExactGroupNorm`).
+        last = full or denoiser != "float32"
+        return Policy(facts.on, denoiser, "float32", "float32", attention, channels_last=last, packed=full)
     if facts.kind == "mps":
         return Policy(facts.on, denoiser, "float32", "float32", attention="sub-quadratic")
     roomy = facts.memory >= 7.5 * GB

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.nets.attention import Attention, sdp
+from modules.nets.hypertile import Tiling
 from modules.nets.layers import PLAIN, Ops
 
 
@@ -45,7 +46,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(self.norm2(self.conv1(self.norm1(x))))
-        return (self.nin_shortcut(x) if self.shortcut else x) + h
+        x = self.nin_shortcut(x) if self.shortcut else x
+        return x + h if torch.is_grad_enabled() else h.add_(x)
 
 
 class AttnBlock(nn.Module):
@@ -57,12 +59,17 @@ class AttnBlock(nn.Module):
         self.norm = ops.GroupNorm(32, channels, 1e-6)
         self.q, self.k, self.v, self.proj_out = (ops.Conv2d(channels, channels, 1) for _ in range(4))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tiling: Tiling | None = None) -> Tensor:
         batch, channels, height, width = x.shape
         h = self.norm(x)
-        q, k, v = (f(h).reshape(batch, 1, channels, -1).transpose(2, 3) for f in (self.q, self.k, self.v))
-        out = self.attention(q, k, v).transpose(2, 3).reshape(batch, channels, height, width)
-        return x + self.proj_out(out)
+        q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
+        tiles = tiling.tiles(height, width) if tiling else None
+        if tiles is not None:
+            q, k, v = (tiles.merge(t) for t in (q, k, v))
+        out = self.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        if tiles is not None:
+            out = tiles.unmerge(out)
+        return x + self.proj_out(out.transpose(1, 2).reshape(batch, channels, height, width))
 
 
 class Downsample(nn.Module):
@@ -90,8 +97,8 @@ class Middle(nn.Module):
         self.attn_1 = AttnBlock(channels, ops, attention)
         self.block_2 = ResnetBlock(channels, channels, ops)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+    def forward(self, x: Tensor, tiling: Tiling | None = None) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x), tiling))
 
 
 class Level(nn.Module):
@@ -127,11 +134,11 @@ class Encoder(nn.Module):
         self.norm_out = ops.GroupNorm(32, channels, 1e-6, silu=True)
         self.conv_out = ops.Conv2d(channels, config.z_channels * 2, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tiling: Tiling | None = None) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(self.norm_out(self.mid(h)))
+        return self.conv_out(self.norm_out(self.mid(h, tiling)))
 
 
 class Decoder(nn.Module):
@@ -151,8 +158,8 @@ class Decoder(nn.Module):
         self.norm_out = ops.GroupNorm(32, channels, 1e-6, silu=True)
         self.conv_out = ops.Conv2d(channels, config.in_channels, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(z))
+    def forward(self, z: Tensor, tiling: Tiling | None = None) -> Tensor:
+        h = self.mid(self.conv_in(z), tiling)
         for level in range(len(self.up) - 1, -1, -1):
             h = self.up[level](h)
         return self.conv_out(self.norm_out(h))
@@ -221,7 +228,7 @@ def _ramp(length: int, rises: bool, falls: bool, over: int) -> Tensor:
 
 
 class Autoencoder(nn.Module):
-    """Pictures to the moments of a Gaussian over latents, and latents to pictures."""
+    """Pictures to the moments of a Gaussian over latents, and latents to pictures. `tiling`: of its one attention."""
 
     def __init__(self, config: AutoencoderConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
         super().__init__()
@@ -231,12 +238,12 @@ class Autoencoder(nn.Module):
         self.quant_conv = ops.Conv2d(config.z_channels * 2, config.embed_dim * 2, 1)
         self.post_quant_conv = ops.Conv2d(config.embed_dim, config.z_channels, 1)
 
-    def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_moments(self, x: Tensor, tiling: Tiling | None = None) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and log-variance, [B, embed_dim, H/f, W/f] each."""
-        # A permuted [H, W, C] picture would take the channels-last GroupNorm, which is a hundred times less exact.
-        mean, logvar = self.quant_conv(self.encoder(x.contiguous())).chunk(2, dim=1)
+        # A permuted [H, W, C] picture would take torch's channels-last GroupNorm, which is a hundred times less exact.
+        mean, logvar = self.quant_conv(self.encoder(x.contiguous(), tiling)).chunk(2, dim=1)
         return mean, torch.clamp(logvar, -30.0, 20.0)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Unscaled latents [B, embed_dim, h, w] -> pictures [B, 3, f·h, f·w], about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(z), tiling)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.nets.hypertile import Tiling
 from modules.nets.unet import Deep, Prompted
 
 MOST = 4
@@ -44,9 +45,9 @@ class _Before:
         tokens = context.tokens if isinstance(context, Prompted) else context
         return [x, timesteps, tokens, *([] if y is None else [y])]
 
-    def key(self, given: list[Tensor], merging: float) -> tuple:
+    def key(self, given: list[Tensor], *options: Any) -> tuple:
         shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in given)
-        return shapes, merging, self._weight.device, self._weight.data_ptr()
+        return shapes, options, self._weight.device, self._weight.data_ptr()
 
 
 class Recorded(_Before):
@@ -58,21 +59,22 @@ class Recorded(_Before):
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
-        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None,
+        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
         if context_map is not None or deep is not None or not x.is_cuda:
-            return self.net(x, timesteps, context, y, context_map, merging, deep)
+            return self.net(x, timesteps, context, y, context_map, merging, deep, tiling)
         given = self.inputs(x, timesteps, context, y)
-        key = self.key(given, merging)
+        key = self.key(given, merging, tiling)
         if key not in self._graphs:
             self._graphs[key] = None
             while len(self._graphs) > MOST:
                 self._graphs.popitem(last=False)
-            return self.net(x, timesteps, given[2], y, merging=merging)  # warms up all that is measured or loaded
+            # The first call warms up all that is measured or loaded.
+            return self.net(x, timesteps, given[2], y, merging=merging, tiling=tiling)
         self._graphs.move_to_end(key)
-        found = self._graphs[key] or self._record(key, given, merging)
+        found = self._graphs[key] or self._record(key, given, merging, tiling)
         if found is None:
-            return self.net(x, timesteps, context, y, merging=merging)
+            return self.net(x, timesteps, context, y, merging=merging, tiling=tiling)
         graph, kept, out = found
         for place, tensor in zip(kept, given):
             place.copy_(tensor)
@@ -83,12 +85,14 @@ class Recorded(_Before):
         """Let go of what was recorded: the net has moved, and graphs know weights by their address."""
         self._graphs.clear()
 
-    def _record(self, key: tuple, given: list[Tensor], merging: float) -> tuple[Any, list[Tensor], Tensor] | None:
+    def _record(
+        self, key: tuple, given: list[Tensor], merging: float, tiling: Tiling | None
+    ) -> tuple[Any, list[Tensor], Tensor] | None:
         kept = [tensor.clone() for tensor in given]
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                out = self.net(*kept[:3], kept[3] if len(kept) > 3 else None, merging=merging)
+                out = self.net(*kept[:3], kept[3] if len(kept) > 3 else None, merging=merging, tiling=tiling)
         except torch.OutOfMemoryError:
             self._graphs.clear()
             raise
@@ -113,12 +117,12 @@ class Compiled(_Before):
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
-        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None,
+        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or deep is not None or merging:
-            return self.net(x, timesteps, context, y, context_map, merging, deep)
+        if context_map is not None or deep is not None or merging or tiling is not None:
+            return self.net(x, timesteps, context, y, context_map, merging, deep, tiling)
         given = self.inputs(x, timesteps, context, y)
-        key = self.key(given, merging)
+        key = self.key(given)
         if key in self._ready and self._compiled is not None:
             return self._compiled(x, timesteps, given[2], y)
         if key not in self._asked and (self._working is None or not self._working.is_alive()):

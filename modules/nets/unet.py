@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.nets.attention import Attention, ContextMap, sdp
+from modules.nets.hypertile import Tiled, Tiles, Tiling
 from modules.nets.layers import PLAIN, Ops, timestep_embedding
 from modules.nets.merging import Match, Merging
 
@@ -167,7 +168,11 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
 
     def forward(
-        self, x: Tensor, context: Context, context_map: ContextMap | None = None, match: Match | None = None
+        self,
+        x: Tensor,
+        context: Context,
+        context_map: ContextMap | None = None,
+        match: Match | Tiles | None = None,
     ) -> Tensor:
         h = self.norm1(x)
         if match is not None:
@@ -197,7 +202,11 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection()
 
     def forward(
-        self, x: Tensor, context: Context, context_map: ContextMap | None = None, merging: Merging | None = None
+        self,
+        x: Tensor,
+        context: Context,
+        context_map: ContextMap | None = None,
+        merging: Merging | Tiled | None = None,
     ) -> Tensor:
         batch, channels, height, width = x.shape
         h = self.norm(x)
@@ -236,7 +245,7 @@ class Stage(nn.Sequential):
 
     def forward(
         self, x: Tensor, emb: Tensor, context: Context, context_map: ContextMap | None = None,
-        merging: Merging | None = None,
+        merging: Merging | Tiled | None = None,
     ) -> Tensor:  # fmt: skip
         for layer in self:
             if isinstance(layer, ResBlock):
@@ -252,8 +261,8 @@ class UNet(nn.Module):
     """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
 
     `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
-    `merging` is the share of tokens that self-attention takes together (`nets.merging`). `deep`: whether this call may
-    leave the deep part out.
+    `merging` is the share of tokens that self-attention takes together (`nets.merging`), `tiling` how it is tiled
+    (`nets.hypertile`). `deep`: whether this call may leave the deep part out.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
@@ -317,13 +326,15 @@ class UNet(nn.Module):
         context_map: ContextMap | None = None,
         merging: float = 0.0,
         deep: Deep | None = None,
+        tiling: Tiling | None = None,
     ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         if self.config.adm_channels is not None:
             if y is None:
                 raise ValueError(f"this net needs a vector y [B, {self.config.adm_channels}]")
             emb = emb + self.label_emb(y)
-        merge = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
+        merged = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
+        merge = merged if tiling is None else Tiled(tiling, x.shape[2], merged)
         h, skips = x, []
         left_out = deep is not None and not deep.fresh and deep.answer is not None
         for block in self.input_blocks[:SHALLOW] if left_out else self.input_blocks:

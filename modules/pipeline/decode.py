@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.memory.machine import dtype_of
 from modules.nets.autoencoder import Autoencoder, decode_tiled, encode_tiled
+from modules.nets.hypertile import Tiling
 from modules.schema.errors import NotANumber, NotFound
 from modules.weights.residency import LoadedModel
 
@@ -43,7 +44,9 @@ def pixels(model: LoadedModel, latent: Tensor, warn: Callable[[str], None] = lam
     def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
         z = model.from_latents(latent[None].to(model.policy.vae_device, dtype))
         tile = model.policy.vae_tile
-        return (vae.decode(z)[0].float() if tile is None else decode_tiled(vae, z, tile // vae.config.downscale)[0],)
+        if tile is None:
+            return (vae.decode(z, tiling_of(model))[0].float(),)
+        return (decode_tiled(vae, z, tile // vae.config.downscale)[0],)
 
     return finite(model, "decoder", run, warn)[0]
 
@@ -55,11 +58,20 @@ def moments(model: LoadedModel, image: Tensor) -> tuple[Tensor, Tensor]:
     def run(vae: Autoencoder, dtype: torch.dtype) -> tuple[Tensor, ...]:
         x = image[None].to(model.policy.vae_device, dtype)
         tile = model.policy.vae_tile
-        found = vae.encode_moments(x) if tile is None else encode_tiled(vae, x, tile // vae.config.downscale)
+        if tile is None:
+            found = vae.encode_moments(x, tiling_of(model))
+        else:
+            found = encode_tiled(vae, x, tile // vae.config.downscale)
         return tuple(part[0].float().to(model.device) for part in found)
 
     mean, logvar = finite(model, "encoder", run)
     return mean, logvar
+
+
+def tiling_of(model: LoadedModel) -> Tiling | None:
+    """Hypertile's, of the autoencoder's one attention."""
+    side = model.policy.vae_attention_tile
+    return None if side is None else Tiling(max(1, side // model.vae.config.downscale))
 
 
 def finite(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from modules.nets.hypertile import Tiling
 from modules.nets.unet import Deep, Prompted
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
@@ -105,6 +106,7 @@ class Denoiser:
     handover: Handover | None = None
     merging: float = 0.0
     deep_interval: int = 1
+    tiling: Tiling | None = None
     pictures_per_call: int = 1
     shows: str = "Combined"
     enter: Callable[[LoadedModel, int], None] = lambda model, call: None
@@ -248,8 +250,9 @@ class Denoiser:
         context, y = self._said(model, rows, device, dtype)
         deep = self._deep(rows)
         out = model.call(
-            scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, deep
-        )
+            scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, deep,
+            self.tiling,
+        )  # fmt: skip
         return self.predictor.denoised(x, out.to(x.dtype), sigma)
 
     def _places(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:

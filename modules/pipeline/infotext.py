@@ -12,7 +12,7 @@ from modules.sampling import table
 from modules.schema.fields import Frozen, all_facts
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.request import Hires, Mask, Source
-from modules.schema.settings import Sampling
+from modules.schema.settings import Drawing, Sampling
 from modules.schema.version import NAME, VERSION
 
 MASKED_CONTENT = ("fill", "original", "latent noise", "latent nothing")
@@ -76,6 +76,7 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         fields["Token merging ratio hr"] = passes.passes(plan)[-1].merging or None
     if drawing.deep_cache_interval > 1:
         fields["Deep cache interval"] = drawing.deep_cache_interval
+    fields |= _hypertile_fields(plan)
     if options.randn_source != "GPU":
         fields["RNG"] = options.randn_source
     if drawing.tiling:
@@ -159,6 +160,24 @@ def _hires_fields(plan: Plan, second: SecondPass, hires: Hires, k: int) -> dict[
     fields["Hires steps"] = hires.hr_second_pass_steps or None
     fields["Hires upscaler"] = hires.hr_upscaler
     return fields
+
+
+def _hypertile_fields(plan: Plan) -> dict[str, Any]:
+    """As A1111 tells it: that it was on, and what is not at its default."""
+    drawing, known = plan.settings.drawing, all_facts(Drawing)
+    runs = passes.passes(plan)
+    names = ["hypertile_enable_unet"]
+    if len(runs) > 1:
+        names.append("hypertile_enable_unet_secondpass")
+    if any(passes.tiling_of(plan, run) for run in runs):
+        names += ["hypertile_max_depth_unet", "hypertile_max_tile_unet", "hypertile_swap_size_unet"]
+    if drawing.hypertile_enable_vae:
+        names += ["hypertile_enable_vae", "hypertile_max_tile_vae"]
+    return {
+        str(known[name].infotext): getattr(drawing, name)
+        for name in names
+        if getattr(drawing, name) != known[name].default
+    }
 
 
 def _told(part: Frozen, *names: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from modules.nets.hypertile import Tiling
 from modules.pipeline import depth, inversion, latents, networks, text
 from modules.pipeline.context import RunContext
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
@@ -90,6 +91,14 @@ def merging_ratio(plan: Plan) -> float:
     return drawing.token_merging_ratio_img2img or drawing.token_merging_ratio
 
 
+def tiling_of(plan: Plan, run: Pass) -> Tiling | None:
+    """Hypertile's; a second pass may have it alone."""
+    own = plan.settings.drawing
+    if not own.hypertile_enable_unet and not (run.second and own.hypertile_enable_unet_secondpass):
+        return None
+    return Tiling(max(1, own.hypertile_max_tile_unet // 8), own.hypertile_max_depth_unet, own.hypertile_swap_size_unet)
+
+
 def sample(
     plan: Plan, run: Pass, batch: range, models: Models, ctx: RunContext, meter: Meter,
     start: Start | None = None, extra: Tensor | None = None,
@@ -146,6 +155,7 @@ def sample(
         handover=handover_of(plan, run),
         merging=run.merging,
         deep_interval=plan.settings.drawing.deep_cache_interval,
+        tiling=tiling_of(plan, run),
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,
         shows=plan.settings.preview.live_preview_content,

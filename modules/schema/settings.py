@@ -410,6 +410,28 @@ class Drawing(Frozen):
         hint="Only each so many steps the whole denoiser is asked, else its outer layers; 1 is off. Much faster; "
         "changes the picture.",
     )  # fmt: skip
+    hypertile_enable_unet: bool = fact(
+        False, label="Enable Hypertile U-Net", infotext="Hypertile U-Net",
+        hint="Self-attention within tiles: faster at large sizes; changes details.",
+    )  # fmt: skip
+    hypertile_enable_unet_secondpass: bool = fact(
+        False, label="Enable Hypertile U-Net for hires fix second pass", infotext="Hypertile U-Net second pass"
+    )
+    hypertile_max_depth_unet: int = fact(
+        3, label="Hypertile U-Net max depth", ge=0, le=3, step=1, infotext="Hypertile U-Net max depth"
+    )
+    hypertile_max_tile_unet: int = fact(
+        256, label="Hypertile U-Net max tile size", ge=0, le=512, step=16, infotext="Hypertile U-Net max tile size",
+        hint="in pixels: no tile is smaller",
+    )  # fmt: skip
+    hypertile_swap_size_unet: int = fact(
+        3, label="Hypertile U-Net swap size", ge=1, le=64, soft_le=6, step=1, infotext="Hypertile U-Net swap size",
+        hint="so many ways of dividing a side take turns",
+    )  # fmt: skip
+    hypertile_enable_vae: bool = fact(False, label="Enable Hypertile VAE", infotext="Hypertile VAE")
+    hypertile_max_tile_vae: int = fact(
+        128, label="Hypertile VAE max tile size", ge=0, le=512, step=16, infotext="Hypertile VAE max tile size"
+    )
     refiner_switch_by_sample_steps: bool = fact(
         False, label="Switch to refiner by sampling steps", infotext="Refiner switch by sampling steps"
     )

@@ -482,6 +482,9 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     # quiet cores, 1.2 s without. Read when the engine loads its tensor library; a user's own values win.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Feature maps of 2 MB and more in pages of 2 MB (Linux): the system then spends a quarter of the time on handing
+    # over new ones, which is up to a quarter of a large convolution.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Ctrl+C in a terminal reaches both; the server decides when the child ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to(folders.state / "log", "worker.log")

@@ -31,7 +31,7 @@ from modules.memory.streaming import CardLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.packed import PACKED, PACKED_UP
+from modules.nets.packed import PACKED
 from modules.nets.recorded import Recorded, calling
 from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
@@ -404,14 +404,8 @@ def _ops(policy: Policy) -> Ops:
 
 
 def _vae_ops(policy: Policy) -> Ops:
-    """Those of the autoencoder. Packed convolutions answer with channels last, where torch's float32 GroupNorm is a
-    hundred times less exact; in bfloat16 that drowns."""
-    if policy.vae_apart:
-        return PACKED_UP
-    ops = _ops(policy)
-    if ops is not PACKED:
-        return ops
-    return PACKED if policy.vae == "bfloat16" else PACKED_UP
+    """Those of the autoencoder, which may be on the processor alone."""
+    return PACKED if policy.vae_apart else _ops(policy)
 
 
 def _text_ops(policy: Policy) -> Ops:

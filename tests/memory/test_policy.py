@@ -36,8 +36,8 @@ def on_card(denoiser, vae, together, channels_last=True, **more) -> Policy:
 
 TABLE = [
     # machine, precision → denoiser, vae and text, attention, pictures per call, channels last
-    (PC, "auto", Policy(CPU, F32, F32, F32, "measured", 1, False, packed=True)),
-    (SERVER, "auto", Policy(CPU, F32, F32, F32, "measured", 1, False, packed=True)),
+    (PC, "auto", Policy(CPU, F32, F32, F32, "measured", 1, True, packed=True)),
+    (SERVER, "auto", Policy(CPU, F32, F32, F32, "measured", 1, True, packed=True)),
     (SERVER, "bfloat16", Policy(CPU, BF16, F32, F32, "measured", 1, True, packed=True)),
     (PC, "float16", Policy(CPU, F16, F32, F32, "measured", 1, True, packed=True)),
     (MAC, "auto", Policy(MPS, F16, F32, F32, "sub-quadratic", 1, False)),

@@ -11,7 +11,7 @@ from torch import nn
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.clip import TextEncoder
 from modules.nets.layers import seamless
-from modules.nets.packed import PACKED, PACKED_UP, Packed, PackedConv2d, PackedLinear, PackedUpConv2d, dtypes
+from modules.nets.packed import PACKED, ExactGroupNorm, Packed, PackedConv2d, PackedLinear, PackedUpConv2d, dtypes
 from modules.nets.unet import UNet
 from tests.weights.tiny import TEXT, UNET, VAE, randomise
 
@@ -90,19 +90,38 @@ def test_enlarging_inside_the_convolution_is_exact(generator, wrap, last, dtype)
     assert (found - right).abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
 
 
-@needs_onednn
-def test_an_autoencoder_packed_where_it_enlarges_keeps_the_plain_layout(generator):
-    net: Any = randomise(Autoencoder(VAE, PACKED_UP), generator)
-    seen: list[bool] = []
-    z = torch.randn(1, 4, 8, 8, generator=generator)
-    for layer in net.modules():
-        if isinstance(layer, nn.GroupNorm):
-            layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+@pytest.mark.parametrize("silu", [False, True])
+def test_group_norm_with_channels_last_is_as_exact_as_in_the_plain_layout(generator, silu):
+    layer: Any = randomise(ExactGroupNorm(8, 32, 1e-6, silu=silu), generator)
+    far = torch.randn(1, 32, 1, 1, generator=generator) * 4  # a mean far from zero is what makes it hard
+    x = torch.randn(3, 32, 90, 131, generator=generator) + far  # in slices, the last one shorter
     with torch.inference_mode():
-        plain = net.decode(z)
-        packed = pack(net).decode(z)
-    assert all(seen)
-    assert (plain - packed).abs().max() / plain.abs().max() < 1e-5
+        right = nn.functional.group_norm(x.double(), 8, layer.weight.double(), layer.bias.double(), 1e-6)
+        right = nn.functional.silu(right) if silu else right
+        plain = layer(x)
+        last = layer(x.to(memory_format=torch.channels_last))
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert (last - right).abs().max() < 2 * (plain - right).abs().max() + 1e-6
+        for k in range(3):
+            assert torch.equal(layer(x[k : k + 1].to(memory_format=torch.channels_last)), last[k : k + 1])
+
+
+@needs_onednn
+def test_a_packed_autoencoder_lets_no_norm_of_torch_see_channels_last(generator):
+    net: Any = randomise(Autoencoder(VAE, PACKED), generator)
+    z = torch.randn(1, 4, 8, 8, generator=generator)
+    kinds = {type(layer) for layer in net.modules() if isinstance(layer, nn.GroupNorm)}
+    assert kinds == {ExactGroupNorm}
+    seen: list[bool] = []
+    for layer in net.decoder.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_hook(lambda _, __, out: seen.append(out.is_contiguous()))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        pack(net).decode(z)
+    assert not any(seen)
 
 
 @needs_onednn

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from modules.nets.hypertile import Tiling
 from modules.nets.recorded import Compiled, Recorded, calling
 from modules.nets.unet import SHALLOW, Deep, Prompted, UNet
 from tests.weights.tiny import UNET, randomise
@@ -132,3 +133,39 @@ def test_a_compiled_net_answers_as_itself_on_a_card(net, test_seed):
         call.wait()
         assert call._ready
         assert torch.allclose(call(*given), net(*given), atol=1e-2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 12), (16, 7)])
+def test_tiles_put_a_feature_map_together_again(test_seed, height, width):
+    x = torch.randn(3, height * width, 5, generator=torch.Generator().manual_seed(test_seed))
+    found = [Tiling(4).tiles(height, width, number=number) for number in range(9)]
+    assert len({(tiles.rows, tiles.columns) for tiles in found if tiles}) > 1
+    for tiles in filter(None, found):
+        parts = tiles.merge(x)
+        assert parts.shape == (3 * tiles.rows * tiles.columns, height // tiles.rows * (width // tiles.columns), 5)
+        assert min(height // tiles.rows, width // tiles.columns) >= 4
+        first = x.view(3, height, width, 5)[0, : height // tiles.rows, : width // tiles.columns]
+        assert torch.equal(parts[0], first.reshape(-1, 5))
+        assert torch.equal(tiles.unmerge(parts), x)
+
+
+def test_deep_levels_and_small_maps_stay_whole():
+    assert Tiling(8).tiles(8, 8) is None
+    assert Tiling(4, depth=1).tiles(64, 64, level=2) is None
+    level = Tiling(8).tiles(64, 64, level=1)
+    assert level is not None
+    assert 64 // level.rows == 16
+
+
+def test_attention_in_tiles_changes_a_call_and_not_with_its_batch(net, test_seed):
+    x, t, context = inputs(test_seed, rows=2, side=16)
+    tiling = Tiling(4)
+    with torch.inference_mode():
+        whole = net(x, t, context)
+        tiled = net(x, t, context, tiling=tiling)
+        assert not torch.allclose(whole, tiled, atol=1e-4)
+        assert torch.equal(net(x, t, context, tiling=Tiling(16)), whole)  # one tile is the picture
+        moved = x.clone()
+        moved[1] += 1
+        assert torch.equal(net(moved, t, context, tiling=tiling)[0], tiled[0])
+        assert torch.equal(Recorded(net)(x, t, context, tiling=tiling), tiled)

@@ -174,6 +174,18 @@ def test_token_merging_changes_little_and_not_with_the_batch(two: Studio, pixels
     assert "Token merging ratio: 0.5" in alone.record.infotext
 
 
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_hypertile_changes_the_picture_not_with_the_batch_and_is_told(two: Studio, pixels: Pixels, part: str) -> None:
+    settings = {f"hypertile_enable_{part}": True, f"hypertile_max_tile_{part}": 16}
+    together = two.draw(seed=2, batch_size=2, override_settings=settings)
+    (alone,) = two.draw(seed=3, override_settings=settings)
+    (plain,) = two.draw(seed=3)
+    assert pixels(two, together[1]) == pixels(two, alone) != pixels(two, plain)
+    name = {"unet": "Hypertile U-Net", "vae": "Hypertile VAE"}[part]
+    assert f"{name}: True, {name} max tile size: 16" in alone.record.infotext
+    assert "Hypertile" not in plain.record.infotext
+
+
 def test_cfg_rescale_changes_the_picture_and_is_told(two: Studio, pixels: Pixels) -> None:
     (plain,) = two.draw(prompt="a cat", seed=2, cfg_scale=12)
     (rescaled,) = two.draw(prompt="a cat", seed=2, cfg_scale=12, cfg_rescale=0.7)
