@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modules.nets.hypertile import Tiling
 from modules.nets.taesd import TaesdDecoder
 from modules.nets.unet import Deep, Prompted
 from modules.pipeline.run import Engine
@@ -37,6 +38,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "token merging 0.5": {"token_merging_ratio": 0.5},
     "deep cache 2": {"deep_cache_interval": 2},
     "deep cache 3": {"deep_cache_interval": 3},
+    "hypertile": {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128},
+    "hypertile of the VAE": {"hypertile_enable_vae": True},
 }
 
 
@@ -48,13 +51,6 @@ class Row:
     gain: float
     mean: float | None = None
     largest: float | None = None
-
-
-class Hand:
-    cancelled, finished = False, frozenset[int]()
-
-    def take_skip(self) -> bool:
-        return False
 
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:
@@ -81,6 +77,8 @@ def gains(dtype: torch.dtype, cache: Path, rounds: int, device: str) -> dict[str
             if ratio := options.get("token_merging_ratio"):
                 merged = seconds(lambda: model.unet(x, t, prompted, y, merging=ratio), rounds)
                 found[name] = plain / merged
+        tiled = seconds(lambda: model.unet(x, t, prompted, y, tiling=Tiling(16)), rounds)
+        found["hypertile"] = plain / tiled
         deep = Deep()
         model.unet(x, t, prompted, y, deep=deep)
         deep.fresh = False
@@ -91,6 +89,8 @@ def gains(dtype: torch.dtype, cache: Path, rounds: int, device: str) -> dict[str
         z = x[:1].to(model.policy.vae_dtype)
         small = TaesdDecoder().to(device).eval()
         full = seconds(lambda: model.vae.decode(z), rounds)
+        tiled = seconds(lambda: model.vae.decode(z, Tiling(16)), rounds)
+        found["hypertile of the VAE"] = full / tiled
         found["TAESD, of the decoding"] = full / seconds(lambda: small(x[:1].float()), rounds)
     return found
 
@@ -99,7 +99,7 @@ def drawn(engine: Engine, options: dict[str, Any], seeds: int) -> list[np.ndarra
     events: list[Event] = []
     settings = Settings().with_options({"live_previews_enable": False, **options})
     request = GenerationRequest(prompt=PROMPT, seed=1, n_iter=seeds, steps=20, width=256, height=256)
-    engine.run("bench", request, settings, events.append, Hand())  # type: ignore[arg-type]
+    engine.run("bench", request, settings, events.append, bench.Hand())  # type: ignore[arg-type]
     found = []
     for event in events:
         if isinstance(event, ImageReady) and event.record.path:

@@ -33,14 +33,15 @@ from modules.memory.machine import dtype_of
 from modules.memory.policy import choose
 from modules.nets.attention import ATTENTIONS
 from modules.nets.autoencoder import AutoencoderConfig
-from modules.pipeline.run import MEASURED
+from modules.pipeline.run import MEASURED, Engine
 from modules.schema.folders import Folders
+from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import LoadedModel, Residency
 from modules.weights.sizes import sizes_of
 from tests.weights.full_size import LAYOUTS
-from tests.weights.tiny import write_layout
+from tests.weights.tiny import write_layout, write_tiny_sd15
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROOT = Path(__file__).parent.parent.parent
@@ -50,11 +51,14 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "easel-
 
 @dataclass(frozen=True)
 class Family:
-    """`latent`: side of the native picture's latents. `theirs`: arguments of diffusers' U-Net."""
+    """`latent`: side of the native picture's latents. `theirs`: arguments of diffusers' U-Net. `context`, `vector`:
+    widths of what the net is told."""
 
     layout: str
     latent: int
     theirs: dict[str, Any]
+    context: int = 768
+    vector: int = 0
 
 
 FAMILIES = {
@@ -70,7 +74,10 @@ FAMILIES = {
             "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
+        context=2048, vector=2816,
     ),
+    # No family: a net of a second, by which a run of everything is rehearsed. Without a peer.
+    "tiny": Family("", 8, {}, context=32),
 }  # fmt: skip
 
 
@@ -100,7 +107,10 @@ def model_file(family: str, cache: Path) -> Path:
     if not path.exists():
         print(f"generating {path} …", flush=True)
         making = path.with_suffix(".part")
-        write_layout(making, LAYOUTS[FAMILIES[family].layout], 1, vae=AutoencoderConfig())
+        if family == "tiny":
+            write_tiny_sd15(making, 1)
+        else:
+            write_layout(making, LAYOUTS[FAMILIES[family].layout], 1, vae=AutoencoderConfig())
         making.rename(path)
     return path
 
@@ -153,11 +163,11 @@ def their_text(dtype: torch.dtype, device: str) -> Any:
 
 def inputs(family: str, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """x [2, 4, h, w], timesteps, context and SDXL's vector for one guided call."""
-    side, sdxl = FAMILIES[family].latent, family == "sdxl"
+    asked = FAMILIES[family]
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 4, side, side, generator=generator).to(device, dtype)
-    context = torch.randn(2, 77, 2048 if sdxl else 768, generator=generator).to(device, dtype)
-    y = torch.randn(2, 2816, generator=generator).to(device, dtype) if sdxl else None
+    x = torch.randn(2, 4, asked.latent, asked.latent, generator=generator).to(device, dtype)
+    context = torch.randn(2, 77, asked.context, generator=generator).to(device, dtype)
+    y = torch.randn(2, asked.vector, generator=generator).to(device, dtype) if asked.vector else None
     return x, torch.tensor([500.0, 500.0], device=device), context, y
 
 
@@ -234,6 +244,49 @@ def added(y: Tensor | None) -> dict[str, Any]:
     return {} if y is None else {"added_cond_kwargs": {"text_embeds": y[:, :1280], "time_ids": torch.zeros(2, 6).to(y)}}
 
 
+def remainder(family: str, dtype: torch.dtype, cache: Path, steps: int) -> Iterator[Row]:
+    """A job of the whole program: the processor seconds of all but denoiser and decoder, beside theirs in 20 steps.
+
+    Fewer `steps` than 20 may be drawn: what they leave out of all else is next to nothing.
+    """
+    model_file(family, cache)
+    name = str(dtype).removeprefix("torch.")
+    settings = Settings().with_options({"precision": name, "vae_precision": name, "sd_model_checkpoint": family})
+
+    folder = tempfile.TemporaryDirectory()
+    own = vars(Folders.under(Path(folder.name)))
+    engine = Engine(Folders(**{**own, "checkpoint_dirs": folders_of(cache).checkpoint_dirs}))
+
+    def drawn(side: int, steps: int) -> float:
+        began = time.process_time()
+        request = GenerationRequest(prompt="a lighthouse", seed=1, steps=steps, width=side, height=side)
+        engine.run("bench", request, settings, lambda event: None, Hand())  # type: ignore[arg-type]
+        return time.process_time() - began
+
+    engine.warm(settings)
+    drawn(64, 1)  # loads, hashes
+    spent = {"denoiser": 0.0, "decoder": 0.0}
+    model = next(iter(engine.residency._kept.values()))
+    for part, net in (("denoiser", model.unet), ("decoder", model.vae.decoder)):
+        net.register_forward_pre_hook(lambda *_, part=part: spent.__setitem__(part, spent[part] - time.process_time()))
+        net.register_forward_hook(lambda *_, part=part: spent.__setitem__(part, spent[part] + time.process_time()))
+    whole = drawn(8 * FAMILIES[family].latent, steps)
+    nets = spent["denoiser"] * 20 / steps + spent["decoder"]
+    yield Row(
+        f"{family} {name} all but denoiser and VAE of a job, beside them in 20 steps, processor s",
+        round(whole - sum(spent.values()), 3), round(nets, 3),
+    )  # fmt: skip
+    engine.close()
+    folder.cleanup()
+
+
+class Hand:
+    cancelled, finished = False, frozenset[int]()
+
+    def take_skip(self) -> bool:
+        return False
+
+
 def cold(family: str, dtype: str, cache: Path, device: str) -> Iterator[Row]:
     """From a fresh process to the end of the first guided call, and the most memory each needed for it."""
     found = {}
@@ -304,12 +357,13 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--family", nargs="+", choices=[*FAMILIES], default=["sd1"])
+    parser.add_argument("--family", nargs="+", choices=["sd1", "sdxl"], default=["sd1"])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16", "float32"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of the processor; all where not given")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["speed", "cold"])
+    parser.add_argument("--only", choices=["speed", "cold", "rest"])
+    parser.add_argument("--steps", type=int, default=20, help="of the job whose remaining work is measured")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the generated files")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md")
@@ -329,10 +383,12 @@ def main() -> None:
     for family in asked.family:
         model_file(family, asked.cache)
         for dtype in asked.dtype:
-            if asked.only != "cold":
+            if asked.only in (None, "speed"):
                 told(compare(family, dtype_of(dtype), asked.cache, asked.rounds, asked.device))
-            if asked.only != "speed":
+            if asked.only in (None, "cold"):
                 told(cold(family, dtype, asked.cache, asked.device))
+            if asked.only in (None, "rest"):
+                told(remainder(family, dtype_of(dtype), asked.cache, asked.steps))
     if asked.json:
         asked.json.write_text(json.dumps([row.plain() for row in rows], indent=1))
     if asked.write:

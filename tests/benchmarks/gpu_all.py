@@ -1,5 +1,7 @@
 """Everything that needs a card, in one call: `python -m tests.benchmarks.gpu_all --out FOLDER [--quick]`.
 
+`--family tiny` with a `--part` rehearses it on a processor (tests/memory/test_gpu_all.py), so that no slip waits for a
+card to be found.
 Runs the tests marked `gpu`, then measures what only a card can tell, and writes figures.json and the logs to FOLDER.
 Each part is a process of its own with a time limit, so that one that fails or hangs leaves the others their turn.
 """
@@ -19,7 +21,11 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 150
-"""Seconds for one part."""
+"""Seconds for one part; those that make the files of random weights may take four times as long."""
+
+
+def device_of(family: str) -> str:
+    return "cpu" if family == "tiny" else "cuda"
 
 
 def parts(quick: bool) -> dict[str, list[str]]:
@@ -57,7 +63,7 @@ def loaded(family: str, **changes: Any) -> tuple[Any, Any, Any]:
     folders = bench.folders_of(bench.CACHE)
     catalogue = Catalogue(folders, folders.database)
     checkpoint = catalogue.find(family)
-    facts = devices.detect()
+    facts = devices.detect(use_cpu=device_of(family) == "cpu")
     sizes = sizes_of(checkpoint)
     settings = Settings().with_options(changes.pop("options", {}))
     policy = replace(choose(facts, settings, sizes), **changes)
@@ -68,14 +74,26 @@ def loaded(family: str, **changes: Any) -> tuple[Any, Any, Any]:
 def seconds_per_call(call: Callable[[], Any], calls: int = 20) -> float:
     import torch
 
+    def settle() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
     for _ in range(3):
         call()
-    torch.cuda.synchronize()
+    settle()
     began = time.perf_counter()
     for _ in range(calls):
         call()
-    torch.cuda.synchronize()
+    settle()
     return (time.perf_counter() - began) / calls
+
+
+def forget_peak() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def speed(family: str) -> dict[str, float]:
@@ -89,12 +107,12 @@ def speed(family: str) -> dict[str, float]:
     for attention in ("sdp", "xformers", "Doggettx", "split", "sub-quadratic"):
         try:
             model, _, policy = loaded(family, attention=attention)
-            given = inputs(family, policy.denoiser_dtype, "cuda")
+            given = inputs(family, policy.denoiser_dtype, device_of(family))
             with torch.inference_mode():
                 found[attention] = 1 / seconds_per_call(partial(model.unet, *given))
                 if attention == "sdp":
                     found["sdp, CUDA graph"] = 1 / seconds_per_call(partial(Recorded(model.unet), *given))
-                    compiled = Compiled(model.unet)
+                    compiled = Compiled(model.unet, **({"backend": "eager"} if family == "tiny" else {}))
                     began = time.perf_counter()
                     compiled(*given)
                     compiled.wait()
@@ -114,10 +132,9 @@ def memory(family: str) -> dict[str, float]:
     found: dict[str, float] = {}
     answers = []
     for use in ("normal", "medvram", "lowvram"):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        forget_peak()
         model, _, policy = loaded(family, options={"memory_use": use})
-        given = inputs(family, policy.denoiser_dtype, "cuda")
+        given = inputs(family, policy.denoiser_dtype, device_of(family))
         with torch.inference_mode():
             found[f"{use}, ms"] = 1000 * seconds_per_call(partial(model.unet, *given), 10)
             answers.append(model.unet(*given).float())
@@ -137,7 +154,7 @@ def prediction(family: str) -> dict[str, float]:
     from tests.benchmarks.bench_speed import FAMILIES, inputs
 
     model, sizes, policy = loaded(family)
-    x, t, context, y = inputs(family, policy.denoiser_dtype, "cuda")
+    x, t, context, y = inputs(family, policy.denoiser_dtype, device_of(family))
     side = FAMILIES[family].latent * 8
     need = predict(sizes, Shape(side, side), policy)
     resting = torch.cuda.memory_allocated()
@@ -147,7 +164,7 @@ def prediction(family: str) -> dict[str, float]:
             "denoising": lambda: model.unet(x, t, context, y),
             "decoding": lambda: model.vae.decode(x[:1].to(policy.vae_dtype)),
         }.items():
-            torch.cuda.reset_peak_memory_stats()
+            forget_peak()
             call()
             measured[name] = torch.cuda.max_memory_allocated() - resting
     shares = {f"{name}, predicted/measured": getattr(need, name) / max(1, value) for name, value in measured.items()}

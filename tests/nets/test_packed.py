@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from modules.nets import winograd
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.clip import TextEncoder
 from modules.nets.layers import seamless
@@ -88,6 +89,25 @@ def test_enlarging_inside_the_convolution_is_exact(generator, wrap, last, dtype)
         found = layer(x.to(dtype, memory_format=order))
     assert found.is_contiguous(memory_format=order)
     assert (found - right).abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+@needs_onednn
+@pytest.mark.parametrize("wrap", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("size", [(24, 16), (15, 9)])
+def test_convolutions_with_fewer_products_are_as_exact_alone_and_among_others(generator, monkeypatch, wrap, size):
+    monkeypatch.setattr(winograd, "TILES", 256 * 20)  # in several slices
+    layer: Any = randomise(PackedConv2d(256, 264, 3, padding=1), generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer.wrap = wrap
+    x = torch.randn(2, 256, *size, generator=generator).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        plain = layer(x)
+        right = layer.double()(x.double())
+        layer.float().pack()
+        assert layer.positions
+        found = layer(x)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - right).abs().max() < 2 * (plain - right).abs().max()
+        assert torch.equal(layer(x[1:]), found[1:])
 
 
 @pytest.mark.parametrize("silu", [False, True])

@@ -38,7 +38,7 @@ from tests.weights.tiny import PREFIXES, tiny_tensors, write_tiny, write_tiny_sd
 
 FACTS = detect(use_cpu=True)
 FULL = pytest.mark.skipif(not os.environ.get("TEST_FULL"), reason="a minute long: TEST_FULL=1 runs it")
-POLICY: Policy = replace(choose(FACTS, Settings()), packed=False)  # packed weights cannot be compared with the file
+POLICY: Policy = replace(choose(FACTS, Settings()), packed=False, channels_last=False)  # as the file has it
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,38 @@
+"""What a card is measured by runs from end to end where there is none, with a tiny net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import bench_speed, gpu_all
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_speed, "CACHE", tmp_path)
+
+
+def test_every_part_of_the_run_on_a_card_can_be_rehearsed(cache: None) -> None:
+    ways = gpu_all.speed("tiny")
+    for way in ("sdp", "sdp, CUDA graph", "sdp, compiled", "Doggettx", "split", "sub-quadratic"):
+        assert ways[f"{way}, calls/s"] > 0
+    assert gpu_all.file("tiny")["MB"] >= 1
+    placed = gpu_all.memory("tiny")
+    assert {f"{use}, ms" for use in ("normal", "medvram", "lowvram")} <= placed.keys()
+    assert placed["largest difference of answers"] == 0
+    told = gpu_all.prediction("tiny")
+    assert told["weights, predicted/measured"] > 1
+
+
+def test_every_part_names_a_program_and_a_measure_that_exist() -> None:
+    seen = []
+    for name, arguments in gpu_all.parts(quick=False).items():
+        seen.append(name)
+        if "--part" in arguments:
+            assert arguments[arguments.index("--part") + 1] in gpu_all.PARTS
+            assert arguments[arguments.index("--family") + 1] in bench_speed.FAMILIES
+        if arguments[1].startswith("tests."):
+            assert (gpu_all.ROOT / (arguments[1].replace(".", "/") + ".py")).exists()
+    assert len(seen) == 12
