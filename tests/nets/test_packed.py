@@ -138,7 +138,7 @@ def test_a_packed_autoencoder_lets_no_norm_of_torch_see_channels_last(generator)
             layer.register_forward_hook(lambda _, __, out: seen.append(out.is_contiguous()))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.to(memory_format=torch.channels_last)
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         pack(net).decode(z)
     assert not any(seen)

@@ -114,7 +114,7 @@ def test_a_recorded_net_answers_as_itself(net, test_seed):
     with torch.inference_mode():
         for side in (8, 16, 8):
             for seed in range(3):
-                given = tuple(tensor.cuda() for tensor in inputs(test_seed + seed, side=side))
+                given: Any = tuple(tensor.cuda() for tensor in inputs(test_seed + seed, side=side))
                 assert torch.allclose(call(given[0], given[1], Prompted(given[2])), net(*given), atol=1e-4)
         assert sum(entry is not None for entry in call._graphs.values()) == 2
         net.out[2].weight.mul_(2)  # a LoRA is merged in place
@@ -127,7 +127,7 @@ def test_a_recorded_net_answers_as_itself(net, test_seed):
 def test_a_compiled_net_answers_as_itself_on_a_card(net, test_seed):
     net = net.cuda()
     call = Compiled(net)
-    given = tuple(tensor.cuda() for tensor in inputs(test_seed))
+    given: Any = tuple(tensor.cuda() for tensor in inputs(test_seed))
     with torch.inference_mode():
         call(*given)
         call.wait()
