@@ -109,6 +109,7 @@ def test_hires_fix_then_a_painted_mask_then_the_settings_back(program, page):
     page.click("#tab_history-button")
     page.fill("#history_search", "seed:8")
     page.wait_for_function("document.querySelector('#history_count').innerText === '1 picture'")
+    page.wait_for_timeout(300)  # the list is drawn anew
     page.click("#history .easel-tile[data-index='0']")
     page.click("#history_restore_settings")
     page.wait_for_function("document.querySelector('#img2img_seed input')?.value === '8'")
