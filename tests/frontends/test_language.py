@@ -135,6 +135,7 @@ NAMES = re.compile(
     r"Easel [\d.]+|GPU|CPU|NV|Lanczos|Zero Terminal SNR|Doggettx|InvokeAI|xformers|sdp(-no-mem)?|sub-quadratic|V1"
     r"|bh[12]|logSNR|time_\w+|vary_coeff|postcards|dream|[a-z]{2}_[A-Z]{2}|\W+|Lora|TAESD|Approx (NN|cheap)|Automatic"
     r"|\w+(_\w+)+( ×)?|emphasis|font|localization|precision|tiling|extras|grid|inpaint"  # options
+    r"|png|jpg|webp|avif"
     r"|CFG scale|Model hash|Sampler|Steps"  # keys of infotexts
     r"|auto|normal|(low|med)vram|b?float\d+|Alt|Ctrl|Enter|Esc|[\d.×x:%/+-]+|.?"
 )

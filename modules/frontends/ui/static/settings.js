@@ -166,7 +166,7 @@
 
     /** Several of a long list, in their order: each can be taken out, one more put in. */
     function chips(choices) {
-        const root = make("div", { class: "easel-chips", role: "group" });
+        const root = make("div", { class: "easel-chips", role: "group", translate: "no" });
         root.chosen = [];
         root.put = (chosen) => {
             root.chosen = [...chosen];
