@@ -98,5 +98,5 @@ def _seconds(way: Callable[..., Tensor], inputs: tuple, known: float) -> float:
 
 def _finish(like: Tensor) -> None:
     """Wait for what the device still does."""
-    if like.device.type != "cpu":
+    if like.device.type not in ("cpu", "meta"):
         torch.get_device_module(like.device).synchronize()
