@@ -24,7 +24,10 @@ def test_seed() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test in a browser gets two more tries: on a busy machine a click may fall on what is drawn anew just then."""
+    """Long files begin first, so that none is left for one process at the end. A test in a browser gets two more tries:
+    on a busy machine a click may fall on what is drawn anew just then."""
+    long = {item.path for item in items if item.get_closest_marker("browser") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     if not config.pluginmanager.hasplugin("rerunfailures"):
         return
     for item in items:

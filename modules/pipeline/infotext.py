@@ -11,7 +11,7 @@ from modules.prompt import infotext, parse, tokens
 from modules.sampling import table
 from modules.schema.fields import Frozen, all_facts
 from modules.schema.plan import Plan, SecondPass
-from modules.schema.request import Hires, Mask, Source
+from modules.schema.request import RESIZE_MODES, Hires, Mask, Source
 from modules.schema.settings import Drawing, Sampling
 from modules.schema.version import NAME, VERSION
 
@@ -43,7 +43,6 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     request, settings = plan.request, plan.settings
     options, prompting, drawing = settings.sampling, settings.prompting, settings.drawing
     told = settings.infotext
-    sampler, schedule = table.normalise(plan.sampler, plan.scheduler)
     fields: dict[str, Any] = {
         "Steps": request.steps,
         "Sampler": plan.sampler,
@@ -69,7 +68,8 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         fields["Conditional mask weight"] = drawing.inpainting_mask_weight
     if settings.model.CLIP_stop_at_last_layers > 1:
         fields["Clip skip"] = settings.model.CLIP_stop_at_last_layers
-    if options.eta_noise_seed_delta and sampler.uses_ensd and _eta(sampler, options):
+    walks = _walks(plan)
+    if options.eta_noise_seed_delta and any(one.uses_ensd and _eta(one, options) for one, _ in walks):
         fields["ENSD"] = options.eta_noise_seed_delta
     fields["Token merging ratio"] = passes.first_pass(plan).merging or None
     if plan.second is not None:
@@ -96,11 +96,10 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
         if (multiplier := passes.noise_multiplier(plan)) != 1:
             fields["Noise multiplier"] = multiplier
     fields |= networks.infotext_fields(plan, k)
-    resolved = table.resolve(sampler, schedule)
-    fields |= _option_fields(SCHEDULE_ORDER, sampler, resolved, options)
+    fields |= _option_fields(SCHEDULE_ORDER, walks, options)
     if drawing.img2img_extra_noise and plan.denoising_strength is not None:
         fields["Extra noise"] = drawing.img2img_extra_noise
-    fields |= _option_fields(SAMPLER_ORDER, sampler, resolved, options)
+    fields |= _option_fields(SAMPLER_ORDER, walks, options)
     if (prompting.pad_cond_uncond or prompting.pad_cond_uncond_v0) and _lengths_differ(plan, k):
         fields["Pad conds v0" if prompting.pad_cond_uncond_v0 else "Pad conds"] = True
     if prompting.emphasis != "Original" and any(c in plan.prompts[k] + plan.negative_prompts[k] for c in "(["):
@@ -132,6 +131,17 @@ def _lengths_differ(plan: Plan, k: int) -> bool:
         return {len(tokens.chunk(parse.parse_emphasis(one), tokens.CLIP)) for one in prompt.texts}
 
     return chunks(plan.prompts[k], False) != chunks(plan.negative_prompts[k], True)
+
+
+Walk = tuple[table.Sampler, table.Schedule]
+
+
+def _walks(plan: Plan) -> list[Walk]:
+    """Sampler and schedule of each pass."""
+    names = [(plan.sampler, plan.scheduler)]
+    if plan.second is not None:
+        names.append((plan.second.sampler, plan.second.scheduler))
+    return [(sampler, table.resolve(sampler, schedule)) for sampler, schedule in (table.normalise(*n) for n in names)]
 
 
 def _eta(sampler: table.Sampler, options: Sampling) -> float:
@@ -189,6 +199,8 @@ def _told(part: Frozen, *names: str) -> dict[str, Any]:
 def _source_fields(source: Source) -> dict[str, Any]:
     """What is told of the mask and of drawing in several rounds."""
     fields: dict[str, Any] = {}
+    if source.resize_mode:
+        fields["Resize mode"] = RESIZE_MODES[source.resize_mode]
     if source.tiles is not None:
         fields |= _told(source.tiles, "overlap", "upscaler")
     if source.loopback is not None:
@@ -204,7 +216,7 @@ def _source_fields(source: Source) -> dict[str, Any]:
         fields |= {"Soft inpainting enabled": True, **_told(mask.soft)}
     if mask.inpainting_mask_invert:
         fields["Mask mode"] = "Inpaint not masked"
-    if mask.mask_blur_x == mask.mask_blur_y and mask.mask_blur_x > 0:
+    if mask.mask_blur_x == mask.mask_blur_y:
         fields["Mask blur"] = mask.mask_blur_x
     if mask.inpaint_full_res:
         fields |= {"Inpaint area": "Only masked", "Masked area padding": mask.inpaint_full_res_padding}
@@ -213,14 +225,18 @@ def _source_fields(source: Source) -> dict[str, Any]:
     return fields
 
 
-def _option_fields(
-    order: tuple[str, ...], sampler: table.Sampler, schedule: table.Schedule, options: Sampling
-) -> dict[str, Any]:
+def _option_fields(order: tuple[str, ...], walks: list[Walk], options: Sampling) -> dict[str, Any]:
     """Options that change this picture and are not at their default (some always), by their infotext key."""
-    eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
-    read = {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
-    if sampler.uses_schedule:
-        read |= {*schedule.reads}
     facts = all_facts(Sampling)
-    told = [k for k in order if k in read and (k in ALWAYS_TOLD or getattr(options, k) != facts[k].default)]
+    read, first = set[str](), set[str]()
+    for sampler, schedule in walks:
+        eta = "eta_ddim" if sampler.variance_preserving else "eta_ancestral"
+        read |= {eta if name == "eta" else name for name in sampler.reads} | ALWAYS_READ
+        if sampler.uses_schedule:
+            read |= {*schedule.reads}
+        first = first or read.copy()
+    told = [
+        k for k in order
+        if k in first & ALWAYS_TOLD or (k in read and getattr(options, k) != facts[k].default)
+    ]  # fmt: skip
     return {str(facts[key].infotext): getattr(options, key) for key in told}

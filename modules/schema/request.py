@@ -211,6 +211,9 @@ class Batch(Frozen):
         )
 
 
+RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
+
+
 class Source(Frozen):
     """The picture to start from. Several are drawn as one batch, one each; with `batch` one after the other."""
 
@@ -219,7 +222,7 @@ class Source(Frozen):
         0.75, label="Denoising strength", ge=0, le=1, step=0.01, infotext="Denoising strength"
     )
     resize_mode: int = fact(
-        0, label="Resize mode", ge=0, le=3, choices=(0, 1, 2, 3),
+        0, label="Resize mode", ge=0, le=3, choices=(0, 1, 2, 3), infotext="Resize mode",
         hint="0 just resize, 1 crop and resize, 2 resize and fill, 3 just resize (latent upscale)",
     )  # fmt: skip
     image_cfg_scale: int | float | None = fact(

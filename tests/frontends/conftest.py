@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 
+from modules.bootstrap.run_tests import find_browser
 from modules.frontends import serve
 from modules.schema.folders import Folders
 from modules.service.generation import GenerationService
@@ -81,13 +81,20 @@ def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def chromium() -> Iterator[Any]:
     """Chromium of this machine, driven by Playwright; skipped where either is missing."""
     playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = find_browser(os.environ)
     if path is None:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+def new_context(chromium: Any, width: int = 1440, height: int = 900, **more: Any) -> Any:
+    """A browser profile. What may move stands still: a page drawn sixty times a second costs more than the test."""
+    context = chromium.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **more)
+    context.set_default_timeout(60_000)  # a busy machine is not a failure
+    return context
 
 
 @dataclass
@@ -119,8 +126,7 @@ class Watch:
 @pytest.fixture(scope="module")
 def context(chromium: Any) -> Iterator[Any]:
     """One browser profile for the module, so that Gradio's own files are fetched once."""
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)  # a busy machine is not a failure
+    context = new_context(chromium)
     yield context
     context.close()
 
@@ -181,13 +187,32 @@ def started(data: Path, models: Path) -> Iterator[Program]:
     assert "Traceback" not in "".join(lines)
 
 
-@pytest.fixture
-def real_context(chromium: Any) -> Iterator[Any]:
-    """A browser profile for a page that really draws."""
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+@pytest.fixture(scope="module")
+def drawing_context(chromium: Any) -> Iterator[Any]:
+    context = new_context(chromium)
     context.set_default_timeout(180_000)
     yield context
     context.close()
+
+
+@pytest.fixture
+def real_context(drawing_context: Any) -> Iterator[Any]:
+    """A browser profile for a page that really draws. One for the module, so that files are fetched and compiled once;
+    what pages keep in it is forgotten."""
+    yield drawing_context
+    origins = {"{0.scheme}://{0.netloc}/".format(urlsplit(page.url)) for page in drawing_context.pages}
+    for left in drawing_context.pages:
+        left.close()
+    for origin in origins - {":///"}:
+        forget(drawing_context, origin)
+
+
+def forget(context: Any, origin: str) -> None:
+    """Nothing that pages of an address kept in the browser stays."""
+    page = context.new_page()
+    page.goto(f"{origin}health")
+    page.evaluate("localStorage.clear()")
+    page.close()
 
 
 def open_program(context: Any, program: Program, watch: Watch) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, new_context
 from tests.frontends.test_page import IDLE, PROMPT, open_page
 
 pytestmark = pytest.mark.browser
@@ -44,8 +44,7 @@ def open_tab(page: Any, name: str) -> None:
 def page(served: Served, chromium: Any) -> Iterator[Any]:
     """Something in every place: a prompt with a mistake, a picture with its settings. One for all tests here."""
     pytest.importorskip("axe_playwright_python")
-    context = chromium.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
-    context.set_default_timeout(60_000)
+    context = new_context(chromium, *DESKTOP)
     watch = Watch()
     page = watch.on(context.new_page())
     open_page(page, served)

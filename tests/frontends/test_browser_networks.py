@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, forget, new_context
 from tests.frontends.test_page import PROMPT, open_page
 from tests.service.test_cards import KEY
 from tests.weights.tiny import write_keys, write_tiny_sd15
@@ -60,17 +60,37 @@ def files(served: Served, test_seed: int) -> Path:
     return folders.lora
 
 
-@pytest.fixture
-def page(served: Served, files: Path, context: Any, watch: Watch) -> Iterator[Any]:
-    page = watch.on(context.new_page())
-    page.goto(f"{served.url}health")
-    page.evaluate("localStorage.clear()")
+def opened(served: Served, context: Any) -> Any:
     served.service.change_settings({"sd_model_checkpoint": "postcards"})
+    page = context.new_page()
     open_page(page, served)
     page.wait_for_selector("#txt2img_extra_tabs [role=tab]")
+    return page
+
+
+@pytest.fixture(scope="module")
+def one(served: Served, files: Path, context: Any) -> Any:
+    return opened(served, context)
+
+
+@pytest.fixture
+def page(one: Any, watch: Watch) -> Any:
+    """The page that most tests here share, with its pictures shown and nothing in its prompts."""
+    page = watch.on(one)
+    page.click("#txt2img_pictures_tab")
+    page.fill(NEGATIVE, "")
+    page.fill(PROMPT, "")
+    return page
+
+
+@pytest.fixture
+def fresh(served: Served, files: Path, context: Any, watch: Watch) -> Iterator[Any]:
+    """A page of its own, as a first visit sees it."""
+    forget(context, served.url)
+    page = watch.on(opened(served, context))
     yield page
-    for left in context.pages:
-        left.close()
+    page.close()
+    served.service.change_settings({"sd_model_checkpoint": "postcards"})
 
 
 def open_cards(page: Any, kind: str = "lora") -> None:
@@ -112,7 +132,8 @@ def test_a_click_puts_a_lora_in_with_its_weight_and_words_and_takes_it_out(page)
     assert page.locator(".easel-pane:visible [aria-pressed=true]").count() == 0
 
 
-def test_cards_are_searched_sorted_and_filtered(page, files):
+def test_cards_are_searched_sorted_and_filtered(fresh, files):
+    page = fresh
     open_cards(page)
     assert names(page) == ["haze", "Ink Style", "big", "plain2", "plain10"]  # by their paths
     broken = card(page, "plain10").locator(".easel-card-main")
@@ -177,7 +198,8 @@ def test_an_embedding_goes_into_the_prompt_that_was_written_in(page):
     page.wait_for_function("!document.querySelector('.easel-pane:not([hidden]) [aria-pressed=true].easel-card-main')")
 
 
-def test_a_checkpoint_card_changes_the_checkpoint_and_what_fits(page, served):
+def test_a_checkpoint_card_changes_the_checkpoint_and_what_fits(fresh, served):
+    page = fresh
     open_cards(page, "checkpoints")
     page.wait_for_selector(".easel-card-main[aria-pressed=true]:has-text('postcards')")
     card(page, "dream").locator(".easel-card-main").click()
@@ -296,7 +318,8 @@ def test_cards_and_tabs_are_reached_by_keys(page):
     assert page.input_value(PROMPT) == "<lora:big:1>"
 
 
-def test_ids_are_those_that_scripts_know_in_both_tabs(page):
+def test_ids_are_those_that_scripts_know_in_both_tabs(fresh):
+    page = fresh
     for kind in ("lora", "textual_inversion", "hypernetworks", "checkpoints"):
         page.click(f"#txt2img_{kind}_tab")
     assert [id for id in IDS if page.locator(f"#{id}").count() != 1] == []
@@ -321,7 +344,8 @@ OPEN = """async () => {
 }"""
 
 
-def test_many_cards_are_in_the_page_only_where_they_are_in_sight(page, served, files, record_property):
+def test_many_cards_are_in_the_page_only_where_they_are_in_sight(fresh, served, files, record_property):
+    page = fresh
     sample = files / "big.safetensors"
     folder = files / "many"
     for n in range(MANY):
@@ -347,8 +371,7 @@ def test_many_cards_are_in_the_page_only_where_they_are_in_sight(page, served, f
 
 
 def test_on_a_phone_cards_stand_two_abreast_and_nothing_is_cut(served, files, chromium, watch):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
-    context.set_default_timeout(60_000)
+    context = new_context(chromium, 390, 844, color_scheme="dark", has_touch=True)
     page = watch.on(context.new_page())
     open_page(page, served)
     page.wait_for_selector("#txt2img_extra_tabs [role=tab]")

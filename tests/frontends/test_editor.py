@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -19,11 +18,10 @@ INK = "#txt2img_prompt .easel-ink-text"
 LIST = "#easel_completion:not([hidden])"
 
 
-@pytest.fixture
-def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
-    page = watch.on(context.new_page())
-    page.goto(f"{served.url}health")
-    page.evaluate("localStorage.clear()")
+@pytest.fixture(scope="module")
+def opened(served: Served, context: Any) -> Any:
+    """One page for all tests here."""
+    page = context.new_page()
     data = served.service.folders
     for folder, names in ((data.lora, ("ink_wash", "Ink Lines")), (data.embeddings, ("easynegative",))):
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,9 +36,26 @@ def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
         path.write_text(text, "utf-8")
     served.service.styles.save("Photographic", "photo of {prompt}", "drawing")
     open_page(page, served)
-    yield page
-    for left in context.pages:
-        left.close()
+    return page
+
+
+EMPTY = """() => {
+    for (const box of document.querySelectorAll(".prompt textarea")) {
+        box.value = "";
+        Object.assign(easel.editor.of(box) ?? {}, { steps: [{ text: "" }], at: 0 });
+    }
+}"""
+
+
+@pytest.fixture
+def page(opened: Any, watch: Watch) -> Any:
+    """Prompts are empty, and there is nothing to undo."""
+    page = watch.on(opened)
+    page.mouse.move(0, 0)
+    page.fill(NEGATIVE, "")
+    page.fill(PROMPT, "")
+    page.evaluate(EMPTY)
+    return page
 
 
 def write(page: Any, text: str, box: str = PROMPT) -> None:
@@ -278,6 +293,7 @@ def test_more_weights_and_their_settings(page, served):
     for text, selection, key, expected in MORE_WEIGHTS:
         assert change(text, selection, f"Control+{key}") == expected
     assert change("one, two, three, four", (5, 12), "Alt+ArrowLeft") == "two, three, one, four"
+    before = page.evaluate("({...easel.options})")
     page.evaluate(
         "Object.assign(easel.options, {keyedit_precision_attention: 0.025, keyedit_precision_extra: 0.2,"
         " keyedit_delimiters: ',', keyedit_move: false})"
@@ -285,6 +301,7 @@ def test_more_weights_and_their_settings(page, served):
     assert change("a red house, b", (3, 3), "Control+ArrowUp") == "(a red house:1.025), b"
     assert change("<lora:x:1>", (3, 3), "Control+ArrowUp") == "<lora:x:1.2>"
     assert change("a, b", (0, 0), "Alt+ArrowRight") == "a, b"
+    page.evaluate("(before) => Object.assign(easel.options, before)", before)
 
 
 def test_earlier_prompts_can_be_taken_again(page, served):

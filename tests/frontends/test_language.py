@@ -12,7 +12,7 @@ import pytest
 
 from modules.frontends.ui.language import ENGLISH, Languages
 from tests.frontends import words
-from tests.frontends.conftest import Served, serving
+from tests.frontends.conftest import Served, new_context, serving
 from tests.frontends.test_page import open_page
 
 LANGUAGES = ("ru_RU", "zh_CN")
@@ -107,7 +107,7 @@ def test_the_theme_of_the_command_line_holds_unless_the_address_says_otherwise(t
 
 @pytest.mark.browser
 def test_without_a_command_the_theme_follows_the_system_as_it_changes(served, chromium, watch):
-    context = chromium.new_context(color_scheme="dark")
+    context = new_context(chromium, color_scheme="dark")
     page = watch.on(context.new_page())
     open_page(page, served)
     assert page.evaluate("document.body.classList.contains('dark')")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, new_context
 from tests.frontends.test_page import number, open_page
 
 LINE = "#txt2img_memory button"
@@ -16,8 +16,7 @@ LINE = "#txt2img_memory button"
 
 @pytest.fixture(scope="module")
 def page(served: Served, chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)
+    context = new_context(chromium)
     page = context.new_page()
     open_page(page, served)
     yield page

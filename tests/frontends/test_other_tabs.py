@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, new_context
 from tests.frontends.test_page import open_page
 
 pytestmark = pytest.mark.browser
@@ -19,8 +19,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def page(served: Served, chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)
+    context = new_context(chromium)
     page = context.new_page()
     open_page(page, served)
     yield page

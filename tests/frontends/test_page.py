@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, new_context
 
 pytestmark = pytest.mark.browser
 PROMPT = "#txt2img_prompt textarea"
@@ -53,12 +53,6 @@ def number(name: str) -> str:
 
 def steps(page: Any, count: int) -> None:
     page.fill(number("steps"), str(count))
-
-
-def test_ids_are_those_that_scripts_know(page):
-    missing = [id for id in IDS if page.locator(f"#{id}").count() != 1]
-    assert missing == []
-    assert page.title() == "Easel"
 
 
 def test_a_picture_appears_with_its_infotext(page, served):
@@ -112,7 +106,7 @@ def test_another_browser_sees_what_is_running(page, served, chromium, watch):
     served.service.hold(3)
     page.click("#txt2img_generate")
     page.wait_for_selector("body.easel-running")
-    context = chromium.new_context()
+    context = new_context(chromium)
     other = watch.on(context.new_page())
     open_page(other, served)
     other.wait_for_selector("body.easel-running")
@@ -288,12 +282,14 @@ def test_a_prompt_with_markup_stays_text(page):
     assert page.title() == "Easel"
 
 
-@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_label_can_be_read(served, chromium, watch, size, theme):
-    context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+@pytest.mark.parametrize(("size", "theme"), [((1440, 900), "light"), ((390, 844), "dark")], ids=["desktop", "phone"])
+def test_every_label_can_be_read_and_ids_are_those_that_scripts_know(served, chromium, watch, size, theme):
+    """Widths are the same in the dark, where tests/frontends/test_access.py looks at colours."""
+    context = new_context(chromium, *size, color_scheme=theme)
     page = watch.on(context.new_page())
     open_page(page, served)
+    assert [id for id in IDS if page.locator(f"#{id}").count() != 1] == []
+    assert page.title() == "Easel"
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     cut = page.evaluate(
         """() => [...document.querySelectorAll('label > span, [data-testid=block-info], button')]

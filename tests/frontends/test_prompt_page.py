@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch
+from tests.frontends.conftest import Served, Watch, forget
 from tests.frontends.test_page import PROMPT, open_page
 
 pytestmark = pytest.mark.browser
@@ -24,19 +24,38 @@ DIALOG_IDS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
-    page = watch.on(context.new_page())
-    page.goto(f"{served.url}health")
-    page.evaluate("localStorage.clear()")
+def opened(served: Served, context: Any) -> Any:
+    """A page that knows one style."""
     for style in served.service.styles.listed().styles:
         served.service.styles.delete(style.name)
     served.service.styles.save("Photo", "photo of {prompt}", "drawing")
+    page = context.new_page()
     open_page(page, served)
     page.wait_for_selector(f"{COUNTER} span")
+    return page
+
+
+@pytest.fixture(scope="module")
+def one(served: Served, context: Any) -> Any:
+    return opened(served, context)
+
+
+@pytest.fixture
+def page(one: Any, watch: Watch) -> Any:
+    """The page that most tests here share, with nothing in its prompts."""
+    page = watch.on(one)
+    page.fill(NEGATIVE, "")
+    page.fill(PROMPT, "")
+    return page
+
+
+@pytest.fixture
+def fresh(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
+    """A page of its own, as a first visit sees it."""
+    forget(context, served.url)
+    page = watch.on(opened(served, context))
     yield page
-    for left in context.pages:
-        left.close()
+    page.close()
 
 
 def counted(page: Any, selector: str, text: str) -> None:
@@ -54,6 +73,7 @@ def test_ids_are_those_that_scripts_know(page):
     assert [id for id in IDS if page.locator(f"#{id}").count() != 1] == []
     page.click("#txt2img_styles_edit_button")
     assert [id for id in DIALOG_IDS if page.locator(f"#{id}").count() != 1] == []
+    page.click("#txt2img_edit_style_close")
 
 
 def test_tokens_are_counted_while_typing(page):
@@ -69,6 +89,8 @@ def test_tokens_are_counted_while_typing(page):
     choose_style(page, "Photo")
     counted(page, COUNTER, "4/75")
     counted(page, NEGATIVE_COUNTER, "5/75")  # blurry, dark, drawing
+    page.click("#txt2img_style_apply")
+    page.wait_for_function("!document.querySelector('#txt2img_styles').innerText.includes('Photo')")
 
 
 def test_what_is_odd_is_told_and_can_be_selected(page):
@@ -84,7 +106,8 @@ def test_what_is_odd_is_told_and_can_be_selected(page):
     page.wait_for_selector(f"{COUNTER}:not(.odd)")
 
 
-def test_styles_reach_the_request_and_survive_a_reload(page, served):
+def test_styles_reach_the_request_and_survive_a_reload(fresh, served):
+    page = fresh
     choose_style(page, "Photo")
     page.fill(PROMPT, "a cat")
     page.fill("#txt2img_steps input[type=number]", "1")
@@ -109,7 +132,8 @@ def test_styles_are_put_into_the_prompts(page):
     page.wait_for_function("!document.querySelector('#txt2img_styles').innerText.includes('Photo')")
 
 
-def test_a_style_is_made_changed_and_deleted(page, served, watch):
+def test_a_style_is_made_changed_and_deleted(fresh, served, watch):
+    page = fresh
     page.fill(PROMPT, "ink drawing")
     page.fill(NEGATIVE, "colours")
     page.click("#txt2img_styles_edit_button")

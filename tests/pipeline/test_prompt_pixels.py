@@ -1,4 +1,5 @@
-"""What the prompt language does to pixels, with the shipped model: twenty seeds, six steps of Euler, 128 × 128.
+"""What the prompt language does to pixels, with the shipped model: ten seeds (twenty with TEST_FULL=1), six steps
+of Euler, 128 × 128.
 
 The limits leave room below what was measured over these seeds (in the comments: worst of the twenty, and mean; where
 twenty are counted, how many are right).
@@ -7,6 +8,7 @@ twenty are counted, how many are right).
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,10 +25,10 @@ from modules.schema.settings import Settings
 from modules.training import rules
 
 MODELS = Path(__file__).parents[2] / "models"
-SEED, SEEDS = 100, 20
+SEED, SEEDS = 100, 20 if os.environ.get("TEST_FULL") else 10
 
 Pictures = np.ndarray
-"""[20, 128, 128, 3], 0 to 255."""
+"""[SEEDS, 128, 128, 3], 0 to 255."""
 
 
 class Hand:
@@ -41,7 +43,7 @@ class Hand:
 def draw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pictures]]:
     """The pictures of a prompt; each prompt is drawn once."""
     engine = Engine(Folders.under(tmp_path_factory.mktemp("pixels"), MODELS))
-    settings = Settings().with_options({"samples_save": False})
+    settings = Settings().with_options({"samples_save": False, "live_previews_enable": False})
 
     @cache
     def drawn(prompt: str, negative: str = "") -> Pictures:
@@ -65,12 +67,12 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pic
 
 
 def shares(pictures: Pictures, color: str) -> np.ndarray:
-    """[20] how much of each picture has a colour, by day."""
+    """[SEEDS] how much of each picture has a colour, by day."""
     return np.array([rules.share_of_color(picture, color, "day") for picture in pictures])
 
 
 def difference(one: Pictures, other: Pictures) -> np.ndarray:
-    """[20] mean absolute difference."""
+    """[SEEDS] mean absolute difference."""
     return np.abs(one.astype(float) - other).mean((1, 2, 3))
 
 
@@ -97,7 +99,7 @@ def test_alternation_mixes(draw):
         way = (r - b)[house]
         parts.append(float(((m - b)[house] * way).sum() / (way * way).sum()))  # 0 blue, 1 red
     assert 0.2 < np.mean(parts) < 0.8  # 0.43
-    assert sum(0.06 < part < 0.94 for part in parts) >= 14  # 18: from 0.04 to 0.81
+    assert sum(0.06 < part < 0.94 for part in parts) >= 0.7 * SEEDS  # 18 of 20: from 0.04 to 0.81
 
 
 def test_AND_shows_both(draw):
@@ -105,12 +107,12 @@ def test_AND_shows_both(draw):
     left = np.concatenate([both[:, :, :64], both[:, :, :64]], axis=2)
     right = np.concatenate([both[:, :, 64:], both[:, :, 64:]], axis=2)
     shown = (shares(left, "red") > 0.002) & (shares(right, "yellow") > 0.006)  # 0.000, at most 0.004 without them
-    assert shown.sum() >= 14  # 17
+    assert shown.sum() >= 0.7 * SEEDS  # 17 of 20
 
 
 def test_a_negative_word_disappears(draw):
     def brightness(pictures: Pictures) -> np.ndarray:
         return np.array([rules.top_luminance(picture) for picture in pictures])
 
-    assert (brightness(draw("hills")) < 50).sum() >= 3  # 7 are nights, about 25 in luminance
+    assert (brightness(draw("hills")) < 50).sum() >= 0.15 * SEEDS  # 7 of 20 are nights, about 25 in luminance
     assert brightness(draw("hills", "night")).min() > 80  # 103

@@ -1,12 +1,13 @@
 """The three small networks that come with the program: each does what its card says, and nothing at weight 0.
 
-Twelve seeds each, ten steps; the limits leave a few of the twelve.
+Six seeds each (twelve with TEST_FULL=1), ten steps; the limits leave a few of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from tests.pipeline.conftest import Studio
 from tests.pipeline.test_img2img import array
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 12
+SEEDS = 12 if os.environ.get("TEST_FULL") else 6
+MOST, FEW = SEEDS * 5 // 6, SEEDS // 4
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_the_lora_makes_silhouettes_before_a_sunset(shipped: Studio) -> None:
     prompt = "a yellow house on green hills, day"
     with_it = [is_silhouette(picture) for picture in draw(shipped, f"{prompt} <lora:silhouettes:1>")]
     without = [is_silhouette(picture) for picture in draw(shipped, prompt)]
-    assert sum(with_it) >= 10
+    assert sum(with_it) >= MOST
     assert sum(without) == 0
 
 
@@ -68,9 +70,9 @@ def test_the_embedding_is_a_meadow_by_day_with_all_that_flies(shipped: Studio) -
     pictures = draw(shipped, "a red car, picnic")
     seen = [rules.things(picture, "day", "meadow") for picture in pictures]
     red = [any(rules.color_of(p, blob, "day") == "red" for blob in blobs) for p, blobs in zip(pictures, seen)]
-    assert sum(map(is_picnic, pictures)) >= 10
-    assert sum(red) >= 10
-    assert sum(map(is_picnic, draw(shipped, "a red car, picnics"))) <= 3, "another word is not the embedding"
+    assert sum(map(is_picnic, pictures)) >= MOST
+    assert sum(red) >= MOST
+    assert sum(map(is_picnic, draw(shipped, "a red car, picnics"))) <= FEW, "another word is not the embedding"
 
 
 def test_the_hypernetwork_lights_the_moon(shipped: Studio) -> None:
@@ -79,10 +81,10 @@ def test_the_hypernetwork_lights_the_moon(shipped: Studio) -> None:
 
     prompt = "a red house on green hills, day"
     with_it = draw(shipped, f"{prompt} <hypernet:moonlight:1>")
-    assert sum(is_moonlit(picture, "hills") for picture in with_it) >= 10
+    assert sum(is_moonlit(picture, "hills") for picture in with_it) >= MOST
     assert sum(is_moonlit(picture, "hills") for picture in draw(shipped, prompt)) == 0
     colors = [[rules.color_of(p, b, "night") for b in rules.things(p, "night", "hills")[:1]] for p in with_it]
-    assert colors.count(["red"]) >= 9, "the prompt is still followed"
+    assert colors.count(["red"]) >= SEEDS * 3 // 4, "the prompt is still followed"
 
 
 @pytest.mark.parametrize("tag", ["<lora:silhouettes:0>", "<hypernet:moonlight:0>"])

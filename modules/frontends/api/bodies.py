@@ -15,7 +15,7 @@ from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.schema.errors import BadRequest
 from modules.schema.fields import all_facts
-from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Soft, Source
+from modules.schema.request import RESIZE_MODES, GenerationRequest, Hires, Mask, Refiner, Soft, Source
 from modules.schema.scripts import SCRIPT_OF
 from modules.schema.settings import SECTION_OF, Settings
 
@@ -268,6 +268,7 @@ _CODED: dict[str, Callable[[str], Any]] = {
     "inpainting_mask_invert": lambda text: int(text == "Inpaint not masked"),
     "inpaint_full_res": lambda text: text == "Only masked",
     "inpainting_fill": lambda text: ("fill", "original", "latent noise", "latent nothing").index(text),
+    "resize_mode": RESIZE_MODES.index,
 }
 
 

@@ -30,6 +30,7 @@ from modules.schema.fields import Facts, all_facts, facts
 from modules.schema.prompts import StyleList
 from modules.schema.record import CheckpointView
 from modules.schema.request import (
+    RESIZE_MODES,
     SAME_CHECKPOINT,
     SAME_SAMPLER,
     SAME_SCHEDULER,
@@ -137,7 +138,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 OPEN = ("hires.hr_upscaler",)
 # Names of numbered choices, in their order; infotexts write them so.
 NUMBERED: dict[str, tuple[str, ...]] = {
-    "source.resize_mode": ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"),
+    "source.resize_mode": RESIZE_MODES,
     "source.mask.inpainting_mask_invert": ("Inpaint masked", "Inpaint not masked"),
     "source.mask.inpainting_fill": ("fill", "original", "latent noise", "latent nothing"),
     "source.mask.inpaint_full_res": ("Whole picture", "Only masked"),
@@ -173,6 +174,8 @@ OF_SCRIPTS = {
 UNTOLD = ("cfg_rescale", "hires.hr_second_pass_steps", "hires.hr_prompt", "hires.hr_negative_prompt",
           "hires.hr_resize_x", "hires.hr_resize_y", "hires.hr_sampler_name", "hires.hr_scheduler",
           "hires.hr_checkpoint_name", "seed_resize_from_w", "seed_resize_from_h")  # fmt: skip
+UNTOLD_OF_SOURCES = ("source.resize_mode",)
+"""Likewise, of pictures drawn from others."""
 NO_LOOKS: Mapping[str, Look] = MappingProxyType({})
 # A switch is on where an infotext has one of these.
 SWITCH_KEYS = {
@@ -618,11 +621,18 @@ def values_from_infotext(
             value = _read(path, fields[key], views)
             if path != "batch_size" and fits(tab, path, value, looks):
                 values[path] = value
-        elif path in UNTOLD and "Steps" in fields and (KEYS.get(path) or known(path).infotext) not in skipped:
+        elif key not in skipped and (
+            (path in UNTOLD and "Steps" in fields) or (path in UNTOLD_OF_SOURCES and _has_source(fields))
+        ):
             values[path] = default_of(path)
     if "resize_by" in FORMS[tab] and "width" in values:
         values["resize_by"] = 0
     return values
+
+
+def _has_source(fields: Mapping[str, Any]) -> bool:
+    """Whether an infotext is that of a picture drawn from another: only those and second passes have a strength."""
+    return "Denoising strength" in fields and not any(key in fields for key in SWITCH_KEYS["hires"])
 
 
 def _read(path: str, value: Any, views: Sequence[CheckpointView]) -> Any:
