@@ -24,11 +24,14 @@ DIALOG_IDS = (
 )  # fmt: skip
 
 
-def opened(served: Served, context: Any) -> Any:
-    """A page that knows one style."""
+def one_style(served: Served) -> None:
     for style in served.service.styles.listed().styles:
         served.service.styles.delete(style.name)
     served.service.styles.save("Photo", "photo of {prompt}", "drawing")
+
+
+def opened(served: Served, context: Any) -> Any:
+    one_style(served)
     page = context.new_page()
     open_page(page, served)
     page.wait_for_selector(f"{COUNTER} span")
@@ -41,8 +44,9 @@ def one(served: Served, context: Any) -> Any:
 
 
 @pytest.fixture
-def page(one: Any, watch: Watch) -> Any:
+def page(one: Any, served: Served, watch: Watch) -> Any:
     """The page that most tests here share, with nothing in its prompts."""
+    one_style(served)
     page = watch.on(one)
     page.fill(NEGATIVE, "")
     page.fill(PROMPT, "")

@@ -46,6 +46,7 @@ def _chosen() -> list[dict[str, Any]]:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folders = unpack_models(tmp_path_factory.mktemp("golden-api"))
     service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    service.change_settings({"live_previews_enable": False})
     with TestClient(serve.build_app(service, page=False), base_url="http://127.0.0.1:7860") as client:
         yield client
     service.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,9 +64,18 @@ class Hand:
         return False
 
 
+FULL = bool(os.environ.get("TEST_FULL"))
+# Of samplers and schedules with the trained model at 128 x 128 some, all with TEST_FULL=1: the small random model is
+# drawn with each of them here.
+SAMPLED = {"sampler_t", "schedule_t"}
+SAMPLE = {"sampler_t/dpmpp_2m_sde", "sampler_t/euler_a", "schedule_t/karras", "schedule_t/simple"}
+
+
 def _cases() -> Iterator[object]:
     for case in golden_cases():
         apart = case["id"] in IN_TILES or case["group"] == "script"
+        if case["group"] in SAMPLED and case["id"] not in SAMPLE and not FULL:
+            continue
         if apart or "images" not in case.get("result", {"images": ()}):  # the subset has none
             continue
         if case["group"] in GROUPS:
