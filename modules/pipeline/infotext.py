@@ -29,7 +29,8 @@ SCHEDULE_ORDER = (
 )
 SAMPLER_ORDER = (
     "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise",
-    "s_min_uncond", "s_min_uncond_all", "skip_early_cond",
+    "s_min_uncond", "s_min_uncond_all", "skip_early_cond", "uni_pc_variant", "uni_pc_skip_type", "uni_pc_order",
+    "uni_pc_lower_order_final", "tcd_gamma", "dpm_adaptive_joint",
 )  # fmt: skip
 ALWAYS_TOLD = {"beta_dist_alpha", "beta_dist_beta"}
 ALWAYS_READ = {

@@ -199,11 +199,18 @@ def drawing_context(chromium: Any) -> Iterator[Any]:
 def real_context(drawing_context: Any) -> Iterator[Any]:
     """A browser profile for a page that really draws. One for the module, so that files are fetched and compiled once;
     what pages keep in it is forgotten."""
+    opened: list[Any] = []
+
+    def note(page: Any) -> None:
+        opened.append(page)
+
+    drawing_context.on("page", note)
     yield drawing_context
-    origins = {"{0.scheme}://{0.netloc}/".format(urlsplit(page.url)) for page in drawing_context.pages}
+    drawing_context.remove_listener("page", note)
+    addresses = [urlsplit(page.url) for page in opened]
     for left in drawing_context.pages:
         left.close()
-    for origin in origins - {":///"}:
+    for origin in {f"{one.scheme}://{one.netloc}/" for one in addresses if one.netloc}:
         forget(drawing_context, origin)
 
 

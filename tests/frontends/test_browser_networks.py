@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.frontends.conftest import Served, Watch, forget, new_context
+from tests.frontends.conftest import Served, Watch, new_context
 from tests.frontends.test_page import PROMPT, open_page
 from tests.service.test_cards import KEY
 from tests.weights.tiny import write_keys, write_tiny_sd15
@@ -84,12 +84,11 @@ def page(one: Any, watch: Watch) -> Any:
 
 
 @pytest.fixture
-def fresh(served: Served, files: Path, context: Any, watch: Watch) -> Iterator[Any]:
+def fresh(served: Served, files: Path, chromium: Any, watch: Watch) -> Iterator[Any]:
     """A page of its own, as a first visit sees it."""
-    forget(context, served.url)
-    page = watch.on(opened(served, context))
-    yield page
-    page.close()
+    context = new_context(chromium)
+    yield watch.on(opened(served, context))
+    context.close()
     served.service.change_settings({"sd_model_checkpoint": "postcards"})
 
 

@@ -205,8 +205,8 @@ def _values(image: Image.Image) -> np.ndarray:
 
 def bare(infotext: str) -> str:
     """Without the version, which is each program's own, the hashes of files that are put together here, and what the
-    original leaves out, so that its img2img pictures cannot be drawn again."""
-    infotext = re.sub(r", (Resize mode: [^,]+|Mask blur: 0(?=,))", "", infotext)
+    original leaves out, so that some of its pictures cannot be drawn again."""
+    infotext = re.sub(r", (Resize mode: [^,]+|Mask blur: 0(?=,)|UniPC [^:,]+: [^,]+)", "", infotext)
     infotext = re.sub(r"Model hash: \w+, (Model: tiny-(?:inp|edit))", r"\1", infotext)
     return re.sub(r", Version: [^,]*$", "", infotext)
 
