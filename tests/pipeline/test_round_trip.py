@@ -48,7 +48,7 @@ STYLES = {
     "ink": ("ink drawing of {prompt}, sharp", "colour"), "dusk": (", at dusk", ""), "plain": ("", "busy, \"loud\""),
 }  # fmt: skip
 # Settings that an infotext names but that another file is needed for.
-NEED_A_FILE = ("face_restoration_model",)
+NEED_A_FILE = ("face_restoration_model", "sd_vae_decode_method")
 
 
 @dataclass
@@ -211,7 +211,7 @@ def test_forms_come_back_from_their_plans(page: Page, test_seed: int) -> None:
 
 
 def planned(request: GenerationRequest, catalogue: Catalogue, styles: Mapping[str, Any]) -> Plan:
-    return make_plan(request, Settings(), catalogue, styles, lambda name: None)
+    return make_plan(request, Settings(), catalogue, styles)
 
 
 def sources(page: Page, rng: random.Random) -> dict[str, Any]:

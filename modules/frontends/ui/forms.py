@@ -173,7 +173,8 @@ OF_SCRIPTS = {
 # What an infotext leaves out where it is at its default: pasting one without puts it back.
 UNTOLD = ("cfg_rescale", "hires.hr_second_pass_steps", "hires.hr_prompt", "hires.hr_negative_prompt",
           "hires.hr_resize_x", "hires.hr_resize_y", "hires.hr_sampler_name", "hires.hr_scheduler",
-          "hires.hr_checkpoint_name", "seed_resize_from_w", "seed_resize_from_h")  # fmt: skip
+          "hires.hr_checkpoint_name", "subseed", "subseed_strength", "seed_resize_from_w",
+          "seed_resize_from_h")  # fmt: skip
 UNTOLD_OF_SOURCES = ("source.resize_mode",)
 """Likewise, of pictures drawn from others."""
 NO_LOOKS: Mapping[str, Look] = MappingProxyType({})
