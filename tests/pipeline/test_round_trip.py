@@ -87,6 +87,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterator[P
     for name, (prompt, negative) in STYLES.items():
         service.styles.save(name, prompt, negative)
     service.change_settings({"live_previews_enable": False})
+    for view in service.catalogue.checkpoints():
+        service.catalogue.hash_of(view)  # an infotext tells it once it is known
     yield Page(service, "tiny")
     service.close()
 

@@ -24,7 +24,7 @@ from tests.pipeline.test_img2img import array
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 12 if os.environ.get("TEST_FULL") else 6
-MOST, FEW = SEEDS * 5 // 6, SEEDS // 4
+MOST, FEW = SEEDS - 2, 3
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_hypernetwork_lights_the_moon(shipped: Studio) -> None:
     assert sum(is_moonlit(picture, "hills") for picture in with_it) >= MOST
     assert sum(is_moonlit(picture, "hills") for picture in draw(shipped, prompt)) == 0
     colors = [[rules.color_of(p, b, "night") for b in rules.things(p, "night", "hills")[:1]] for p in with_it]
-    assert colors.count(["red"]) >= SEEDS * 3 // 4, "the prompt is still followed"
+    assert colors.count(["red"]) >= SEEDS - 3, "the prompt is still followed"
 
 
 @pytest.mark.parametrize("tag", ["<lora:silhouettes:0>", "<hypernet:moonlight:0>"])
