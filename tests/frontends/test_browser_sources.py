@@ -21,7 +21,6 @@ PROMPT = "a red house on green hills, night, moon"
 @pytest.fixture
 def page(program: Program, real_context: Any, watch: Any) -> Any:
     page = open_program(real_context, program, watch)
-    page.set_default_timeout(30_000)
     return page
 
 

@@ -39,7 +39,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.fixture
 def page(program: Program, real_context: Any, watch: Any) -> Any:
     page = open_program(real_context, program, watch)
-    page.set_default_timeout(30_000)
     return page
 
 

@@ -13,20 +13,14 @@ from tests.service.test_generation import ask, finish, wait_for
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def one(queued: Served, context: Any) -> Any:
-    page = context.new_page()
-    open_bare(page, queued)
-    return page
-
-
 @pytest.fixture
-def page(one: Any, queued: Served, watch: Watch) -> Iterator[Any]:
-    """One page for all tests here, with the queue shown."""
-    page = watch.on(one)
+def page(queued: Served, context: Any, watch: Watch) -> Iterator[Any]:
+    page = watch.on(context.new_page())
+    open_bare(page, queued)
     page.evaluate("easel.tools.openTab('queue', 'queue_page')")
     page.wait_for_selector("#queue_page:visible")
     yield page
+    page.close()
     queued.service.hold_queue(False)
     for view in queued.service.queue().jobs:
         queued.service.cancel(view.id)
