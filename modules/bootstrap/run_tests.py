@@ -19,8 +19,7 @@ from modules.bootstrap.problem import BootstrapProblem
 from modules.bootstrap.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
-# The first is Chromium without a window of its own: it draws a page for two thirds of the processor time.
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC_BROWSERS = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -45,11 +44,8 @@ def ensure_browser(system: System, environ: Mapping[str, str]) -> str:
         system.say("Installing Chromium for the browser tests")
         quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
         system.run([*quiet, "update"], show_errors=False)
-        for package in ("chromium-headless-shell", "chromium"):  # not every system has the small one
-            system.run([*quiet, "install", "--no-install-recommends", package])
-            found = find_browser(environ)
-            if found:
-                break
+        system.run([*quiet, "install", "--no-install-recommends", "chromium"])
+        found = find_browser(environ)
     if found is None:
         raise BootstrapProblem(
             "The browser tests need Chromium and none was found: install it, or name one in the variable CHROMIUM "

@@ -18,7 +18,7 @@ RUN = """async (only) => (await axe.run(document, { resultTypes: ["violations"],
     .filter((found) => found.impact === "serious" || found.impact === "critical")
     .map((found) => [found.id, found.nodes.length,
         found.nodes.slice(0, 3).map((node) => `${node.target.join(" ")} ${node.html.slice(0, 120)}`)])"""
-COLOURS = {"runOnly": {"type": "tag", "values": ["cat.color"]}}
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
 NAMES = """() => [...new Set([...document.querySelectorAll('#tabs > .tab-wrapper button')]
     .map((button) => button.textContent.trim()).filter(Boolean))]"""
 CUT = """() => [...document.querySelectorAll('label > span, [data-testid=block-info], button, h2, h3')]
