@@ -1,7 +1,8 @@
 """Small nets that turn latents into pictures at once: TAESD, and A1111's approximation of the autoencoder.
 
 TAESD (Ollin Boer Bohan, https://github.com/madebyollin/taesd): 64 channels throughout, 3x3 convolutions, ReLU, eight
-times enlarged in three steps. Keys are those of the published files, numbers of one Sequential. Latents go in as the
+times enlarged in three steps. A decoder of a small model may have fewer channels. Keys are those of the published
+files, numbers of one Sequential. Latents go in as the
 sampler has them; pictures come out in 0…1, here as -1…1 like every decoder's.
 """
 
@@ -40,12 +41,12 @@ class Clamp(nn.Module):
 class TaesdDecoder(nn.Sequential):
     """Latents [B, channels, h, w], as the sampler has them -> pictures [B, 3, 8h, 8w] in -1…1."""
 
-    def __init__(self, channels: int = 4) -> None:
-        layers: list[nn.Module] = [Clamp(), nn.Conv2d(channels, WIDTH, 3, padding=1), nn.ReLU()]
+    def __init__(self, channels: int = 4, width: int = WIDTH) -> None:
+        layers: list[nn.Module] = [Clamp(), nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
         for _ in range(3):
-            layers += [Block(WIDTH, WIDTH) for _ in range(3)]
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
-        super().__init__(*layers, Block(WIDTH, WIDTH), nn.Conv2d(WIDTH, 3, 3, padding=1))
+            layers += [Block(width, width) for _ in range(3)]
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
+        super().__init__(*layers, Block(width, width), nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).clamp(0, 1) * 2 - 1

@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from modules.nets.layers import PLAIN
 from modules.training.drawing import Scene
 from modules.training.fused import FusedGroupNorm, plain_attention
 from modules.training.optim import Average, Optimizers, warm_constant_cosine
+from modules.training.progress import Progress, always
 
 SCALE_FACTOR = 0.18215
 """What Stable Diffusion multiplies latents by; the trained latents have unit variance after it."""
@@ -118,11 +117,6 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, recipe: AutoencoderRecipe, s
     return loss, mse.detach()
 
 
-def always(step: int) -> bool:
-    """The `keep_going` of a run that nobody stops."""
-    return True
-
-
 def train_autoencoder(
     pictures: np.ndarray,
     scenes: list[Scene],
@@ -141,54 +135,28 @@ def train_autoencoder(
     model = build_autoencoder(config, recipe.seed)
     optimizers = Optimizers(model.named_parameters(), recipe.learning_rate, (0.9, 0.99))
     average = Average(model, recipe.average)
-    step, curve = 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizers"])
-        average.load_state_dict(state["average"])
-        step, curve = state["step"], state["curve"]
-
-    def save() -> None:
-        state: dict[str, Any] = {
-            "model": model.state_dict(), "optimizers": optimizers.state_dict(), "average": average.state_dict(),
-            "step": step, "curve": curve,
-        }  # fmt: skip
-        write_state(state, checkpoint)
-
-    began = saved = time.monotonic()
+    progress = Progress(model, optimizers, average, checkpoint, save_every)
     running, squared, window = 0.0, 0.0, 0
-    done = 0
-    while step < recipe.steps and keep_going(step):
+    while progress.step < recipe.steps and keep_going(progress.step):
+        step = progress.step
         size = pictures.shape[1] if step >= recipe.whole_from * recipe.steps else recipe.crop
         loss, mse = autoencoder_loss(model, pick_crops(pictures, scenes, recipe, step, size), recipe, step)
         loss.backward()
         optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold, floor=0.0))
         average.update(model)
-        step += 1
-        done += 1
+        progress.step = step = step + 1
         running, squared, window = running + float(loss.detach()), squared + float(mse), window + 1
         if step % 50 == 0:
-            seconds = time.monotonic() - began
             psnr = 10 * math.log10(4 * window / max(squared, 1e-12))
-            pace = seconds / done
-            log(f"autoencoder {step}/{recipe.steps} loss {running / window:.4f} psnr {psnr:.2f} {pace:.3f} s/step")
-            curve.append((step, round(running / window, 5)))
+            log(
+                f"autoencoder {step}/{recipe.steps} loss {running / window:.4f} psnr {psnr:.2f} "
+                f"{progress.pace:.3f} s/step"
+            )
+            progress.curve.append((step, round(running / window, 5)))
             running, squared, window = 0.0, 0.0, 0
-        if time.monotonic() - saved > save_every:
-            save()
-            saved = time.monotonic()
-    save()
-    model.load_state_dict(average.values, strict=False)
-    return model, curve
-
-
-def write_state(state: dict[str, Any], path: Path) -> None:
-    """torch.save beside the target, then rename: a kill while writing leaves the old checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    torch.save(state, temporary)
-    temporary.replace(path)
+        progress.save_if_due()
+    progress.finish()
+    return model, progress.curve
 
 
 @torch.no_grad()

@@ -62,6 +62,10 @@ SKY_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
+PAIR_WORDS = ("and", "and", "and", "next to", "beside")
+"""What stands between two things that are named without their places."""
+
+
 @dataclass(frozen=True)
 class Habits:
     """How often a caption says what."""
@@ -92,7 +96,7 @@ def phrases() -> Iterator[str]:
         for words in table.values():
             yield from words
     yield from COLORS
-    yield from ("a", "an", "and", "with", ",")
+    yield from ("a", "an", "with", ",", *PAIR_WORDS)
 
 
 def sky_elements(scene: Scene) -> list[str]:
@@ -181,7 +185,8 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
         if len(nouns) == 1 and places[0] and says(0.4):
             parts = [f"{_with_article(nouns[0])} {where}".rstrip(), places[0]]
         else:
-            parts = [f"{' and '.join(subject)} {where}".rstrip()]
+            between = rng.choice(PAIR_WORDS) if silent else "and"
+            parts = [f"{f' {between} '.join(subject)} {where}".rstrip()]
     elif land:
         parts = [rng.choice(LAND_WORDS[scene.land])]
     if time:

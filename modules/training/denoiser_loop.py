@@ -9,23 +9,22 @@ Each step's randomness is a function of (seed, step), so a resumed run repeats a
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.nets.clip import ClipConfig, TextEncoder
 from modules.nets.unet import UNet, UNetConfig
-from modules.training.autoencoder_loop import TRAINING_OPS, always, write_state
+from modules.training.autoencoder_loop import TRAINING_OPS
 from modules.training.captions import HABITS, Habits, caption, phrases
 from modules.training.drawing import Scene
 from modules.training.fused import plain_attention
 from modules.training.optim import Average, Optimizers, warm_constant_cosine
 from modules.training.places import LOUDER, WORDS, prime_places
+from modules.training.progress import Progress, always
 
 BEGIN, END, POSITIONS = 49406, 49407, 77
 UNET = UNetConfig(
@@ -283,25 +282,11 @@ def train_denoiser(
     model = build_denoiser(unet, replace(text, vocab=vocabulary.size), recipe.seed)
     optimizers = Optimizers(model.named_parameters(), recipe.learning_rate, (0.9, 0.99), recipe.orthogonalise_every)
     average = Average(model, recipe.average)
-    step, curve = 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizers"])
-        average.load_state_dict(state["average"])
-        step, curve = state["step"], state["curve"]
-
-    def save() -> None:
-        state: dict[str, Any] = {
-            "model": model.state_dict(), "optimizers": optimizers.state_dict(), "average": average.state_dict(),
-            "step": step, "curve": curve,
-        }  # fmt: skip
-        write_state(state, checkpoint)
-
-    began = saved = time.monotonic()
-    running, window, done = 0.0, 0, 0
+    progress = Progress(model, optimizers, average, checkpoint, save_every)
+    running, window = 0.0, 0
     by_part = torch.zeros(5)  # blind samples, then four ranges of timesteps
-    while step < recipe.steps and keep_going(step):
+    while progress.step < recipe.steps and keep_going(progress.step):
+        step = progress.step
         if step == recipe.prime_at:
             log(f"columns read by cross-attentions: {prime(model, average, latents, scenes, vocabulary, recipe)}")
         batch = make_batch(latents, scenes, vocabulary, recipe, step)
@@ -309,23 +294,20 @@ def train_denoiser(
         loss.backward()
         optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold))
         average.update(model)
-        step, done = step + 1, done + 1
-        running += float(loss.detach())
-        window += 1
-        blind = recipe.blind_samples(step - 1)
+        blind = recipe.blind_samples(step)
+        progress.step = step = step + 1
+        running, window = running + float(loss.detach()), window + 1
         by_part += torch.stack([part.mean() for part in (errors[:blind], *errors[blind:].tensor_split(4))])
         if step % 50 == 0:
             parts = " ".join(f"{value / window:.4f}" for value in by_part.tolist())
-            seconds = (time.monotonic() - began) / done
-            log(f"denoiser {step}/{recipe.steps} loss {running / window:.4f} by part {parts} {seconds:.3f} s/step")
-            curve.append((step, round(running / window, 5)))
+            log(
+                f"denoiser {step}/{recipe.steps} loss {running / window:.4f} by part {parts} {progress.pace:.3f} s/step"
+            )
+            progress.curve.append((step, round(running / window, 5)))
             running, window, by_part = 0.0, 0, torch.zeros(5)
-        if time.monotonic() - saved > save_every:
-            save()
-            saved = time.monotonic()
-    save()
-    model.load_state_dict(average.values, strict=False)
-    return model, curve
+        progress.save_if_due()
+    progress.finish()
+    return model, progress.curve
 
 
 def load_averaged(

@@ -120,6 +120,8 @@ class Mixture:
     """Share of the pairs that stand left and right for certain (the others: in any two columns)."""
     twins: float = 0.0
     """Share of the pairs that are of one kind."""
+    small: float | None = None
+    """Share of the things that are small; None: half of them."""
 
 
 MIXTURE = Mixture()
@@ -147,7 +149,9 @@ def random_scene(seed: int, index: int, mixture: Mixture = MIXTURE) -> Scene:
             land = "desert"
         natural = NATURAL_COLORS.get(kind)
         color = natural if natural and rng.random() < 0.3 else rng.choice(tuple(COLORS))
-        things.append(place_thing(kind, color, position, rng.choice(SIZES), land, rng))
+        shares = None if mixture.small is None else (1 - mixture.small, mixture.small)
+        size = rng.choice(SIZES) if shares is None else rng.choices(SIZES, shares)[0]
+        things.append(place_thing(kind, color, position, size, land, rng))
     return Scene(
         time=time,
         land=land,

@@ -25,7 +25,7 @@ DESCRIPTION = (
 )
 RECIPE_FILES = (
     "drawing.py", "captions.py", "emphasis.py", "autoencoder_loop.py", "denoiser_loop.py", "refine_loop.py",
-    "places.py", "optim.py", "fused.py",
+    "places.py", "optim.py", "progress.py", "fused.py",
 )  # fmt: skip
 
 

@@ -38,10 +38,10 @@ from modules.training.autoencoder_loop import (
     build_autoencoder,
     encode_pictures,
     train_autoencoder,
-    write_state,
 )
 from modules.training.denoiser_loop import Denoiser, DenoiserRecipe, Vocabulary, load_averaged, train_denoiser
 from modules.training.drawing import Scene, draw_scene, random_scene
+from modules.training.progress import write_state
 from modules.training.refine_loop import MIXTURE_OF_PAIRS, RefineRecipe, denoiser_from
 from modules.training.refine_loop import refine as train_further
 
@@ -167,7 +167,10 @@ def refine(run: Run) -> None:
 
 def export_model(run: Run) -> None:
     nets, vae, vocabulary = _opened(run)
-    nets.load_state_dict(torch.load(run.refine_state, weights_only=True)["average"]["values"], strict=False)
+    trained = torch.load(run.refine_state, weights_only=True)["average"]["values"]
+    with torch.no_grad():
+        for name, p in nets.named_parameters():
+            p.lerp_(trained[name], 1 - run.refine.blend)
     header = export.metadata(
         export.recipe_hash(run.autoencoder, run.denoiser, run.refine), time.strftime("%Y-%m-%d"),
         hashlib.sha256(run.first.read_bytes()).hexdigest(),

@@ -1,8 +1,10 @@
 """Training Postcards further, from a finished file: pairs of things, small things, and weights that mean something.
 
 What differs from the first training (`denoiser_loop`), all measured on its file:
-- Nearly half of the pictures show two things, also among the blind samples: where each stands and in which colour is
-  decided at the first step of sampling, and the first training had no blind pair.
+- Half of the pictures show two things, also among the blind samples: where each stands and in which colour is decided
+  at the first step of sampling, and the first training had no blind pair.
+- Two things are often named without their places, from left to right: a few samples hear such a caption and learn what
+  the file before made of one that says the places (`RefineRecipe.told`).
 - The error around things counts more, around small ones most: they are a few latent cells out of 256.
 - Captions with contradictions (`emphasis.contradiction`), and a few samples whose target is what the file before made
   of a stressed word, so that a single `(word:w)` keeps its effect.
@@ -12,21 +14,19 @@ Each step's randomness is a function of (seed, step), so a resumed run repeats a
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.nets.clip import ClipConfig
 from modules.nets.unet import UNetConfig
-from modules.training.autoencoder_loop import always, write_state
 from modules.training.captions import Habits, caption
 from modules.training.denoiser_loop import (
     BLIND_TIMESTEPS,
+    POSITIONS,
     TEXT,
     UNET,
     Denoiser,
@@ -38,39 +38,42 @@ from modules.training.denoiser_loop import (
 from modules.training.drawing import SIZE, SIZES, THING_HEIGHT, Mixture, Scene
 from modules.training.emphasis import contradiction, emphasised, stressed, weighted_ids
 from modules.training.optim import Average, Optimizers, warm_constant_cosine
+from modules.training.progress import Progress, always
 
-MIXTURE_OF_PAIRS = Mixture(counts=(8, 46, 46), apart=0.4, twins=0.12)
+MIXTURE_OF_PAIRS = Mixture(counts=(5, 45, 50), apart=0.85, twins=0.12, small=0.6)
 
 
 @dataclass(frozen=True)
 class RefineRecipe:
     """All that decides the refined denoiser, beside the file it starts from, latents and scenes."""
 
-    steps: int = 880
-    planned: tuple[int, int] = (729, 950)
-    """Before that step the learning rate fell as if there were so many; the shipped file's run was cut short."""
+    steps: int = 600
     batch: int = 40
     learning_rate: float = 5e-4
     warm_up: int = 40
-    hold: float = 0.55
+    hold: float = 0.6
     orthogonalise_every: int = 2
     average: float = 0.99
     unknown: float = 0.12
-    blind: tuple[tuple[int, float], ...] = ((0, 0.2), (491, 0.4), (800, 0.2))
+    blind: tuple[tuple[int, float], ...] = ((0, 0.25),)
     """From each step on, this share of a batch is all noise (see `denoiser_loop.make_batch`)."""
     blind_weight: float = 6.0
-    kept: float = 0.1
+    told: float = 0.2
+    """Share of a batch that hears of two things without their places and learns what the file before made of a caption
+    that says them: a target with far less chance in it than one picture."""
+    kept: float = 0.075
     """Share of a batch that learns what the file before made of a stressed word."""
-    contradictions: float = 0.14
+    contradictions: float = 0.12
     """Share of the other captions that contradict themselves."""
     near: float = 2.5
     """Weight of the squared error around a thing; `near_small` around a small one. Elsewhere 1."""
-    near_small: float = 4.0
-    lean: float = 0.6
+    near_small: float = 5.0
+    lean: float = 0.75
     """Timesteps are 1000 · u ** lean with u spread evenly: below 1 more samples lie where things take their places."""
-    lean_from: int = 252
-    """The step from which on that is so; the shipped file's run began evenly."""
-    pictures: int = 6_000
+    blend: float = 0.25
+    """Share of the file before in the exported weights (Wortsman et al., arXiv:2109.01903): what it did better and
+    the training half forgot, such as weights of words, comes back, and what was learned stays."""
+    pictures: int = 2_400
     bfloat16: bool = True
     seed: int = 2
 
@@ -79,7 +82,13 @@ class RefineRecipe:
         return round([share for start, share in self.blind if step >= start][-1] * self.batch)
 
 
-HABITS_OF_PAIRS = Habits(single=0.08, silent_pair=0.2)
+HABITS_OF_PAIRS = Habits(single=0.08, silent_pair=0.45)
+SILENT = Habits(empty=0.0, single=0.0, things=1.0, silent_pair=1.0)
+SPOKEN = Habits(
+    empty=0.0, single=0.0, things=1.0, color=1.0, natural_color=1.0, size=1.0, position=1.0, middle=1.0, land=1.0,
+    time=1.0, sky=1.0,
+)  # fmt: skip
+"""What a pair's picture is called to the net in training, and to the one before it that knows the places' words."""
 
 
 def cells_near_things(scene: Scene, recipe: RefineRecipe, side: int) -> Tensor:
@@ -98,7 +107,11 @@ def cells_near_things(scene: Scene, recipe: RefineRecipe, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RefineBatch:
-    """As `denoiser_loop.Batch`, with each token's weight and each cell's; the last `kept` samples have no target."""
+    """As `denoiser_loop.Batch`, with each token's weight and each cell's.
+
+    The last `taught` samples have no target: it is what the net before finds, hearing `before_rows` [taught, 77] with
+    weights `before_emphasis`.
+    """
 
     x: Tensor
     target: Tensor
@@ -106,81 +119,109 @@ class RefineBatch:
     rows: Tensor
     emphasis: Tensor
     weights: Tensor
-    kept: int
+    before_rows: Tensor
+    before_emphasis: Tensor
+
+    @property
+    def taught(self) -> int:
+        return len(self.before_rows)
 
 
 def refine_batch(
     latents: Tensor, scenes: Sequence[Scene], vocabulary: Vocabulary, recipe: RefineRecipe, step: int
 ) -> RefineBatch:
-    """Latents [N, 4, h, w] of unit variance -> a batch: blind samples first, then seeing ones, then kept ones."""
+    """Latents [N, 4, h, w] of unit variance -> a batch: blind samples first, then seeing, told and kept ones."""
     rng = random.Random(recipe.seed * 1_000_003 + step)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    blind, kept = recipe.blind_samples(step), round(recipe.kept * recipe.batch)
-    seeing = recipe.batch - blind - kept
+    blind, told, kept = recipe.blind_samples(step), round(recipe.told * recipe.batch), round(recipe.kept * recipe.batch)
+    taught = told + kept
+    seeing = recipe.batch - blind - taught
 
     def row_of(token: int) -> int:
         return vocabulary.row_of.get(token, vocabulary.unknown)
 
+    def plain(habits: Habits) -> tuple[list[int], list[float]]:
+        unknown = rng.randint(1, 5) if rng.random() < recipe.unknown else 0
+        return vocabulary.rows(caption(scene, rng, habits), rng, unknown), [1.0] * POSITIONS
+
     index: list[int] = []
-    rows: list[list[int]] = []
-    emphasis: list[list[float]] = []
+    heard: list[tuple[list[int], list[float]]] = []
+    before: list[tuple[list[int], list[float]]] = []
     while len(index) < recipe.batch:
         i, k = rng.randrange(len(scenes)), len(index)
         scene = scenes[i]
-        if (k < blind and not scene.things) or (k >= blind + seeing and len(scene.things) != 1):
-            continue
-        if k >= blind + seeing:
-            ids, weights = weighted_ids(stressed(scene, rng), row_of)
-        elif rng.random() < recipe.contradictions:
-            ids, weights = weighted_ids(contradiction(scene, rng), row_of)
+        count = len(scene.things)
+        if k < blind + seeing:
+            if k < blind and not count:
+                continue
+            if rng.random() < recipe.contradictions:
+                heard.append(weighted_ids(contradiction(scene, rng), row_of))
+            else:
+                heard.append(plain(replace(HABITS_OF_PAIRS, single=0.0) if k < blind else HABITS_OF_PAIRS))
+        elif k < recipe.batch - kept:
+            if {thing.position for thing in scene.things} != {"left", "right"}:
+                continue
+            heard.append(plain(SILENT))
+            before.append((vocabulary.rows(caption(scene, rng, SPOKEN)), [1.0] * POSITIONS))
         else:
-            habits = replace(HABITS_OF_PAIRS, single=0.0) if k < blind else HABITS_OF_PAIRS
-            unknown = rng.randint(1, 5) if rng.random() < recipe.unknown else 0
-            ids, weights = vocabulary.rows(caption(scene, rng, habits), rng, unknown), [1.0] * 77
+            if count != 1:
+                continue
+            heard.append(weighted_ids(stressed(scene, rng), row_of))
+            before.append(heard[-1])
         index.append(i)
-        rows.append(ids)
-        emphasis.append(weights)
     strata = torch.arange(seeing) + torch.rand(seeing, generator=generator)
-    lean = recipe.lean if step >= recipe.lean_from else 1.0
     timesteps = torch.cat([
         torch.randint(BLIND_TIMESTEPS[0], BLIND_TIMESTEPS[1] + 1, (blind,), generator=generator),
-        ((strata / seeing) ** lean * 1000).long().clamp_(0, 999),
+        ((strata / seeing) ** recipe.lean * 1000).long().clamp_(0, 999),
+        torch.randint(BLIND_TIMESTEPS[0], BLIND_TIMESTEPS[1] + 1, (told - told // 2,), generator=generator),
+        torch.randint(700, 1000, (told // 2,), generator=generator),
         torch.randint(500, 1000, (kept,), generator=generator),
     ])  # fmt: skip
     noise = torch.randn(recipe.batch, *latents.shape[1:], generator=generator)
     alpha = alphas_cumprod()[timesteps].float()[:, None, None, None]
     x0 = latents[index].float()
-    is_blind = (torch.arange(recipe.batch) < blind)[:, None, None, None]
-    # A stressed word matters most where nothing is drawn yet: every other kept sample is blind, too.
-    hidden = is_blind | ((torch.arange(recipe.batch) >= blind + seeing) & (torch.arange(recipe.batch) % 2 == 0)
-                         & (timesteps > 900))[:, None, None, None]  # fmt: skip
+    number = torch.arange(recipe.batch)
+    is_blind = (number < blind)[:, None, None, None]
+    # Where nothing is drawn yet words matter most: the first half of the told samples and every other one of the kept
+    # are blind, too.
+    told_blind = (number >= blind + seeing) & (number < blind + seeing + told - told // 2)
+    kept_blind = (number >= recipe.batch - kept) & (number % 2 == 0) & (timesteps > 900)
+    hidden = is_blind | (told_blind | kept_blind)[:, None, None, None]
     x = (1 - alpha).sqrt() * noise + torch.where(hidden, 0.0, 1.0) * alpha.sqrt() * x0
     target = noise - torch.where(is_blind, 1.0, 0.0) * (alpha / (1 - alpha)).sqrt() * x0
-    weights = loss_weights()[timesteps] * torch.where(is_blind.flatten(), recipe.blind_weight, 1.0)
+    louder = is_blind.flatten() | told_blind
+    weights = loss_weights()[timesteps] * torch.where(louder, recipe.blind_weight, 1.0)
     cells = torch.stack([cells_near_things(scenes[i], recipe, latents.shape[-1]) for i in index])
-    cells[blind + seeing :] = 1.0
+    cells[recipe.batch - kept :] = 1.0
     return RefineBatch(
-        x.contiguous(memory_format=torch.channels_last), target, timesteps, torch.tensor(rows), torch.tensor(emphasis),
-        weights[:, None, None] * cells, kept,
+        x.contiguous(memory_format=torch.channels_last), target, timesteps,
+        torch.tensor([rows for rows, _ in heard]), torch.tensor([weight for _, weight in heard]),
+        weights[:, None, None] * cells,
+        torch.tensor([rows for rows, _ in before]).reshape(taught, POSITIONS),
+        torch.tensor([weight for _, weight in before]).reshape(taught, POSITIONS),
     )  # fmt: skip
 
 
-def noise_of(model: Denoiser, batch: RefineBatch, of: slice, bfloat16: bool) -> Tensor:
-    """The noise a model finds in some samples of a batch."""
+def noise_of(model: Denoiser, x: Tensor, timesteps: Tensor, rows: Tensor, emphasis: Tensor, bfloat16: bool) -> Tensor:
+    """The noise a model finds in samples x [B, 4, h, w], hearing captions of rows [B, 77] with weights [B, 77]."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        context = emphasised(model.encode(batch.rows[of]).float(), batch.emphasis[of])
-        return model.unet(batch.x[of], batch.timesteps[of], context).float()
+        context = emphasised(model.encode(rows).float(), emphasis)
+        return model.unet(x, timesteps, context).float()
 
 
 def refine_loss(model: Denoiser, before: Denoiser, batch: RefineBatch, bfloat16: bool) -> tuple[Tensor, Tensor]:
     """The weighted loss to follow, and the squared error of each sample [B] (for the log)."""
     target = batch.target
-    if batch.kept:
+    if batch.taught:
+        last = slice(len(target) - batch.taught, None)
         with torch.no_grad():
-            taught = noise_of(before, batch, slice(len(target) - batch.kept, None), bfloat16)
-        target = torch.cat([target[: -batch.kept], taught])
-    squared = (noise_of(model, batch, slice(None), bfloat16) - target).square().mean(1)
-    return (squared * batch.weights).mean(), squared.detach().mean(dim=(1, 2))
+            found = noise_of(
+                before, batch.x[last], batch.timesteps[last], batch.before_rows, batch.before_emphasis, bfloat16
+            )
+        target = torch.cat([target[: -batch.taught], found])
+    squared = (noise_of(model, batch.x, batch.timesteps, batch.rows, batch.emphasis, bfloat16) - target).square()
+    errors = squared.mean(1)
+    return (errors * batch.weights).mean(), errors.detach().mean(dim=(1, 2))
 
 
 def denoiser_from(
@@ -219,47 +260,28 @@ def refine(
     optimizers = Optimizers(model.named_parameters(), recipe.learning_rate, (0.9, 0.99), recipe.orthogonalise_every)
     average = Average(model, recipe.average)
     before.requires_grad_(False)
-    step, curve = 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizers"])
-        average.load_state_dict(state["average"])
-        step, curve = state["step"], state["curve"]
-
-    def save() -> None:
-        state: dict[str, Any] = {
-            "model": model.state_dict(), "optimizers": optimizers.state_dict(), "average": average.state_dict(),
-            "step": step, "curve": curve,
-        }  # fmt: skip
-        write_state(state, checkpoint)
-
-    began = saved = time.monotonic()
-    running, window, done = 0.0, 0, 0
-    by_part = torch.zeros(6)  # blind samples, four ranges of timesteps, kept samples
-    kept = round(recipe.kept * recipe.batch)
-    while step < recipe.steps and keep_going(step):
-        loss, errors = refine_loss(
-            model, before, refine_batch(latents, scenes, vocabulary, recipe, step), recipe.bfloat16
-        )
+    progress = Progress(model, optimizers, average, checkpoint, save_every)
+    running, window = 0.0, 0
+    by_part = torch.zeros(7)  # blind samples, four ranges of timesteps, told and kept samples
+    told, kept = round(recipe.told * recipe.batch), round(recipe.kept * recipe.batch)
+    while progress.step < recipe.steps and keep_going(progress.step):
+        step = progress.step
+        batch = refine_batch(latents, scenes, vocabulary, recipe, step)
+        loss, errors = refine_loss(model, before, batch, recipe.bfloat16)
         loss.backward()
-        total = recipe.planned[1] if step < recipe.planned[0] else recipe.steps
-        optimizers.step(warm_constant_cosine(step, total, recipe.warm_up, recipe.hold))
+        optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold))
         average.update(model)
         blind = recipe.blind_samples(step)
-        step, done, window = step + 1, done + 1, window + 1
-        running += float(loss.detach())
-        parts = (errors[:blind], *errors[blind : recipe.batch - kept].tensor_split(4), errors[recipe.batch - kept :])
+        progress.step = step = step + 1
+        running, window = running + float(loss.detach()), window + 1
+        first, seeing, by_teacher, last = errors.split([blind, recipe.batch - blind - told - kept, told, kept])
+        parts = (first, *seeing.tensor_split(4), by_teacher, last)
         by_part += torch.stack([part.mean() if len(part) else torch.zeros(()) for part in parts])
-        if step % 50 == 0:
+        if step % 25 == 0:
             seen = " ".join(f"{value / window:.4f}" for value in by_part.tolist())
-            pace = (time.monotonic() - began) / done
-            log(f"refine {step}/{recipe.steps} loss {running / window:.4f} by part {seen} {pace:.3f} s/step")
-            curve.append((step, round(running / window, 5)))
-            running, window, by_part = 0.0, 0, torch.zeros(6)
-        if time.monotonic() - saved > save_every:
-            save()
-            saved = time.monotonic()
-    save()
-    model.load_state_dict(average.values, strict=False)
-    return model, curve
+            log(f"refine {step}/{recipe.steps} loss {running / window:.4f} by part {seen} {progress.pace:.3f} s/step")
+            progress.curve.append((step, round(running / window, 5)))
+            running, window, by_part = 0.0, 0, torch.zeros(7)
+        progress.save_if_due()
+    progress.finish()
+    return model, progress.curve

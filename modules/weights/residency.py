@@ -114,7 +114,9 @@ class LoadedModel:
 
     def small_decoder(self, kind: Small) -> nn.Module | None:
         """A small decoder for this model's latents (weights.decoders); None where there is no sound file of it."""
-        path = decoders.find(self.catalogue.folders, kind, self.family.startswith("sdxl")) if self.catalogue else None
+        if self.catalogue is None:
+            return None
+        path = decoders.find(self.catalogue.folders, kind, self.family.startswith("sdxl"), self.path.stem)
         if path is None:
             return None
         key = (kind, _stamp(path))

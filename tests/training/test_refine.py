@@ -128,9 +128,9 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_blind_part_shows_noise(s
     assert torch.equal(a.x, b.x)
     assert torch.equal(a.emphasis, b.emphasis)
     assert not torch.equal(a.target, c.target)
-    assert a.kept == 1
+    assert a.taught == 3
     alpha = alphas_cumprod()[a.timesteps].float()[:, None, None, None]
-    x0 = ((a.x - (1 - alpha).sqrt() * a.target) / alpha.sqrt())[:9]
+    x0 = ((a.x - (1 - alpha).sqrt() * a.target) / alpha.sqrt())[:7]
     torch.testing.assert_close(x0, torch.full_like(x0, 2.0), rtol=1e-3, atol=1e-3)
     assert a.timesteps[:2].min() >= 985
     assert (a.x[:2] / (1 - alpha[:2]).sqrt()).mean().abs() < 0.3
@@ -139,12 +139,32 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_blind_part_shows_noise(s
 def test_kept_samples_learn_what_the_file_before_makes_of_them(scenes, vocabulary, test_seed):
     latents = torch.zeros(len(scenes), 4, 16, 16)
     nets, other = small(vocabulary, 1), small(vocabulary, 1)
-    batch = refine_batch(latents, scenes, vocabulary, recipe(test_seed, kept=0.5), 0)
+    batch = refine_batch(latents, scenes, vocabulary, recipe(test_seed, kept=0.5, told=0.0), 0)
     with torch.no_grad():
         assert refine_loss(nets, other, batch, bfloat16=False)[1][-5:].max() < 1e-10
         for parameter in other.unet.out.parameters():
             parameter.add_(0.1)
         assert refine_loss(nets, other, batch, bfloat16=False)[1][-5:].min() > 1e-4
+
+
+def test_a_pair_without_its_places_learns_what_the_file_before_makes_of_it_with_them(scenes, vocabulary, test_seed):
+    def rows_of(*words: str) -> set[int]:
+        return {vocabulary.row_of[token] for word in words for token in vocabulary.tokenize(word)}
+
+    latents = torch.zeros(len(scenes), 4, 16, 16)
+    batch = refine_batch(latents, scenes, vocabulary, recipe(test_seed, kept=0.0, told=0.8, blind=((0, 0.0),)), 0)
+    assert batch.taught == 8
+    assert batch.timesteps[2:6].min() >= 985
+    assert batch.timesteps.min() < 985
+    for heard, before in zip(batch.rows[2:].tolist(), batch.before_rows.tolist()):
+        assert not rows_of("left", "right") & set(heard)
+        assert rows_of("left", "right") <= set(before)
+    nets = small(vocabulary, 1)
+    spoken = replace(batch, rows=torch.cat([batch.rows[:2], batch.before_rows]))
+    with torch.no_grad():
+        for parameter in nets.unet.out.parameters():
+            parameter.add_(0.1)
+        assert refine_loss(nets, nets, spoken, bfloat16=False)[1][2:].max() < 1e-10, "the target is what it finds then"
 
 
 def test_it_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
@@ -165,7 +185,7 @@ def test_it_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
     again = train("b.pt", 12)
     for key, value in whole.items():
         assert torch.equal(value, again[key]), key
-    batch = refine_batch(latents, scenes, vocabulary, replace(mine, kept=0.0, batch=30), 1000)
+    batch = refine_batch(latents, scenes, vocabulary, replace(mine, kept=0.0, told=0.0, batch=30), 1000)
     trained = small(vocabulary, 1)
     trained.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True)["model"])
     with torch.no_grad():

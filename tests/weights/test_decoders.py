@@ -80,3 +80,26 @@ def test_they_are_used_where_they_are_and_missed_where_not(tmp_path, test_seed):
         assert small.tobytes() == decode.to_image(net(latent[None])[0], (70, 64)).tobytes()
         assert preview.quick(model, latent, (70, 64), "TAESD").tobytes() == small.tobytes()
         assert preview.quick(model, latent, (70, 64), "Approx NN").size == (70, 64)
+
+
+def test_a_checkpoint_s_own_decoder_comes_first_and_may_be_narrow(tmp_path, test_seed):
+    folders = Folders.under(tmp_path)
+    for name in ("postcard", "other"):
+        write_tiny_sd15(folders.checkpoint_dirs[0] / f"{name}.safetensors", test_seed)
+    (folders.models / "VAE-taesd").mkdir()
+    generator = torch.Generator().manual_seed(test_seed)
+    own, general = randomise(TaesdDecoder(width=16), generator), randomise(TaesdDecoder(), generator)
+    save_file(own.state_dict(), folders.models / "VAE-taesd/postcard_decoder.safetensors")
+    torch.save(general.state_dict(), folders.models / "VAE-taesd/taesd_decoder.pth")
+    residency = Residency(Catalogue(folders, folders.database), FACTS)
+    latent = torch.randn(4, 8, 8, generator=generator)
+    shown = {}
+    for name in ("postcard", "other"):
+        view = Catalogue(folders, folders.database).find(name)
+        with residency.lease(view, choose(FACTS, Settings())) as model, torch.inference_mode():
+            shown[name] = preview.quick(model, latent, (64, 64), "TAESD").tobytes()
+    with torch.inference_mode():
+        for name, net in (("postcard", own), ("other", general)):
+            assert shown[name] == decode.to_image(net(latent[None])[0], (64, 64)).tobytes(), name
+    assert decoders.find(folders, "TAESD", False, "post") == folders.models / "VAE-taesd/taesd_decoder.pth"
+    assert decoders.find(folders, "TAESD", True, "other") is None
