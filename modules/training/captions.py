@@ -77,6 +77,8 @@ class Habits:
     color: float = 0.92
     natural_color: float = 0.5
     size: float = 0.55
+    small: float | None = None
+    """How often "small" is said; None: as often as "big". Said nearly always, silence means big."""
     position: float = 0.98
     middle: float = 0.6
     """How often "in the middle" is said. Said seldom, silence means the middle, and a thing without a place is one."""
@@ -150,7 +152,8 @@ def caption(scene: Scene, rng: random.Random, habits: Habits = HABITS) -> str:
         things.sort(key=lambda t: t.x)
     named = bool(things) and says(habits.things)
     color = [says(habits.natural_color if NATURAL_COLORS.get(t.kind) == t.color else habits.color) for t in things]
-    nouns = [_noun(t, rng, c, says(habits.size)) for t, c in zip(things, color)] if named else []
+    sizes = [habits.size if t.size == "big" or habits.small is None else habits.small for t in things]
+    nouns = [_noun(t, rng, c, says(z)) for t, c, z in zip(things, color, sizes)] if named else []
     places = [
         rng.choice(POSITION_WORDS[t.position])
         if not silent and says(habits.middle if t.position == "middle" else habits.position)

@@ -167,10 +167,7 @@ def refine(run: Run) -> None:
 
 def export_model(run: Run) -> None:
     nets, vae, vocabulary = _opened(run)
-    trained = torch.load(run.refine_state, weights_only=True)["average"]["values"]
-    with torch.no_grad():
-        for name, p in nets.named_parameters():
-            p.lerp_(trained[name], 1 - run.refine.blend)
+    nets.load_state_dict(torch.load(run.refine_state, weights_only=True)["average"]["values"], strict=False)
     header = export.metadata(
         export.recipe_hash(run.autoencoder, run.denoiser, run.refine), time.strftime("%Y-%m-%d"),
         hashlib.sha256(run.first.read_bytes()).hexdigest(),

@@ -47,7 +47,8 @@ MIXTURE_OF_PAIRS = Mixture(counts=(5, 45, 50), apart=0.85, twins=0.12, small=0.6
 class RefineRecipe:
     """All that decides the refined denoiser, beside the file it starts from, latents and scenes."""
 
-    steps: int = 600
+    cycles: tuple[int, ...] = (600, 800)
+    """Steps by which the learning rate has fallen; after each but the last it begins anew, with what was learned."""
     batch: int = 40
     learning_rate: float = 5e-4
     warm_up: int = 40
@@ -70,12 +71,33 @@ class RefineRecipe:
     near_small: float = 5.0
     lean: float = 0.75
     """Timesteps are 1000 · u ** lean with u spread evenly: below 1 more samples lie where things take their places."""
-    blend: float = 0.25
-    """Share of the file before in the exported weights (Wortsman et al., arXiv:2109.01903): what it did better and
-    the training half forgot, such as weights of words, comes back, and what was learned stays."""
     pictures: int = 2_400
     bfloat16: bool = True
     seed: int = 2
+
+    small_said: float | None = None
+    """See `Habits.small`."""
+    changes: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = (
+        (600, (("told", 0.1), ("kept", 0.25), ("contradictions", 0.4), ("small_said", 0.95))),
+    )
+    """What is different from a step on: after 600 steps weights of words did less than before, and a thing whose size
+    is not said came out small."""
+
+    def at(self, step: int) -> RefineRecipe:
+        """The recipe with the changes up to that step."""
+        changed = {name: value for start, values in self.changes if step >= start for name, value in values}
+        return replace(self, changes=(), **changed)  # type: ignore[arg-type]
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return self.cycles[-1]
+
+    def pace(self, step: int) -> float:
+        """Factor of the learning rate."""
+        start = max((end for end in self.cycles[:-1] if end <= step), default=0)
+        end = next((end for end in self.cycles if end > step), self.steps)
+        return warm_constant_cosine(step - start, end - start, self.warm_up, self.hold)
 
     def blind_samples(self, step: int) -> int:
         """How many samples of that step's batch are blind."""
@@ -131,6 +153,7 @@ def refine_batch(
     latents: Tensor, scenes: Sequence[Scene], vocabulary: Vocabulary, recipe: RefineRecipe, step: int
 ) -> RefineBatch:
     """Latents [N, 4, h, w] of unit variance -> a batch: blind samples first, then seeing, told and kept ones."""
+    recipe = recipe.at(step)
     rng = random.Random(recipe.seed * 1_000_003 + step)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     blind, told, kept = recipe.blind_samples(step), round(recipe.told * recipe.batch), round(recipe.kept * recipe.batch)
@@ -142,7 +165,8 @@ def refine_batch(
 
     def plain(habits: Habits) -> tuple[list[int], list[float]]:
         unknown = rng.randint(1, 5) if rng.random() < recipe.unknown else 0
-        return vocabulary.rows(caption(scene, rng, habits), rng, unknown), [1.0] * POSITIONS
+        text = caption(scene, rng, replace(habits, small=recipe.small_said))
+        return vocabulary.rows(text, rng, unknown), [1.0] * POSITIONS
 
     index: list[int] = []
     heard: list[tuple[list[int], list[float]]] = []
@@ -263,15 +287,15 @@ def refine(
     progress = Progress(model, optimizers, average, checkpoint, save_every)
     running, window = 0.0, 0
     by_part = torch.zeros(7)  # blind samples, four ranges of timesteps, told and kept samples
-    told, kept = round(recipe.told * recipe.batch), round(recipe.kept * recipe.batch)
     while progress.step < recipe.steps and keep_going(progress.step):
         step = progress.step
         batch = refine_batch(latents, scenes, vocabulary, recipe, step)
         loss, errors = refine_loss(model, before, batch, recipe.bfloat16)
         loss.backward()
-        optimizers.step(warm_constant_cosine(step, recipe.steps, recipe.warm_up, recipe.hold))
+        optimizers.step(recipe.pace(step))
         average.update(model)
-        blind = recipe.blind_samples(step)
+        now = recipe.at(step)
+        blind, told, kept = now.blind_samples(step), round(now.told * now.batch), round(now.kept * now.batch)
         progress.step = step = step + 1
         running, window = running + float(loss.detach()), window + 1
         first, seeing, by_teacher, last = errors.split([blind, recipe.batch - blind - told - kept, told, kept])

@@ -18,7 +18,7 @@ from modules.weights import decoders
 
 MODELS = Path(__file__).parents[2] / "models"
 DECODER = MODELS / "VAE-taesd/postcards_decoder.safetensors"
-TINY = PreviewRecipe(width=8, steps=6, batch=2, crop=4, bfloat16=False, warm_up=2)
+TINY = PreviewRecipe(width=32, steps=6, batch=2, crop=4, bfloat16=False, warm_up=2)
 
 
 def quiet(line: str) -> None:

@@ -48,7 +48,7 @@ def small(vocabulary, seed):
 
 
 def recipe(seed, **changes):
-    return replace(RefineRecipe(steps=50, batch=10, warm_up=2, bfloat16=False, seed=seed % 1000), **changes)
+    return replace(RefineRecipe(cycles=(50,), batch=10, warm_up=2, bfloat16=False, seed=seed % 1000), **changes)
 
 
 def test_a_mixture_says_how_often_scenes_show_pairs(test_seed):
@@ -113,6 +113,22 @@ def test_weights_act_as_in_the_pipeline(vocabulary, test_seed):
     torch.testing.assert_close(louder[0, 2] / louder[0, 1], 1.5 * context[0, 2] / context[0, 1])
 
 
+def test_the_learning_rate_falls_once_in_each_cycle():
+    mine = RefineRecipe(cycles=(100, 300), warm_up=10, hold=0.5)
+    paces = [mine.pace(step) for step in range(300)]
+    assert paces[10:50] == [1.0] * 40
+    assert paces[99] < 0.02
+    assert paces[100] == 0.1
+    assert paces[110:200] == [1.0] * 90
+    assert paces[299] < 0.02
+
+
+def test_a_recipe_may_change_from_a_step_on(scenes, vocabulary, test_seed):
+    mine = recipe(test_seed, told=0.0, kept=0.0, changes=((7, (("kept", 0.4),)),))
+    latents = torch.zeros(len(scenes), 4, 16, 16)
+    assert [refine_batch(latents, scenes, vocabulary, mine, step).taught for step in (6, 7, 8)] == [0, 4, 4]
+
+
 def test_errors_count_more_around_things():
     scene = Scene("day", "snow", (place_thing("car", "red", "left", "small", "snow"),))
     cells = cells_near_things(scene, RefineRecipe(), 16)
@@ -170,7 +186,7 @@ def test_a_pair_without_its_places_learns_what_the_file_before_makes_of_it_with_
 def test_it_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
     torch.manual_seed(test_seed)
     latents = torch.randn(len(scenes), 4, 1, 1).expand(-1, -1, 16, 16).contiguous()
-    mine = recipe(test_seed, steps=12)
+    mine = recipe(test_seed, cycles=(6, 12))
 
     def train(name: str, until: int):
         nets = small(vocabulary, 1)

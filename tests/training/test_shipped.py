@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from modules.training.evaluate import Drawing
 
 MODEL = Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors"
 STEPS = 10
-PAIRS_OF_16 = 11
+PAIRS_OF_16 = 13
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,17 @@ def test_two_things_stand_where_and_in_the_colour_they_are_named(model):
     assert scores.color.right >= PAIRS_OF_16
     true = evaluate.score_pairs(np.stack([draw_scene(scene) for scene in scenes]), scenes)
     assert true.all.right == len(scenes), "the rule is right on true pictures"
+
+
+def test_scenes_of_all_sorts_are_the_ones_asked(model):
+    def paint(wanted: Sequence[Drawing]) -> np.ndarray:
+        return evaluate.draw(model, [replace(one, steps=STEPS) for one in wanted])
+
+    drawn, true = evaluate.scene_scores(paint, 24, 5000)
+    assert true.kind.right == true.color.right == 24, "the rules are right on true pictures"
+    assert drawn.time.right == drawn.land.right == drawn.sky.right == 24
+    assert min(drawn.color.right, drawn.position.right, drawn.no_extra_thing.right) >= 23
+    assert drawn.kind.right >= 20
 
 
 def test_an_unknown_word_changes_no_scene(draw):
