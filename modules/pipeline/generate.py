@@ -284,7 +284,7 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
 
 def draw(
     plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter,
-    firsts: list[Tensor],
+    firsts: list[Tensor] | None = None,
 ) -> tuple[Tensor, Start | None]:  # fmt: skip
     """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from. `firsts` gets
     those of the first pass where others follow."""
@@ -303,7 +303,8 @@ def draw(
             drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
         first_steps = first.steps_run
         if further:
-            firsts += drawn.unbind()
+            if firsts is not None:
+                firsts += drawn.unbind()
     for second in further:
         meter.start_pass("Enlarging", first_steps)
         larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
