@@ -302,9 +302,8 @@ def draw(
         with ctx.gauge.phase("denoising"):
             drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
         first_steps = first.steps_run
-        if further:
-            if firsts is not None:
-                firsts += drawn.unbind()
+        if further and firsts is not None:
+            firsts += drawn.unbind()
     for second in further:
         meter.start_pass("Enlarging", first_steps)
         larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
