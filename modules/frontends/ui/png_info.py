@@ -18,6 +18,11 @@ FRAME = """
       <button type="button" class="easel-tool" data-do="copy">Copy settings</button>
     </div>
     <div id="html_info_pnginfo"></div>
+    <div class="easel-told-empty">
+      <p>Every picture remembers how it was drawn.</p>
+      <small>Put one in that was made here or by another web UI: its prompt and settings are shown, and go to a form
+        with one click.</small>
+    </div>
   </div>
 </div>
 """

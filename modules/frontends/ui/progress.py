@@ -17,6 +17,7 @@ GALLERY = """
       <svg viewBox="0 0 64 64" aria-hidden="true"><path d="M14 12h36v28H14z M20 58l6-18 M44 58l-6-18 M32 40v14 M32 6v6
         M19 33l8-9 6 6 5-5 7 8"/></svg>
       <p>Your pictures appear here.</p>
+      <p class="easel-first">{first}</p>
       <p class="easel-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generate · <kbd>Alt</kbd> <kbd>Enter</kbd> skip ·
         <kbd>Esc</kbd> interrupt</p>
     </div>
@@ -26,6 +27,12 @@ GALLERY = """
   <div class="easel-thumbs" role="group" aria-label="Pictures" hidden></div>
 </div>
 """
+# How a tab's first picture comes about.
+FIRST = {
+    "txt2img": "Describe one in the prompt, and press Generate.",
+    "img2img": "Put a picture into the frame, say what it should become, and press Generate.",
+    "extras": "Put a picture into the frame, choose an upscaler, and press Generate.",
+}
 TOOLS = """
 <div id="image_buttons_{tab}" class="easel-tools" hidden>
   <button type="button" class="easel-tool" id="save_{tab}" data-do="save"
@@ -80,8 +87,9 @@ def results_panel(tab: str) -> Mapping[str, gr.HTML]:
     with gr.Column(elem_id=f"{tab}_results", elem_classes="easel-results"):
         with gr.Column(elem_id=f"{tab}_results_panel"):
             gallery = gr.HTML(
-                GALLERY.format(tab=tab), elem_id=f"{tab}_gallery_container", js_on_load=None, apply_default_css=False
-            )
+                GALLERY.format(tab=tab, first=FIRST[tab]), elem_id=f"{tab}_gallery_container", js_on_load=None,
+                apply_default_css=False,
+            )  # fmt: skip
             tools = gr.HTML(TOOLS.format(tab=tab, others=others), js_on_load=None, apply_default_css=False)
             info = gr.HTML("", elem_id=f"html_info_{tab}", js_on_load=None, apply_default_css=False)
             log = gr.HTML("", elem_id=f"html_log_{tab}", js_on_load=None, apply_default_css=False)

@@ -84,6 +84,8 @@
             this.form.control("upscaling_crop").element.after(swap);
             this.form.control("extras_upscaler_2_visibility").element.after(refresh);
             this.form.element.append(this.size);
+            this.why = make("p", { class: "easel-why", role: "status" });
+            this.form.element.prepend(this.why);
             this.form.onchange = () => this.changed();
             place.replaceChildren(this.form.element);
             this.changed();
@@ -112,6 +114,7 @@
             const idle = this.nothing(values);
             byId("extras_generate").disabled = Boolean(idle);
             byId("extras_generate").title = idle || "Ctrl+Enter";
+            this.why.textContent = idle;
             this.say(values);
         },
         /** Why nothing would become of a picture; "" where something would. */

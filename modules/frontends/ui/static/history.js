@@ -387,7 +387,7 @@
                 ...(n === 2 ? [pill(t("Both under a slider, and what differs in words (C)"), t("Compare"), () => compare.open(...ids), { id: "history_compare" })] : []),
                 ...(trash ? [pill(t("Back to where they were"), t("Restore"), () => acts.restore(ids))] : [
                     pill(t("Favourites (F)"), t("Favourite"), () => acts.favourite(ids, true)),
-                    pill(t("To the trash (Delete)"), t("Delete"), () => acts.remove(ids))]),
+                    pill(t("To the trash (Delete)"), t("Delete"), () => acts.remove(ids), { class: "easel-pill danger" })]),
                 pill(t("Choose none (Esc)"), t("Clear"), () => this.drop()));
         },
     };
@@ -563,7 +563,7 @@
                 pill(t("Compare it with another picture (C)"), t("Compare…"), () => compare.pick([detail.id])),
                 save,
                 pill(t("Copy the prompt and settings of this picture"), t("Copy settings"), () => copy(detail.infotext)),
-                pill(t("To the trash (Delete)"), t("Delete"), () => acts.remove([detail.id])),
+                pill(t("To the trash (Delete)"), t("Delete"), () => acts.remove([detail.id]), { class: "easel-pill danger" }),
             ];
             this.side.replaceChildren(
                 make("div", { class: "easel-viewer-marks" }, like, rate), make("div", { class: "easel-viewer-acts" }, ...acting),
@@ -926,7 +926,7 @@
                     button(t("Delete for good"), t("Delete for good"), () => {
                         dialog.close();
                         acts.emptyTrash();
-                    }, { class: "primary" })));
+                    }, { class: "danger" })));
             dialog.addEventListener("close", () => dialog.remove());
             document.body.append(dialog);
             dialog.showModal();

@@ -148,6 +148,8 @@
         const tree = make("nav", { id: `${id}_tree`, class: "easel-tree", "aria-label": t("Folders") });
         const sheet = make("div", { class: "easel-sheet" });
         const cards = make("div", { id: `${id}_cards`, class: "easel-cards", role: "group", "aria-label": t(KINDS[kind].name), tabindex: "-1" }, sheet);
+        const nothing = make("div", { class: "easel-cards-empty", hidden: "" });
+        cards.append(nothing);
         const note = make("p", { class: "easel-cards-note", role: "status" });
         const controls = make("div", { id: `${id}_controls`, class: "easel-cards-controls" }, search, dirs, sort, turn, reload);
         const below = make("div", { class: "easel-cards-below" });
@@ -264,10 +266,15 @@
             if (view.down) view.shown.reverse();
             turn.classList.toggle("turned", view.down);
             const total = view.list.length, count = view.shown.length;
-            note.textContent = !view.ready ? "" : !total ? t("No files of this kind are there yet; put some into {folder} and press ↻.", { folder: where })
-                : count === total ? t("{n} files", { n: total }) : count ? t("{n} of {all} files", { n: count, all: total })
-                : words.length ? t("Nothing here is called that.") : t("None of these files was made for this model.");
-            root.classList.toggle("empty", !count);
+            note.textContent = !view.ready || !total ? "" : count === total ? t("{n} files", { n: total }) : t("{n} of {all} files", { n: count, all: total });
+            const empty = view.ready && !count;
+            root.classList.toggle("empty", empty);
+            nothing.hidden = !empty;
+            if (empty) {
+                const sentence = !total ? t("No files of this kind are there yet; put some into {folder} and press ↻.", { folder: where })
+                    : words.length ? t("Nothing here is called that.") : t("None of these files was made for this model.");
+                nothing.replaceChildren(icon("M3 5h6v6H3zM11 5h6v6h-6zM3 13h6M11 13h6M3 16h4M11 16h4"), make("p", { role: "status" }, sentence));
+            }
             if (!stay) cards.scrollTop = 0;
             layOut();
             place(true);

@@ -4,7 +4,7 @@
 //   page    the tab: rows keep their elements, so that the focus and a drag survive every change
 "use strict";
 (() => {
-    const { $, byId, make, t, ask, address, toast } = window.easel.tools;
+    const { $, byId, make, t, heard, ask, address, toast } = window.easel.tools;
     const HANDLE = "M7 5h0 M13 5h0 M7 10h0 M13 10h0 M7 15h0 M13 15h0";
 
     /** A drawing of strokes on 20 by 20. */
@@ -108,7 +108,7 @@
             this.line = make("p", { class: "easel-queue-line", role: "status" });
             this.hold = make("button", { type: "button", id: "queue_hold", class: "easel-pill" });
             this.hold.onclick = () => this.act(this.queue.held ? "queue/release" : "queue/hold");
-            this.cancelAll = make("button", { type: "button", id: "queue_cancel_all", class: "easel-pill" });
+            this.cancelAll = make("button", { type: "button", id: "queue_cancel_all", class: "easel-pill danger" });
             this.cancelAll.onclick = () => this.askTwice();
             this.said = make("p", { class: "easel-unseen", role: "status" });
             this.trouble = make("p", { class: "easel-queue-trouble", role: "alert", hidden: "" });
@@ -207,7 +207,7 @@
                     make("small", {}, about(view)), bar, make("small", { class: "easel-job-left" })),
                 make("div", { class: "easel-job-acts" },
                     button(t("Go on with the next picture"), t("Skip"), () => act(`jobs/${view.id}/skip`), { class: "easel-pill" }),
-                    button(t("Stop this job; finished pictures stay"), t("Interrupt"), () => act(`jobs/${view.id}/cancel`), { class: "easel-pill" })));
+                    button(t("Stop this job; finished pictures stay"), t("Interrupt"), () => act(`jobs/${view.id}/cancel`), { class: "easel-pill danger" })));
         },
         waitingRow(view) {
             const paused = view.state === "paused";
@@ -238,7 +238,7 @@
                 make("div", { class: "easel-job-pictures" }, ...(shown.length ? shown : [make("span", { class: "easel-job-none" }, icon(view.state === "failed" ? "M10 5v6 M10 14v1" : "M6 10h8"))])),
                 make("div", { class: "easel-job-text" }, make("p", { class: "easel-job-prompt", translate: "no" }, named(view)),
                     make("small", {}, make("b", {}, states[view.state]), ` · ${[ago(view.finished), took, about(view)].filter(Boolean).join(" · ")}`),
-                    ...(view.error ? [make("small", { class: "easel-job-error" }, view.error)] : [])),
+                    ...(view.error ? [make("small", { class: "easel-job-error" }, heard(view.error))] : [])),
                 make("div", { class: "easel-job-acts" },
                     button(t("Put the same job into the queue once more; a seed that was left open is drawn anew"), t("Run again"), async () => {
                         if (await act(`jobs/${view.id}/again`)) toast(t("Put into the queue."));
@@ -272,7 +272,7 @@
             const bar = $(".easel-queue-progress", row), percent = Math.floor(told.progress * 100);
             bar.firstElementChild.style.width = `${percent}%`;
             bar.setAttribute("aria-valuenow", String(percent));
-            const parts = [told.cancelling ? t("Interrupting…") : told.text || t("Starting…")];
+            const parts = [told.cancelling ? t("Interrupting…") : told.text ? heard(told.text) : t("Starting…")];
             if (told.steps) parts.push(`${told.step}/${told.steps}`, `${percent}%`);
             if (told.eta != null) parts.push(t("{time} left", { time: duration(told.eta) }));
             $(".easel-job-left", row).textContent = parts.join(" · ");

@@ -19,9 +19,8 @@
             this.list = make("div", { class: "easel-options" });
             this.none = make("p", { class: "easel-told-size", hidden: "" }, t("No setting has that word in it."));
             this.nav = make("nav", { class: "easel-settings-nav", "aria-label": t("Sections of the settings") });
-            root.replaceChildren(make("div", { class: "easel-settings-bar" }, this.search, this.apply), this.nav, this.none, this.list);
             this.after = make("div", {});
-            root.append(this.after);
+            root.replaceChildren(make("div", { class: "easel-settings-bar" }, this.search, this.apply), this.nav, this.none, this.list, this.after);
             try {
                 this.show(await ask("easel/settings"));
                 this.further();
@@ -36,13 +35,21 @@
                 return make("section", { "aria-label": t(name[0].toUpperCase() + name.slice(1)) }, make("h2", {}, name[0].toUpperCase() + name.slice(1)), make("p", {}, about),
                     ...options.map((option) => this.row(option)));
             }));
-            this.nav.replaceChildren(...[...this.list.children].map((section) => {
-                const to = make("button", { type: "button", class: "easel-brush" }, section.firstChild.textContent);
-                to.onclick = () => section.scrollIntoView({ behavior: "smooth", block: "start" });
-                return to;
-            }));
             this.mark();
+            this.index();
             this.filter();
+        },
+        /** The names of all sections, to go to one. */
+        index() {
+            this.nav.replaceChildren(...[...this.list.children, ...this.after.children].map((section) => {
+                const made = make("button", { type: "button" }, section.getAttribute("aria-label"));
+                made.section = section;
+                made.onclick = () => {
+                    section.scrollIntoView();
+                    $("input, select, button", section)?.focus({ preventScroll: true });
+                };
+                return made;
+            }));
         },
         /** What is no option: what the forms begin with, and leave to send notes. */
         async further() {
@@ -70,6 +77,8 @@
             this.after.replaceChildren(
                 section(t("Defaults"), t("What the forms of txt2img and img2img begin with (ui-config.json)."), list, keep),
                 section(t("Actions"), t("What is done at once."), notes));
+            this.index();
+            this.filter();
             draw(await ask("easel/defaults"));
         },
         row(option) {
@@ -145,8 +154,8 @@
         filter() {
             const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
             for (const row of this.rows.values()) row.hidden = !words.every((word) => row.dataset.words.includes(word));
-            this.nav.hidden = Boolean(words.length);
             for (const section of this.list.children) section.hidden = !$(".easel-option:not([hidden])", section);
+            for (const made of this.nav.children) made.hidden = made.section.hidden;
             this.none.hidden = [...this.list.children].some((section) => !section.hidden) || !this.rows.size;
         },
         async send() {
