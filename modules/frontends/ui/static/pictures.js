@@ -142,7 +142,7 @@
             this.maskZone = make("div", { id: "img_inpaint_mask", class: "easel-drop small", tabindex: "0", role: "button",
                 "aria-label": "Mask: choose a file" }, make("p", {}, "The mask: drop it here, or click to choose."));
             this.batch = batchPane();
-            root.replaceChildren(row, this.batch.element, this.zone, this.tools, this.other, this.maskZone);
+            root.replaceChildren(row, this.batch.element, this.tools, this.zone, this.other, this.maskZone);
             this.file = dropZone(this.zone, (file) => this.put(file), { mayOpen: () => !this.image });
             dropZone(this.maskZone, (file) => this.putMask(file));
             this.listen();
