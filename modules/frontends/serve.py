@@ -172,8 +172,8 @@ def _add_page(app: FastAPI, service: FrontDesk, root: str, sharing: Sharing, fla
         enable_monitoring=False,
         max_file_size=sharing.max_body,
     )
-    if flags.get("theme") in ("light", "dark"):
-        app.add_middleware(ThemeInAddress, theme=flags["theme"])
+    theme = flags.get("theme")
+    app.add_middleware(ThemeInAddress, theme=theme if theme in ("light", "dark") else None)
     return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 

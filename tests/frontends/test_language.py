@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from modules.frontends.ui.language import ENGLISH, Languages
@@ -103,6 +104,14 @@ def test_the_theme_of_the_command_line_holds_unless_the_address_says_otherwise(t
     page.wait_for_selector(".easel-example")
     assert not page.evaluate(dark)
     page.close()
+
+
+def test_the_page_has_the_colour_of_its_theme_before_its_scripts_run(translated):
+    """No white flash before a dark page: what is painted first does not ask the system where a theme was asked for."""
+    first = {theme: httpx.get(f"{translated.url}?__theme={theme}") for theme in ("dark", "light", "system")}
+    rules = {theme: re.findall(r"@media ([^{]*?)\s*{\s*body", page.text) for theme, page in first.items()}
+    assert rules == {"dark": ["all"], "light": ["not all"], "system": ["(prefers-color-scheme: dark)"]}
+    assert len({page.headers["content-length"] for page in first.values()}) == 1
 
 
 @pytest.mark.browser

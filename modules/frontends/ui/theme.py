@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 import gradio as gr
 from gradio.themes.utils.colors import Color
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ACCENT = Color("#f0faf7", "#d8f1ea", "#b2e2d6", "#82cdbb", "#53b29e", "#369683", "#28796a", "#236156", "#204e46", "#1d413b", "#0c2521", name="easel")  # fmt: skip  # noqa: E501
 GREY = Color("#fafaf9", "#f4f4f3", "#e7e6e4", "#d5d4d1", "#a6a4a0", "#777571", "#57554f", "#42413d", "#2a2a28", "#1d1d1c", "#141413", name="easel_grey")  # fmt: skip  # noqa: E501
@@ -83,17 +85,32 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-class ThemeInAddress:
-    """Gradio takes the theme from the page's address; where none stands, the command line's is put in."""
+# What Gradio's page paints by before its scripts run, and what it says in its place for a theme that was asked for; as
+# long, so that the page stays as long as it was said to be.
+BY_SYSTEM = b"@media (prefers-color-scheme: dark)"
+ASKED = {"dark": b"@media all".ljust(len(BY_SYSTEM)), "light": b"@media not all".ljust(len(BY_SYSTEM))}
 
-    def __init__(self, app: ASGIApp, theme: str) -> None:
+
+class ThemeInAddress:
+    """Gradio takes the theme from the page's address; where none stands, the command line's is put in. The page has the
+    colour of that theme from its first moment."""
+
+    def __init__(self, app: ASGIApp, theme: str | None) -> None:
         self.app, self.theme = app, theme
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
-        query = scope["query_string"].decode("latin-1") if page else ""
-        if page and "__theme=" not in query:
+        if not (scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"):
+            return await self.app(scope, receive, send)
+        query = scope["query_string"].decode("latin-1")
+        if self.theme and "__theme=" not in query:
             # Relative, so that a sub-path stays.
             answer = RedirectResponse(f"?{query}{'&' if query else ''}__theme={self.theme}")
             return await answer(scope, receive, send)
-        await self.app(scope, receive, send)
+        asked = ASKED.get(parse_qs(query).get("__theme", [""])[-1], BY_SYSTEM)
+
+        async def painted(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": message.get("body", b"").replace(BY_SYSTEM, asked, 1)}
+            await send(message)
+
+        await self.app(scope, receive, painted)

@@ -287,6 +287,10 @@
             if (view.state !== "queued" || session.active !== view.id) return;
             say(view.position > 1 ? t("Waiting, place {n} in the queue", { n: view.position }) : t("Waiting for the worker…"), null);
             titled(`[${t("In queue")}] ${TITLE}`);
+            if (view.position > 1) return;
+            ask("queue").then(({ held }) => {
+                if (held && session.active === view.id) say(t("The queue is paused; it goes on from the Queue tab."), null);
+            }, () => {});
         }
 
         /** The line over the picture and the bar; `fraction` null is "something is going on". */
