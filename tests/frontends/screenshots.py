@@ -45,6 +45,9 @@ def main(url: str) -> None:
             if theme == "light":
                 inpaint(page)
                 compared(page)
+                plot(page)
+            if name == "txt2img-dark.png":
+                written(page)
             if name == "txt2img-dark.png":
                 page.evaluate("easel.tools.openTab('history', 'history')")
                 page.wait_for_selector("#history .easel-tile img.there")
@@ -90,6 +93,45 @@ def compared(page: Page) -> None:
     page.wait_for_selector("#history_comparison[open] dl")
     page.wait_for_timeout(800)
     page.screenshot(path=FOLDER / "history-compare-light.png")
+
+
+def written(page: Page) -> None:
+    """The prompt in colours, with what is odd about it and names that complete it."""
+    page.fill("#txt2img_prompt textarea", "a (red:1.4) house on [green:snowy:0.5] hills, {day|night}, ((moon)), ")
+    page.focus("#txt2img_prompt textarea")
+    page.keyboard.press("End")
+    page.keyboard.type("<lora:sil", delay=60)
+    page.wait_for_selector("#easel_completion:not([hidden]) li")
+    page.wait_for_timeout(1200)
+    box = page.locator("#txt2img_toprow").bounding_box()
+    assert box is not None
+    page.screenshot(
+        path=FOLDER / "prompt-dark.png", clip={**box, "x": 0, "y": box["y"] - 20, "width": 520, "height": 240}
+    )
+    page.keyboard.press("Escape")
+    page.fill("#txt2img_prompt textarea", "")
+
+
+def plot(page: Page) -> None:
+    """An X/Y/Z plot with the form that asked for it."""
+    page.evaluate("easel.tools.openTab('txt2img', 'txt2img_prompt')")
+    page.fill("#txt2img_prompt textarea", "a big red house on green hills, day, clouds")
+    page.fill("#txt2img_batch_count input[type=number]", "1")
+    scripts = page.locator("#txt2img_workspace .easel-scripts")
+    scripts.locator("select").first.select_option(label="X/Y/Z plot")
+    axes = scripts.locator(".easel-script-axis")
+    for k, (kind, values) in enumerate((("Seed", "3, 4, 5"), ("Steps", "3, 6, 20"))):
+        axes.nth(k).locator("select").select_option(label=kind)
+        axes.nth(k).locator("input[type=text]").fill(values)
+    page.click("#txt2img_generate")
+    page.wait_for_selector("body.easel-running")
+    page.wait_for_selector("body:not(.easel-running)")
+    page.wait_for_timeout(1000)
+    page.evaluate("document.getElementById('easel_toasts')?.remove()")
+    scripts.scroll_into_view_if_needed()
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)
+    page.screenshot(path=FOLDER / "plot-light.png")
 
 
 if __name__ == "__main__":
