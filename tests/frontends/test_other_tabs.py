@@ -57,6 +57,28 @@ def test_a_setting_is_found_changed_and_put_back(page, served):
     page.wait_for_selector("text=No setting has that word in it.")
 
 
+def test_the_settings_sections_are_a_click_away_and_the_bar_stays_in_sight(page):
+    page.fill("#settings_search", "")
+    page.click(".easel-settings-nav button:has-text('Preview')")
+    page.wait_for_function("scrollY > 300")
+    tops = page.evaluate(
+        """[".easel-settings-bar", "section[aria-label=Preview] h2"].map(
+            (place) => document.querySelector(`#settings ${place}`).getBoundingClientRect().top)"""
+    )
+    assert 0 <= tops[0] < tops[1] < 200
+    assert page.evaluate("document.activeElement.closest('section')?.ariaLabel") == "Preview"
+
+
+def test_the_picture_stays_in_sight_while_the_form_scrolls(page):
+    page.click("#tab_txt2img-button")
+    page.set_viewport_size({"width": 1440, "height": 600})
+    page.evaluate("scrollTo(0, 350)")
+    page.wait_for_function("scrollY === 350")
+    assert page.locator("#txt2img_toprow").bounding_box()["y"] < 0
+    assert 0 <= page.locator("#txt2img_gallery").bounding_box()["y"] < 40
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
 def test_wrong_settings_are_refused_and_those_of_the_api_are_not_the_pages(served):
     before = served.service.settings
     for changes in ({"tiling_axes": "z"}, {"nothing": 1}, {"api_enable_requests": True}):
