@@ -139,7 +139,8 @@
             return input.value;
         },
         words(value) {
-            return value === true ? t("on") : value === false ? t("off") : String(value ?? "") === "" ? t("nothing") : String(value);
+            const text = String(value ?? "");
+            return value === true ? t("on") : value === false ? t("off") : text === "" ? t("nothing") : text.trim() ? text : text.replaceAll(" ", "␣");
         },
         mark() {
             for (const [key, row] of this.rows) {
