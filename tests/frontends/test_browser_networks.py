@@ -304,6 +304,7 @@ def test_cards_and_tabs_are_reached_by_keys(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#txt2img_lora_cards .easel-card")
     assert page.evaluate("document.activeElement.id") == "txt2img_lora_tab"
+    page.select_option("#txt2img_lora_extra_sort", "name")
     first = page.locator("#txt2img_lora_cards .easel-card-main").first
     first.focus()
     here = "document.activeElement.closest('.easel-card').card.stem"
@@ -359,6 +360,7 @@ def test_many_cards_are_in_the_page_only_where_they_are_in_sight(fresh, served, 
         print(f"{MANY} cards open in {took[0]:.0f} ms, again in {took[1]:.0f} ms")
         assert page.inner_text(f"{PANE} .easel-cards-note") == f"{MANY + 5} files"
         assert 8 < page.locator("#txt2img_lora_cards .easel-card").count() < 80
+        page.select_option("#txt2img_lora_extra_sort", "name")
         page.evaluate("document.querySelector('#txt2img_lora_cards').scrollTop = 1e9")
         card(page, f"style number {MANY - 1:05}").wait_for()
         assert page.locator("#txt2img_lora_cards .easel-card").count() < 80
