@@ -415,11 +415,13 @@ class Drawing(Frozen):
         hint="Self-attention within tiles: faster at large sizes; changes details.",
     )  # fmt: skip
     hypertile_enable_unet_secondpass: bool = fact(
-        False, label="Enable Hypertile U-Net for hires fix second pass", infotext="Hypertile U-Net second pass"
-    )
+        False, label="Enable Hypertile U-Net for hires fix second pass", infotext="Hypertile U-Net second pass",
+        hint="Also where the first pass goes without.",
+    )  # fmt: skip
     hypertile_max_depth_unet: int = fact(
-        3, label="Hypertile U-Net max depth", ge=0, le=3, step=1, infotext="Hypertile U-Net max depth"
-    )
+        3, label="Hypertile U-Net max depth", ge=0, le=3, step=1, infotext="Hypertile U-Net max depth",
+        hint="How many times halved the picture may be where there are still tiles.",
+    )  # fmt: skip
     hypertile_max_tile_unet: int = fact(
         256, label="Hypertile U-Net max tile size", ge=0, le=512, step=16, infotext="Hypertile U-Net max tile size",
         hint="in pixels: no tile is smaller",
@@ -428,10 +430,14 @@ class Drawing(Frozen):
         3, label="Hypertile U-Net swap size", ge=1, le=64, soft_le=6, step=1, infotext="Hypertile U-Net swap size",
         hint="so many ways of dividing a side take turns",
     )  # fmt: skip
-    hypertile_enable_vae: bool = fact(False, label="Enable Hypertile VAE", infotext="Hypertile VAE")
+    hypertile_enable_vae: bool = fact(
+        False, label="Enable Hypertile VAE", infotext="Hypertile VAE",
+        hint="The same in the VAE, when it encodes and decodes.",
+    )  # fmt: skip
     hypertile_max_tile_vae: int = fact(
-        128, label="Hypertile VAE max tile size", ge=0, le=512, step=16, infotext="Hypertile VAE max tile size"
-    )
+        128, label="Hypertile VAE max tile size", ge=0, le=512, step=16, infotext="Hypertile VAE max tile size",
+        hint="in pixels: no tile is smaller",
+    )  # fmt: skip
     refiner_switch_by_sample_steps: bool = fact(
         False, label="Switch to refiner by sampling steps", infotext="Refiner switch by sampling steps"
     )
