@@ -11,6 +11,8 @@ import errno
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from modules.schema.settings import Saving
 
 TEMP_PREFIX = ".easel-"
 TEMP_SUFFIX = ".part"
+_COARSE_CLOCK = 5
+"""CLOCK_REALTIME_COARSE of Linux (uapi/linux/time.h), which Python does not name: what file systems read."""
 # File systems without hard links answer link() with one of these.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL, errno.EXDEV}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -354,6 +358,12 @@ def numbered(number: int, basename: str, name: str) -> str:
     """`00012-<name>`, or with a basename `grid-0012-<name>`."""
     start = f"{basename}-{number:04}" if basename else f"{number:05}"
     return f"{start}-{name}" if name else start
+
+
+def time_of_a_file() -> float:
+    """The earliest time (Unix seconds) that a file written from now on can carry: file systems read a clock that ticks
+    some hundred times a second, so their times lie behind `time.time()`."""
+    return time.clock_gettime(_COARSE_CLOCK) if sys.platform == "linux" else time.time() - 0.1
 
 
 def sweep_leftovers(folder: Path, before: float, disk: Disk = DISK) -> int:

@@ -28,7 +28,7 @@ from pydantic_core import PydanticSerializationError
 from modules.imaging import embedded, inputs
 from modules.imaging.metadata import open_bounded
 from modules.imaging.naming import NameFields
-from modules.imaging.save import kept_as, save_named, sweep_leftovers
+from modules.imaging.save import kept_as, save_named, sweep_leftovers, time_of_a_file
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
@@ -137,7 +137,7 @@ class GenerationService:
         self._planner = Planner(folders, self.catalogue, lambda: self.settings, self._worker.stats)
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
         self._dispatcher.start()
-        threading.Thread(target=self._sweep, args=(time.time(),), name="sweep", daemon=True).start()
+        threading.Thread(target=self._sweep, args=(time_of_a_file(),), name="sweep", daemon=True).start()
 
     def _take_folder(self) -> FolderLock | None:
         try:
@@ -163,7 +163,8 @@ class GenerationService:
     def _sweep(self, started: float) -> None:
         """Removes what an earlier run had half written, and now and then source pictures that no job waits for."""
         saving = self._settings.settings.saving.model_dump()
-        for name in (*(saving[key] for key in saving if key.startswith("outdir_")), self.folders.state):
+        chosen = [saving[key] for key in saving if key.startswith("outdir_") and saving[key]]
+        for name in (*chosen, self.folders.state):
             sweep_leftovers(self.folders.data / name, started)
         while not self._closing:
             with contextlib.suppress(OSError, EaselError, sqlite3.Error):  # an hour later they are looked at again

@@ -15,7 +15,16 @@ from PIL import Image
 
 from modules.imaging.metadata import read_infotext
 from modules.imaging.naming import NameFields
-from modules.imaging.save import DISK, Disk, NameTaken, kept_as, safe_write, save_named, sweep_leftovers
+from modules.imaging.save import (
+    DISK,
+    Disk,
+    NameTaken,
+    kept_as,
+    safe_write,
+    save_named,
+    sweep_leftovers,
+    time_of_a_file,
+)
 from modules.schema.errors import DiskTrouble
 from modules.schema.settings import Saving
 from tests.imaging.faults import FailingDisk
@@ -245,6 +254,15 @@ def test_the_sweep_takes_our_old_leftovers_only(tmp_path: Path) -> None:
     os.utime(others, (100, 100))
     assert sweep_leftovers(tmp_path, 1000) == 1
     assert set(files(tmp_path)) == {".easel-ab.part", "my.part"}
+
+
+def test_what_is_being_written_now_is_no_leftover(tmp_path: Path) -> None:
+    half = tmp_path / ".easel-ab.part"
+    for _ in range(300):
+        started = time_of_a_file()
+        os.close(os.open(half, os.O_CREAT | os.O_WRONLY))
+        assert sweep_leftovers(tmp_path, started) == 0
+        half.unlink()
 
 
 def test_a_leftover_does_not_keep_pictures_from_being_saved(tmp_path: Path) -> None:
