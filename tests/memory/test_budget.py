@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -103,15 +104,19 @@ def test_what_was_learnt_outlives_the_program(tmp_path):
 
 
 def test_a_gauge_sees_what_a_phase_takes_and_what_stays():
-    gauge = Gauge(PC)
-    gauge.begin()
-    with gauge.phase("denoising"):
-        kept = torch.ones(64 * 2**20, dtype=torch.uint8)
-        passing = torch.ones(160 * 2**20, dtype=torch.uint8)
-        del passing
-    measured = gauge.measured()
-    if not measured:
-        pytest.skip("this system tells of no peaks")
+    for _ in range(3):  # memory that tests before let go of may leave the process just then
+        gc.collect()
+        gauge = Gauge(PC)
+        gauge.begin()
+        with gauge.phase("denoising"):
+            kept = torch.ones(64 * 2**20, dtype=torch.uint8)
+            passing = torch.ones(160 * 2**20, dtype=torch.uint8)
+            del passing
+        measured = gauge.measured()
+        if not measured:
+            pytest.skip("this system tells of no peaks")
+        if measured["weights"] >= 0.9 * kept.nbytes:
+            break
     assert measured["denoising"] == pytest.approx(160 * 2**20, rel=CLOSE)
     assert measured["weights"] >= 0.9 * kept.nbytes
     gauge.begin()
