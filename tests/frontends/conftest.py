@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 
 from modules.bootstrap.run_tests import find_browser
 from modules.frontends import serve
@@ -138,6 +139,41 @@ def watch() -> Iterator[Watch]:
     yield found
     assert found.troubles == []
     assert found.foreign == []
+
+
+def open_page(page: Any, served: Served) -> None:
+    page.goto(served.url)
+    page.wait_for_selector("#txt2img_generate:visible")
+    page.wait_for_selector(".easel-example")  # filled in by the first answer of the server
+    page.wait_for_function("window.easel !== undefined")
+
+
+@pytest.fixture
+def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
+    """The page as a first visit sees it."""
+    page = watch.on(context.new_page())
+    page.goto(f"{served.url}health")
+    page.evaluate("localStorage.clear()")
+    open_page(page, served)
+    yield page
+    served.service.release()
+    for view in served.service.jobs():
+        served.service.cancel(view.id)
+    for left in context.pages:
+        left.close()
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[StandIn]:
+    service = StandIn(pace=0)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def client(desk: StandIn) -> Iterator[TestClient]:
+    with TestClient(serve.build_app(desk), base_url="http://127.0.0.1:7860") as client:
+        yield client
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch, new_context
-from tests.frontends.test_page import IDLE, PROMPT, open_page
+from tests.frontends.conftest import Served, Watch, new_context, open_page
+from tests.frontends.test_page import IDLE, PROMPT
 
 pytestmark = pytest.mark.browser
 DESKTOP, PHONE = (1440, 900), (390, 844)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.frontends.conftest import Served, Watch, new_context
-from tests.frontends.test_page import PROMPT, open_page
+from tests.frontends.conftest import Served, Watch, new_context, open_page
+from tests.frontends.test_page import PROMPT
 from tests.service.test_cards import KEY
 from tests.weights.tiny import write_keys, write_tiny_sd15
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from modules.frontends import serve
 from modules.frontends.ui.app import build_blocks
 from modules.schema.settings import SECTION_OF, Settings
 from tests.frontends import controls
@@ -18,19 +17,6 @@ from tests.frontends.controls import Control
 from tests.frontends.stand_in import StandIn
 
 TABS = ("txt2img", "img2img")
-
-
-@pytest.fixture(scope="module")
-def desk() -> Iterator[StandIn]:
-    service = StandIn(pace=0)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(desk: StandIn) -> Iterator[TestClient]:
-    with TestClient(serve.build_app(desk), base_url="http://127.0.0.1:7860") as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from modules.prompt import parse
-from tests.frontends.conftest import Served, Watch
-from tests.frontends.test_page import PROMPT, open_page
+from tests.frontends.conftest import Served, Watch, open_page
+from tests.frontends.test_page import PROMPT
 
 pytestmark = pytest.mark.browser
 NEGATIVE = "#txt2img_neg_prompt textarea"

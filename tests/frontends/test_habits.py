@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch
-from tests.frontends.test_page import IDLE, PROMPT, number, open_page, steps
+from tests.frontends.test_page import IDLE, PROMPT, number, steps
 
 pytestmark = pytest.mark.browser
 PASTE = """([selector, text]) => {
@@ -18,20 +16,6 @@ PASTE = """([selector, text]) => {
     const event = new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true });
     document.querySelector(selector).dispatchEvent(event);
 }"""
-
-
-@pytest.fixture
-def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
-    page = watch.on(context.new_page())
-    page.goto(f"{served.url}health")
-    page.evaluate("localStorage.clear()")
-    open_page(page, served)
-    yield page
-    served.service.release()
-    for view in served.service.jobs():
-        served.service.cancel(view.id)
-    for left in context.pages:
-        left.close()
 
 
 def drag(page: Any, start: str, end: str) -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from modules.frontends.ui.language import ENGLISH, Languages
 from tests.frontends import words
-from tests.frontends.conftest import Served, new_context, serving
-from tests.frontends.test_page import open_page
+from tests.frontends.conftest import Served, new_context, open_page, serving
 
 LANGUAGES = ("ru_RU", "zh_CN")
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.frontends.conftest import Served, Watch, new_context
-from tests.frontends.test_page import number, open_page
+from tests.frontends.conftest import Served, Watch, new_context, open_page
+from tests.frontends.test_page import number
 
 LINE = "#txt2img_memory button"
 

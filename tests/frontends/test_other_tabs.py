@@ -11,8 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.frontends.conftest import Served, Watch, new_context
-from tests.frontends.test_page import open_page
+from tests.frontends.conftest import Served, Watch, new_context, open_page
 
 pytestmark = pytest.mark.browser
 

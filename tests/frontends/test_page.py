@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch, new_context
+from tests.frontends.conftest import new_context, open_page
 
 pytestmark = pytest.mark.browser
 PROMPT = "#txt2img_prompt textarea"
@@ -23,28 +22,6 @@ IDS = (
     "txt2img_results_panel", "txt2img_gallery_container", "txt2img_gallery", "image_buttons_txt2img", "save_txt2img",
     "html_info_txt2img", "html_log_txt2img",
 )  # fmt: skip
-
-
-@pytest.fixture
-def page(served: Served, context: Any, watch: Watch) -> Iterator[Any]:
-    """The page as a first visit sees it."""
-    page = watch.on(context.new_page())
-    page.goto(f"{served.url}health")
-    page.evaluate("localStorage.clear()")
-    open_page(page, served)
-    yield page
-    served.service.release()
-    for view in served.service.jobs():
-        served.service.cancel(view.id)
-    for left in context.pages:
-        left.close()
-
-
-def open_page(page: Any, served: Served) -> None:
-    page.goto(served.url)
-    page.wait_for_selector("#txt2img_generate:visible")
-    page.wait_for_selector(".easel-example")  # filled in by the first answer of the server
-    page.wait_for_function("window.easel !== undefined")
 
 
 def number(name: str) -> str:

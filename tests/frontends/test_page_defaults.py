@@ -7,7 +7,6 @@ import json
 import re
 import wave
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,6 @@ from modules.schema.settings import SECTION_OF, Settings
 from tests.frontends.stand_in import StandIn, gradient
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def desk() -> Iterator[StandIn]:
-    service = StandIn(pace=0)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(desk: StandIn) -> Iterator[TestClient]:
-    with TestClient(serve.build_app(desk), base_url="http://127.0.0.1:7860") as client:
-        yield client
 
 
 # ---- ui-config.json ----

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.frontends.conftest import Served, Watch, forget
-from tests.frontends.test_page import PROMPT, open_page
+from tests.frontends.conftest import Served, Watch, forget, open_page
+from tests.frontends.test_page import PROMPT
 
 pytestmark = pytest.mark.browser
 NEGATIVE = "#txt2img_neg_prompt textarea"
