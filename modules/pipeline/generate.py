@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -164,8 +164,7 @@ def pictures(
             model = job.models.use(plan.checkpoint, networks.at_start(plan, batch.start))
             plan = networks.settled(plan, batch, model, job.ctx)
             job.meter.start_batch(number)
-            firsts: list[Tensor] = []
-            drawn, start = draw(plan, batch, prepared, job.models, job.ctx, job.meter, firsts)
+            drawn, start, first_pass = draw(plan, batch, prepared, job.models, job.ctx, job.meter)
             for i, (k, latent) in enumerate(zip(batch, drawn)):
                 if k in finished:
                     continue
@@ -174,10 +173,10 @@ def pictures(
                 with job.ctx.gauge.phase("decoding") if method == "Full" else nullcontext():
                     image = decode.decode(job.models.current, latent, size, method, job.ctx.warn)
                 beside = {}
-                if i < len(firsts) and plan.settings.saving.save_images_before_highres_fix:
+                if first_pass is not None and plan.settings.saving.save_images_before_highres_fix:
                     size = passes.passes(plan)[0].size
                     beside["before-highres-fix"] = decode.decode(
-                        job.models.current, firsts[i], size, method, job.ctx.warn
+                        job.models.current, first_pass[i], size, method, job.ctx.warn
                     )
                 if plan.settings.saving.save_images_before_face_restoration and plan.settings.faces.face_restoration:
                     beside["before-face-restoration"] = image
@@ -282,15 +281,22 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
     return plan.model_copy(update=told)
 
 
+class Drawn(NamedTuple):
+    """Latents of a batch [B, C, h, w], what their first pass started from, and its own latents where others follow."""
+
+    latents: Tensor
+    start: Start | None
+    first: Tensor | None
+
+
 def draw(
     plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter,
-    firsts: list[Tensor] | None = None,
-) -> tuple[Tensor, Start | None]:  # fmt: skip
-    """The latents of one batch [B, C, h, w], through all passes, and what their first pass started from. `firsts` gets
-    those of the first pass where others follow."""
+) -> Drawn:  # fmt: skip
+    """One batch through all passes."""
     model, (first, *further) = models.current, passes.passes(plan)
     asked = plan.request.hires
     drawn: Tensor | list[Image.Image]
+    drawn_first: Tensor | None = None
     if asked is not None and asked.first_picture is not None:
         drawn, start = hires.known_first(plan, batch, asked.first_picture, model, ctx.folders), None
         del model
@@ -301,9 +307,7 @@ def draw(
         del model
         with ctx.gauge.phase("denoising"):
             drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
-        first_steps = first.steps_run
-        if further and firsts is not None:
-            firsts += drawn.unbind()
+        first_steps, drawn_first = first.steps_run, drawn if further else None
     for second in further:
         meter.start_pass("Enlarging", first_steps)
         larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
@@ -313,7 +317,7 @@ def draw(
         with ctx.gauge.phase("denoising"):
             drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
     assert isinstance(drawn, Tensor)
-    return drawn, start
+    return Drawn(drawn, start, drawn_first)
 
 
 def slowness(model: LoadedModel) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def both(
             extra = latents.net_input(model, prepared, plan, range(1), run.size)
             ours = passes.sample(plan, run, range(1), models, ctx, meter, start, extra)
         else:
-            ours, _ = draw(plan, range(1), prepared, models, ctx, meter)
+            ours = draw(plan, range(1), prepared, models, ctx, meter).latents
         told = text.condition(
             model, plan.prompts[0], plan.negative_prompts[0], run.steps, settings, run.size, engine.conditionings
         ).at(0)

@@ -145,7 +145,8 @@ def _drawn(
     """
     meter = Meter(ctx, plan, 1)
     if prepared is None:
-        return draw(plan, batch, prepared, models, ctx, meter)
+        drawn = draw(plan, batch, prepared, models, ctx, meter)
+        return drawn.latents, drawn.start
     start = latents.start(models.current, prepared, plan, batch)
     theirs = recorded.get_tensor(f"{case['id']}/init")
     assert float((start.latents - theirs).abs().max()) < 0.03
