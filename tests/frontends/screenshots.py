@@ -13,7 +13,7 @@ from tests.frontends.conftest import CHROMIUM_FLAGS
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "images"
 SHOTS = (
     ("txt2img-light.png", "light", (1440, 900), 4, "a red house on green hills, night, moon"),
-    ("txt2img-dark.png", "dark", (1440, 900), 4, "a small white boat on the sea, sunset, sun"),
+    ("txt2img-dark.png", "dark", (1440, 900), 4, "a small white boat in the middle by the sea, sunset, sun"),
     ("txt2img-phone.png", "dark", (390, 844), 1, "a big orange balloon over mountains, day, clouds"),
 )
 
@@ -27,7 +27,7 @@ def main(url: str) -> None:
                 color_scheme=theme,  # type: ignore[arg-type]
             )
             page = context.new_page()
-            page.set_default_timeout(300_000)
+            page.set_default_timeout(60_000)
             page.goto(url)
             page.wait_for_selector(".easel-example")
             page.fill("#txt2img_prompt textarea", prompt)
@@ -93,11 +93,13 @@ def compared(page: Page) -> None:
     page.wait_for_selector("#history_comparison[open] dl")
     page.wait_for_timeout(800)
     page.screenshot(path=FOLDER / "history-compare-light.png")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#history_comparison", state="hidden")
 
 
 def written(page: Page) -> None:
     """The prompt in colours, with what is odd about it and names that complete it."""
-    page.fill("#txt2img_prompt textarea", "a (red:1.4) house on [green:snowy:0.5] hills, {day|night}, ((moon)), ")
+    page.fill("#txt2img_prompt textarea", "a (red:1.4) house on [green:snowy:0.5] hills, night, ((moon)), ")
     page.focus("#txt2img_prompt textarea")
     page.keyboard.press("End")
     page.keyboard.type("<lora:sil", delay=60)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from modules.frontends.ui.examples import EXAMPLES
 from tests.frontends.conftest import new_context, open_page
 
 pytestmark = pytest.mark.browser
@@ -214,7 +215,7 @@ def test_a_checkpoint_brings_its_size_unless_the_user_chose_one(page, served):
     steps(page, 1)
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img[src*=pictures]")
-    assert served.service.jobs(1)[0].request.prompt == "a small white boat on the sea, sunset, sun"
+    assert served.service.jobs(1)[0].request.prompt == EXAMPLES["postcards"][1]
     assert served.service.jobs(1)[0].request.checkpoint == "postcards"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from modules.frontends.ui.examples import EXAMPLES
 from modules.training import evaluate, rules
-from modules.training.drawing import Scene, draw_scene, random_scene
+from modules.training.drawing import KINDS, Scene, draw_scene, random_scene
 from modules.training.evaluate import Drawing
 
 MODEL = Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors"
@@ -64,6 +66,16 @@ def test_the_first_prompt_draws_a_red_house_on_hills_at_night_with_one_moon(draw
             and rules.color_of(picture, seen[0], "night") == "red"
         )
     assert sum(right) >= 5
+
+
+def test_the_pages_examples_draw_as_many_things_as_they_name(draw):
+    right = []
+    for prompt in EXAMPLES["postcards"]:
+        if "<" not in prompt:
+            named = sum(word in KINDS for word in re.findall(r"\w+", prompt))
+            right += [len(rules.things(picture, *rules.scene_of(picture))) == named for picture in draw(prompt, 4)]
+    assert len(right) >= 20
+    assert sum(right) >= 0.9 * len(right)
 
 
 def test_time_of_day_is_the_one_asked(draw):

@@ -7,7 +7,7 @@ import html
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "postcards": (
         "a red house on green hills, night, moon",
-        "a small white boat on the sea, sunset, sun",
+        "a small white boat in the middle by the sea, sunset, sun",
         "a purple cat on the right and a green car on the left in the desert, day, sun",
         "a big orange balloon in the mountains, day, clouds",
         "a black house on the left and a purple cactus on the right in a meadow, sunset",
