@@ -22,8 +22,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 class Tiles:
     """A picture of `size` in tiles of one size (width, height), those of a row next to each other.
 
-        tiles = Tiles.over(image.size, (512, 512), overlap=64)
-        tiles.joined([draw(part) for part in tiles.cut(image)])
+    tiles = Tiles.over(image.size, (512, 512), overlap=64)
+    tiles.joined([draw(part) for part in tiles.cut(image)])
     """
 
     size: tuple[int, int]

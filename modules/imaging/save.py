@@ -276,9 +276,7 @@ def save_picture(
     return kept_as(path, data_dir)
 
 
-def save_beside(
-    image: Image.Image, infotext: str, path: str, suffix: str, data_dir: Path, disk: Disk = DISK
-) -> str:
+def save_beside(image: Image.Image, infotext: str, path: str, suffix: str, data_dir: Path, disk: Disk = DISK) -> str:
     """Saves a picture that belongs to a saved one (`path` as records hold it) as `<its name>-<suffix>.png` in the same
     folder; returns its path as records hold it. DiskTrouble where it cannot be written."""
     owner = data_dir / path

@@ -17,7 +17,10 @@ from modules.weights.residency import LoadedModel
 
 
 def decode(
-    model: LoadedModel, latent: Tensor, size: tuple[int, int], method: str = "Full",
+    model: LoadedModel,
+    latent: Tensor,
+    size: tuple[int, int],
+    method: str = "Full",
     warn: Callable[[str], None] = lambda message: None,
 ) -> Image.Image:
     """One latent [C, h, w] to a picture of (width, height), cropped from the padded size. `method`: "Full" or "TAESD".
@@ -75,7 +78,9 @@ def tiling_of(model: LoadedModel) -> Tiling | None:
 
 
 def finite(
-    model: LoadedModel, half: str, run: Callable[[Autoencoder, torch.dtype], tuple[Tensor, ...]],
+    model: LoadedModel,
+    half: str,
+    run: Callable[[Autoencoder, torch.dtype], tuple[Tensor, ...]],
     warn: Callable[[str], None] = lambda message: None,
 ) -> tuple[Tensor, ...]:
     """What one half of the autoencoder makes, again in a wider number type where it overflows; only this is done again,

@@ -149,7 +149,6 @@ _DEFAULTS: dict[str, Value] = {
 """What a field means when it is not written."""
 
 
-
 def meaning_unwritten(name: str) -> Value | None:
     """What it means that a field is not written; None where that says nothing."""
     return _DEFAULTS.get(name)

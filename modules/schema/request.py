@@ -304,12 +304,8 @@ class GenerationRequest(Frozen):
     subseed_strength: float = fact(
         0.0, label="Variation strength", ge=0, le=1, step=0.01, infotext="Variation seed strength"
     )
-    seed_resize_from_w: int = fact(
-        0, label="Resize seed from width", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8
-    )
-    seed_resize_from_h: int = fact(
-        0, label="Resize seed from height", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8
-    )
+    seed_resize_from_w: int = fact(0, label="Resize seed from width", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8)
+    seed_resize_from_h: int = fact(0, label="Resize seed from height", ge=-1, le=16384, soft_ge=0, soft_le=2048, step=8)
 
     source: Source | None = fact(None, label="Source")
     depth_map: InputName | None = fact(

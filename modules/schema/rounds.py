@@ -24,6 +24,4 @@ class Loopback(Frozen):
     final_denoising_strength: int | float = fact(
         0.5, label="Final denoising strength", ge=0, le=1, step=0.01, infotext="Final denoising strength"
     )
-    denoising_curve: str = fact(
-        "Linear", label="Denoising strength curve", choices=CURVES, infotext="Denoising curve"
-    )
+    denoising_curve: str = fact("Linear", label="Denoising strength curve", choices=CURVES, infotext="Denoising curve")

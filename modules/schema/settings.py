@@ -25,9 +25,7 @@ class Saving(Frozen):
         hint="And for webp that loses a little.",
     )  # fmt: skip
     webp_lossless: bool = fact(False, label="Use lossless compression for webp images")
-    save_txt: bool = fact(
-        False, label="Create a text file with infotext next to every generated image"
-    )
+    save_txt: bool = fact(False, label="Create a text file with infotext next to every generated image")
     enable_pnginfo: bool = fact(True, label="Write infotext to metadata of the generated image")
     outdir_samples: str = fact("", label="Output directory for images", hint="Empty: the three below.")
     outdir_txt2img_samples: str = fact("outputs/txt2img-images", label="Output directory for txt2img images")
@@ -69,20 +67,14 @@ class Saving(Frozen):
         False, label="Save a copy of image before applying color correction to img2img results",
         hint="00012-7-before-color-correction.png",
     )  # fmt: skip
-    save_mask: bool = fact(
-        False, label="For inpainting, save a copy of the greyscale mask", hint="00012-7-mask.png"
-    )
+    save_mask: bool = fact(False, label="For inpainting, save a copy of the greyscale mask", hint="00012-7-mask.png")
     save_mask_composite: bool = fact(
         False, label="For inpainting, save a masked composite",
         hint="00012-7-mask-composite.png: the new part alone, the rest transparent.",
     )  # fmt: skip
-    outdir_save: str = fact(
-        "log/images", label="Directory for saving images using the Save button"
-    )
+    outdir_save: str = fact("log/images", label="Directory for saving images using the Save button")
     use_save_to_dirs_for_ui: bool = fact(False, label="When using Save button, save images to a subdirectory")
-    save_selected_only: bool = fact(
-        True, label="When using Save button, only save a single selected image"
-    )
+    save_selected_only: bool = fact(True, label="When using Save button, only save a single selected image")
     save_write_log_csv: bool = fact(True, label="Write log.csv when saving images using Save button")
     grid_zip_filename_pattern: str = fact("", label="Archive filename pattern")
 
@@ -117,18 +109,14 @@ class Model(Frozen):
     sd_vae: str = fact(
         "Automatic", label="SD VAE", hint="Automatic: the one beside the checkpoint, else its own. None: its own."
     )
-    sd_vae_overrides_per_model_preferences: bool = fact(
-        True, label="Selected VAE overrides per-model preferences"
-    )
+    sd_vae_overrides_per_model_preferences: bool = fact(True, label="Selected VAE overrides per-model preferences")
     sd_vae_decode_method: Literal["Full", "TAESD"] = fact(
         "Full", label="VAE type for decode", choices=("Full", "TAESD"), infotext="VAE Decoder"
     )
     sd_checkpoints_limit: int = fact(
         1, label="Maximum number of checkpoints loaded at the same time", ge=1, le=10, step=1
     )
-    sd_checkpoints_keep_in_cpu: bool = fact(
-        True, label="Only keep one model on device", hint="The others wait in RAM."
-    )
+    sd_checkpoints_keep_in_cpu: bool = fact(True, label="Only keep one model on device", hint="The others wait in RAM.")
     unload_after_minutes: int = fact(
         0, label="Unload models after minutes without use", ge=0, le=1440, step=1, hint="0 is never"
     )

@@ -100,8 +100,7 @@ class JobStore:
         last_turn = "SELECT coalesce(max(turn), 0) FROM jobs AS others WHERE others.owner = jobs.owner"
         held = "SELECT 1 FROM switches WHERE name IN ('held', 'held:' || jobs.owner)"
         next_row = (
-            f"SELECT * FROM jobs WHERE state = 'queued' AND NOT EXISTS ({held})"
-            f" ORDER BY ({last_turn}), {PLACE} LIMIT 1"
+            f"SELECT * FROM jobs WHERE state = 'queued' AND NOT EXISTS ({held}) ORDER BY ({last_turn}), {PLACE} LIMIT 1"
         )
         while True:
             with self._database.write() as db:

@@ -1,6 +1,6 @@
 """What lies in the folders of the smaller model files, for lists: names and what their headers tell, no weights.
 
-    ModelFiles(folders).loras()   # [ModelFile("add_detail", Path(…), {"ss_output_name": "add_detail", …})]
+ModelFiles(folders).loras()   # [ModelFile("add_detail", Path(…), {"ss_output_name": "add_detail", …})]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much memory a job will take, said before it runs; and what is held now. Torch-free: the worker told its machine.
 
-    planner.estimate(request)     # MemoryEstimate, or None as long as nothing is known of the device
-    planner.now()
+planner.estimate(request)     # MemoryEstimate, or None as long as nothing is known of the device
+planner.now()
 """
 
 from __future__ import annotations

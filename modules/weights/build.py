@@ -45,7 +45,11 @@ class Nets:
 
 
 def blueprint(
-    facts: ModelFacts, header: Header, attention: Attention = sdp, ops: Ops = PLAIN, vae_ops: Ops | None = None,
+    facts: ModelFacts,
+    header: Header,
+    attention: Attention = sdp,
+    ops: Ops = PLAIN,
+    vae_ops: Ops | None = None,
     text_ops: Ops = PLAIN,
 ) -> Nets:
     """Build all nets without memory and compare every key and shape with the header. `vae_ops`: of the autoencoder,

@@ -356,7 +356,12 @@ class Residency:
                 connect(net, stream.add, stream.take)
         towers = [tower.net for tower in nets.towers]
         networks = Networks(
-            nets.unet, towers, Pristine(opened.file.header, facts), facts.family, facts.label, policy.device,
+            nets.unet,
+            towers,
+            Pristine(opened.file.header, facts),
+            facts.family,
+            facts.label,
+            policy.device,
             beside=not {policy.weights_budget, policy.storage, policy.text_storage} <= {None},
         )
         return LoadedModel(

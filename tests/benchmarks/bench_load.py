@@ -73,9 +73,7 @@ def ours(path: Path) -> None:
     from modules.weights.residency import Residency
 
     facts, half = detect(use_cpu=True), "float16"
-    policy = replace(
-        choose(facts, Settings()), denoiser=half, vae=half, text=half, channels_last=False, packed=False
-    )
+    policy = replace(choose(facts, Settings()), denoiser=half, vae=half, text=half, channels_last=False, packed=False)
     view = CheckpointView(name="x", title="x", path=str(path), size=0, family="", resolution=(1024, 1024))
     residency = Residency(None, facts)
     with residency.lease(view, policy) as model:

@@ -141,6 +141,21 @@ def watch() -> Iterator[Watch]:
     assert found.foreign == []
 
 
+def answer_late(page: Any, address: str, ms: int) -> None:
+    """What the page asks of addresses with these words in them comes late from now on, as on a busy machine."""
+    page.evaluate(
+        """([address, ms]) => {
+            const fetch = window.fetch;
+            window.fetch = async (...asked) => {
+                const answer = await fetch(...asked);
+                if (String(asked[0]).includes(address)) await new Promise((done) => setTimeout(done, ms));
+                return answer;
+            };
+        }""",
+        [address, ms],
+    )
+
+
 def open_page(page: Any, served: Served) -> None:
     page.goto(served.url)
     page.wait_for_selector("#txt2img_generate:visible")

@@ -18,7 +18,7 @@ from modules.schema.folders import Folders
 from modules.service.database import Database
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
-from tests.frontends.conftest import Program, Served, Watch, open_bare, open_program, serving
+from tests.frontends.conftest import Program, Served, Watch, answer_late, open_bare, open_program, serving
 from tests.frontends.test_browser_sources import fill, generate, pixels
 from tests.service.fake_engine import Engine
 from tests.service.test_generation import ask, finish, wait_for
@@ -181,14 +181,14 @@ def test_a_deleted_picture_is_brought_back_by_undo_and_from_the_trash(page, fill
     page.wait_for_function(f"document.querySelector('#history_count').innerText === '{len(ids)} pictures'")
     assert path.read_bytes() == before
 
-    page.click("[data-index='2']")
+    page.click(f"[data-index='2'][data-id='{ids[2]}']")
     page.wait_for_selector("#history_viewer .easel-info")
     page.keyboard.press("Delete")  # the next one takes its place
     page.wait_for_function(f"document.querySelector('#history_viewer img').src.endsWith('{ids[3]}')")
-    assert page.locator("#history_viewer .act:has-text('Undo')").count() == 1  # within reach of the pointer
+    page.wait_for_selector("#history_viewer .act:has-text('Undo')")  # within reach of the pointer
     page.keyboard.press("Escape")
     page.click("#history_trash")
-    page.wait_for_selector(f"[data-id='{ids[2]}'] img.there")
+    page.wait_for_selector(f"[data-index='0'][data-id='{ids[2]}'] img.there")
     page.click(f"[data-id='{ids[2]}']")
     page.click("#history_restore")
     page.wait_for_selector(".easel-history-empty:has-text('The trash is empty.')")
@@ -206,6 +206,26 @@ def test_a_deleted_picture_is_brought_back_by_undo_and_from_the_trash(page, fill
     page.wait_for_selector(".easel-history-empty")
     assert filled.service.history.groups(shelf="trash").total == 0
     assert known(filled) == ids
+
+
+def test_a_tile_opens_what_it_shows_while_the_list_is_on_its_way(page, filled):
+    ids = known(filled)
+    answer_late(page, "history?", 400)
+    filled.service.history.delete([ids[0]])
+    page.evaluate("document.querySelector('#history_sort').dispatchEvent(new Event('change'))")
+    page.wait_for_function(f"document.querySelector('#history_count').innerText === '{len(ids) - 1} pictures'")
+    page.click(f"[data-index='2'][data-id='{ids[2]}']")  # is at 1 in the list that is on its way
+    page.wait_for_selector("#history_viewer .easel-info")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"document.querySelector('#history_viewer img').src.endsWith('{ids[3]}')")
+    page.keyboard.press("Escape")
+
+    answer_late(page, "history/groups", 400)
+    page.click("#history_trash")
+    page.click(f"[data-id='{ids[3]}']")  # is not in the trash, but still to be seen
+    page.wait_for_selector("#history_viewer #history_restore_settings")
+    assert page.locator("#history_restore").count() == 0
+    filled.service.history.restore([ids[0]])
 
 
 def test_a_folder_is_imported_and_its_pictures_only_hidden(page, filled, tmp_path):

@@ -44,9 +44,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterato
     bound.close()
 
 
-def test_everybody_gets_the_own_pictures(
-    address: str, test_seed: int, record_property: pytest.FixtureRequest
-) -> None:
+def test_everybody_gets_the_own_pictures(address: str, test_seed: int, record_property: pytest.FixtureRequest) -> None:
     got: dict[int, str] = {}
     drawing = threading.Event()
     drawing.set()

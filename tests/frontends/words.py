@@ -80,10 +80,7 @@ def lacking(texts: set[str], words: dict[str, str]) -> list[str]:
             parts = [re.escape(part) for part in re.split(r"\{\w+\}", key)]
             patterns.append(re.compile(".*".join(parts), re.DOTALL))
     return sorted(
-        text
-        for text in texts
-        if text not in words
-        and not any(pattern.fullmatch(text) for pattern in patterns)
+        text for text in texts if text not in words and not any(pattern.fullmatch(text) for pattern in patterns)
     )
 
 

@@ -1,7 +1,7 @@
 """Memory counted by tensors: how much a net holds while it answers, on the meta device too, and a device that is full.
 
-    with Live() as live: net(x)                      # live.peak
-    with Live(limit=10_000_000): engine.run(…)       # raises OutOfMemoryError where a card of that size would
+with Live() as live: net(x)                      # live.peak
+with Live(limit=10_000_000): engine.run(…)       # raises OutOfMemoryError where a card of that size would
 """
 
 from __future__ import annotations

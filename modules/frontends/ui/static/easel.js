@@ -899,11 +899,14 @@
         for (const tab of PANELS) panels[tab].comeBack(kept[tab]);
     }
 
-    // Gradio builds the page after this script may have run, and a tab's blocks when it is first opened.
+    // Gradio builds the page after this script may have run, a tab's blocks when it is first opened, and those in pieces:
+    // a tab is mounted when all is there that the scripts look for at that moment.
+    const NEEDED = (tab) => [`#${tab}_workspace`, `#${tab}_gallery .easel-stage`, `#html_log_${tab}`, `#${tab}_queue`, `#${tab}_generate`, `#${tab}_interrupt`,
+        ...(TABS.includes(tab) ? [`#${tab}_prompt textarea`, `#${tab}_neg_prompt textarea`, `#${tab}_extra_tabs`, `#${tab}_scripts`, `#${tab}_open_folder`] : [])];
     const unseen = new Set(PANELS);
     function look() {
         for (const tab of unseen) {
-            if (!byId(`${tab}_gallery`) || !byId(`${tab}_generate`)) continue;
+            if (!NEEDED(tab).every((selector) => $(selector))) continue;
             unseen.delete(tab);
             panels[tab].mounted();
             document.dispatchEvent(new CustomEvent("easel:mounted", { detail: tab }));

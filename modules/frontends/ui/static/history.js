@@ -91,7 +91,7 @@
                 if (asked === this.asked) this.pages.set(number, pictures);
                 return pictures;
             }, (error) => {
-                this.pages.delete(number);
+                if (this.pages.get(number) === promise) this.pages.delete(number);
                 throw error;
             });
             this.pages.set(number, promise);
@@ -105,11 +105,10 @@
             }
             return -1;
         },
-        /** Something is true of pictures now, wherever they are shown. */
+        /** Something is true of pictures now, wherever they are shown; an answer on its way may not know it yet. */
         changed(ids, change) {
-            for (const page of this.pages.values()) {
-                if (Array.isArray(page)) for (const picture of page) if (ids.includes(picture.id)) Object.assign(picture, change);
-            }
+            const tell = (page) => { for (const picture of page) if (ids.includes(picture.id)) Object.assign(picture, change); };
+            for (const page of this.pages.values()) if (Array.isArray(page)) tell(page); else page.then(tell, () => {});
         },
     };
 
@@ -188,6 +187,7 @@
         },
         draw() {
             if (!this.side) return;
+            if (list.total && !this.tops.length) return;
             if (!list.total) {
                 this.canvas.replaceChildren();
                 this.tiles.clear();
@@ -286,6 +286,7 @@
         regroup() {
             for (const head of this.heads.values()) head.remove();
             this.heads.clear();
+            this.tops = [];
             for (const [index, tile] of this.tiles) {
                 if (index < list.total) continue;
                 tile.remove();
@@ -352,7 +353,7 @@
                 this.choose(index, event.shiftKey);
             } else if (event.target.closest(".easel-like")) acts.favourite([tile.dataset.id], !tile.classList.contains("favourite"));
             else if (list.at(index)?.id === tile.dataset.id) viewer.open(index);
-            else viewer.openId(tile.dataset.id);
+            else viewer.meet(tile.dataset.id, index);
         },
         key(event) {
             if (event.altKey) return;
@@ -519,6 +520,12 @@
                 say(error.message, "error");
             }
         },
+        /** The picture of a tile that stood where the list, of which the answer is on its way, has another. */
+        async meet(id, index) {
+            await list.picture(index).catch(() => null);
+            const now = list.indexOf(id);
+            if (now < 0) this.openId(id); else this.open(now);
+        },
         async show(picture, index) {
             if (!this.dialog) this.build();
             [this.picture, this.index, this.detail] = [picture, index, null];
@@ -554,7 +561,7 @@
             const where = make("p", { class: "easel-viewer-file", translate: "no" }, detail.path);
             const when = new Date(detail.created * 1000).toLocaleString(document.documentElement.lang || undefined, { dateStyle: "long", timeStyle: "short" });
             const about = [when, `${detail.width}×${detail.height}`, detail.task, detail.imported ? t("imported") : ""].filter(Boolean).join(" · ");
-            const acting = list.shelf === "trash" || detail.trashed ? [pill(t("Back to where it was"), t("Restore"), () => acts.restore([detail.id]), { id: "history_restore" })] : [
+            const acting = detail.trashed ? [pill(t("Back to where it was"), t("Restore"), () => acts.restore([detail.id]), { id: "history_restore" })] : [
                 pill(t("All of its settings, and what it was drawn from, back into the form"), t("Restore all settings"), () => acts.restoreSettings(detail), { id: "history_restore_settings", class: "easel-pill main" }),
                 pill(t("Its settings to txt2img"), t("To txt2img"), () => acts.send("txt2img", detail), { "data-to": "txt2img" }),
                 pill(t("Draw over this picture in img2img"), t("To img2img"), () => acts.send("img2img", detail), { "data-to": "img2img" }),

@@ -419,15 +419,19 @@
             // The list is fetched while nobody waits for it, so that opening it is a matter of drawing.
             const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 1000));
             if (T === TABS[0]) idle(() => library.load(KINDS[kept().kind] ? kept().kind : "lora").catch(() => {}), { timeout: 3000 });
-            for (const box of ["prompt", "negative"]) {
-                prompts.box(box)?.addEventListener("focus", () => { prompts.last = box; panes.embedding?.showInto(); });
-                let waiting = false;
-                prompts.box(box)?.addEventListener("input", () => {
-                    if (waiting || shown === PICTURES) return;
-                    waiting = true;
-                    requestAnimationFrame(() => { waiting = false; panes[shown]?.marks(); });
-                });
-            }
+            // Heard from the whole page: Gradio may put the boxes in after this, or anew.
+            document.addEventListener("focusin", ({ target }) => {
+                const box = prompts.nameOf(target);
+                if (!box) return;
+                prompts.last = box;
+                panes.embedding?.showInto();
+            });
+            let waiting = false;
+            document.addEventListener("input", ({ target }) => {
+                if (waiting || shown === PICTURES || !prompts.nameOf(target)) return;
+                waiting = true;
+                requestAnimationFrame(() => { waiting = false; panes[shown]?.marks(); });
+            });
             byId(`${T}_generate`)?.addEventListener("click", () => show(PICTURES));
             show(PICTURES);
         }
