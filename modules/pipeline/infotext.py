@@ -39,7 +39,7 @@ ALWAYS_READ = {
 
 
 def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """The infotext of picture k, in A1111's layout and order of keys; `more` is told behind all else but the version."""
+    """The infotext of picture k, in A1111's layout and order of keys; `more` comes behind all but the version."""
     request, settings = plan.request, plan.settings
     options, prompting, drawing = settings.sampling, settings.prompting, settings.drawing
     told = settings.infotext
