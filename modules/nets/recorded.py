@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.nets.hypertile import Tiling
-from modules.nets.unet import Deep, Prompted
+from modules.nets.unet import Cache, Prompted
 
 MOST = 4
 """Sizes kept at once; the one unused longest goes."""
@@ -59,10 +59,10 @@ class Recorded(_Before):
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
-        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None, tiling: Tiling | None = None,
+        context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or deep is not None or not x.is_cuda:
-            return self.net(x, timesteps, context, y, context_map, merging, deep, tiling)
+        if context_map is not None or cache is not None or not x.is_cuda:
+            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
         given = self.inputs(x, timesteps, context, y)
         key = self.key(given, merging, tiling)
         if key not in self._graphs:
@@ -117,10 +117,10 @@ class Compiled(_Before):
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
-        context_map: Any = None, merging: float = 0.0, deep: Deep | None = None, tiling: Tiling | None = None,
+        context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or deep is not None or merging or tiling is not None:
-            return self.net(x, timesteps, context, y, context_map, merging, deep, tiling)
+        if context_map is not None or cache is not None or merging or tiling is not None:
+            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
         given = self.inputs(x, timesteps, context, y)
         key = self.key(given)
         if key in self._ready and self._compiled is not None:

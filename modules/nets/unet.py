@@ -6,7 +6,7 @@ arXiv:2307.01952. Attribute names follow the checkpoint keys below `model.diffus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,44 @@ class Deep:
 
     fresh: bool = True
     answer: Tensor | None = None
+
+
+FIRST = 2
+"""So many blocks of the file are asked by a `FirstBlock`: with the first alone it would see neither time nor prompt."""
+
+
+@dataclass
+class FirstBlock:
+    """Calls that end after the first blocks where what these add has hardly changed since the whole net was last asked:
+    then all that follows is taken to add what it added there ("first block cache", github.com/chengzeyi/ParaAttention).
+
+    `threshold`: the mean change allowed, as a share of the mean. All rows of a call are taken or asked together, so a
+    call should have one picture's. `asked`, `taken` count calls. Comparing reads a number off the device.
+    """
+
+    threshold: float
+    asked: int = 0
+    taken: int = 0
+    _added: Tensor | None = field(default=None, repr=False)
+    _rest: Tensor | None = field(default=None, repr=False)
+
+    def rest(self, added: Tensor) -> Tensor | None:
+        """What followed the last time, if the first blocks add the same [B, C, h, w] nearly; else they are kept."""
+        if self._rest is not None and self._added is not None and self._added.shape == added.shape:
+            change = (added - self._added).abs().mean(dim=(1, 2, 3), dtype=torch.float32)
+            if bool((change <= self.threshold * self._added.abs().mean(dim=(1, 2, 3), dtype=torch.float32)).all()):
+                self.taken += 1
+                return self._rest
+        self.asked += 1
+        self._added, self._rest = added, None
+        return None
+
+    def keep(self, rest: Tensor) -> None:
+        """What the rest of the net added [B, C, h, w]."""
+        self._rest = rest
+
+
+Cache = Deep | FirstBlock
 
 
 class CrossAttention(nn.Module):
@@ -262,7 +300,7 @@ class UNet(nn.Module):
 
     `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
     `merging` is the share of tokens that self-attention takes together (`nets.merging`), `tiling` how it is tiled
-    (`nets.hypertile`). `deep`: whether this call may leave the deep part out.
+    (`nets.hypertile`). `cache`: what this call may leave out.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
@@ -325,7 +363,7 @@ class UNet(nn.Module):
         y: Tensor | None = None,
         context_map: ContextMap | None = None,
         merging: float = 0.0,
-        deep: Deep | None = None,
+        cache: Cache | None = None,
         tiling: Tiling | None = None,
     ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
@@ -336,10 +374,18 @@ class UNet(nn.Module):
         merged = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
         merge = merged if tiling is None else Tiled(tiling, x.shape[2], merged)
         h, skips = x, []
+        deep = cache if isinstance(cache, Deep) else None
+        first = cache if isinstance(cache, FirstBlock) else None
+        after_first: Tensor | None = None
         left_out = deep is not None and not deep.fresh and deep.answer is not None
         for block in self.input_blocks[:SHALLOW] if left_out else self.input_blocks:
             h = block(h, emb, context, context_map, merge)
             skips.append(h)
+            if first is not None and len(skips) == FIRST:
+                rest = first.rest(h - skips[0])
+                if rest is not None:
+                    return self.out(h + rest)
+                after_first = h
         if left_out and deep is not None and deep.answer is not None:
             h = deep.answer
         else:
@@ -354,4 +400,6 @@ class UNet(nn.Module):
             if h.shape[-2:] != skip.shape[-2:]:  # a latent side that is not a multiple of 2^levels
                 h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")
             h = block(torch.cat([h, skip], dim=1), emb, context, context_map, merge)
+        if first is not None and after_first is not None:
+            first.keep(h - after_first)
         return self.out(h)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modules.nets.hypertile import Tiling
-from modules.nets.unet import Deep, Prompted
+from modules.nets.unet import Cache, Deep, FirstBlock, Prompted
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.text import Encoding, PictureConditioning
@@ -74,9 +74,10 @@ class Handover:
 
 
 class _Row(NamedTuple):
-    """One row of a call of the net: which picture, its text, whether it sees the picture to edit."""
+    """One row of a call of the net: which picture, which of its rows, its text, whether it sees the picture to edit."""
 
     picture: int
+    number: int
     text: Encoding
     sees_picture: bool = True
 
@@ -88,7 +89,7 @@ class Denoiser:
     `start`: the picture to start from with its mask, `extra` [B, C', h, w] what the net wants besides x.
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
     the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
-    which it is, and gives the model the strengths its networks have then. `deep_interval`: see `_deep`.
+    which it is, and gives the model the strengths its networks have then. `deep_interval`, `first_block`: see `_cache`.
     `shows`: whose guess at the first picture `shown` [C, h, w] holds: "Combined", "Prompt" or "Negative prompt".
     """
 
@@ -106,6 +107,7 @@ class Denoiser:
     handover: Handover | None = None
     merging: float = 0.0
     deep_interval: int = 1
+    first_block: float = 0.0
     tiling: Tiling | None = None
     pictures_per_call: int = 1
     shows: str = "Combined"
@@ -117,7 +119,7 @@ class Denoiser:
         default_factory=dict, init=False
     )
     _heard_with: Outcome | None = field(default=None, init=False)
-    _deeps: dict[tuple, Deep] = field(default_factory=dict, init=False)
+    _caches: dict[tuple, tuple[tuple[Encoding, ...], Cache]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._meet(self.models.current)
@@ -131,7 +133,7 @@ class Denoiser:
                 field="refiner",
             )
         self._heard.clear()
-        self._deeps.clear()
+        self._caches.clear()
         predictor = prediction.Predictor(prediction.find_prediction(model.prediction), self.levels)
         self.predictor = predictor.lcm() if self.lcm else predictor
         self.pictures = self.condition(model)
@@ -151,8 +153,9 @@ class Denoiser:
         self.shown = None
         guided = torch.empty_like(x)
         unguided = torch.empty_like(x) if self.wants_uncond else None
-        for begin in range(0, x.shape[0], self.pictures_per_call):
-            pictures = range(begin, min(begin + self.pictures_per_call, x.shape[0]))
+        together = 1 if self.first_block else self.pictures_per_call  # each picture is compared with itself alone
+        for begin in range(0, x.shape[0], together):
+            pictures = range(begin, min(begin + together, x.shape[0]))
             self._guide(seen, sigma, pictures, with_negative, guided, unguided)
         self.calls += 1
         if self.start is not None:
@@ -184,11 +187,11 @@ class Denoiser:
         rows: list[_Row] = []
         for k in pictures:
             parts, negative = self.pictures[k].at(self.calls)
-            rows += [_Row(k, part) for part in parts]
+            rows += [_Row(k, number, part) for number, part in enumerate(parts)]
             if with_negative:
-                rows.append(_Row(k, negative))
+                rows.append(_Row(k, len(parts), negative))
             if three_way:
-                rows.append(_Row(k, negative, sees_picture=False))
+                rows.append(_Row(k, len(parts), negative, sees_picture=False))
         denoised: dict[int, Tensor] = {}
         for length in dict.fromkeys(row.text.tokens.shape[0] for row in rows):
             chosen = [i for i, row in enumerate(rows) if row.text.tokens.shape[0] == length]
@@ -248,9 +251,9 @@ class Denoiser:
             extra[unseen] = 0
             scaled = torch.cat([scaled, extra.to(scaled)], dim=1)
         context, y = self._said(model, rows, device, dtype)
-        deep = self._deep(rows)
+        cache = self._cache(rows)
         out = model.call(
-            scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, deep,
+            scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, cache,
             self.tiling,
         )  # fmt: skip
         return self.predictor.denoised(x, out.to(x.dtype), sigma)
@@ -267,6 +270,7 @@ class Denoiser:
         """What rows say, as the net takes it: made once for as long as they say it and the networks stay the same."""
         if self._heard_with is not model.networks.outcome:
             self._heard.clear()
+            self._caches.clear()
             self._heard_with = model.networks.outcome
         texts = tuple(row.text for row in rows)
         key = tuple(map(id, texts))
@@ -279,11 +283,20 @@ class Denoiser:
             self._heard[key] = texts, context, y
         return self._heard[key][1:]
 
-    def _deep(self, rows: list[_Row]) -> Deep | None:
-        """Whether this call may take the deep part's answer of the last one; every `deep_interval`th computes it."""
-        if self.deep_interval <= 1:
+    def _cache(self, rows: list[_Row]) -> Cache | None:
+        """What this call may leave out: with `deep_interval` the deep part, but in every so many-th call; with
+        `first_block`, which wins, all that follows the first blocks where these have changed by less than that share.
+
+        Rows have their own; first blocks are compared only as long as rows say the same.
+        """
+        if self.deep_interval <= 1 and not self.first_block:
             return None
-        key = tuple((row.picture, row.sees_picture) for row in rows)
-        kept = self._deeps.setdefault(key, Deep())
-        kept.fresh = self.calls % self.deep_interval == 0
-        return kept
+        key = tuple((row.picture, row.number, row.sees_picture) for row in rows)
+        texts = tuple(row.text for row in rows)
+        said, cache = self._caches.get(key, ((), None))
+        if cache is None or (self.first_block and any(a is not b for a, b in zip(said, texts))):
+            cache = FirstBlock(self.first_block) if self.first_block else Deep()
+            self._caches[key] = texts, cache
+        if isinstance(cache, Deep):
+            cache.fresh = self.calls % self.deep_interval == 0
+        return cache

@@ -74,7 +74,8 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     fields["Token merging ratio"] = passes.first_pass(plan).merging or None
     if plan.second is not None:
         fields["Token merging ratio hr"] = passes.passes(plan)[-1].merging or None
-    if drawing.deep_cache_interval > 1:
+    fields["First block cache threshold"] = drawing.first_block_cache_threshold or None
+    if drawing.deep_cache_interval > 1 and not drawing.first_block_cache_threshold:
         fields["Deep cache interval"] = drawing.deep_cache_interval
     fields |= _hypertile_fields(plan)
     if options.randn_source != "GPU":

@@ -155,6 +155,7 @@ def sample(
         handover=handover_of(plan, run),
         merging=run.merging,
         deep_interval=plan.settings.drawing.deep_cache_interval,
+        first_block=plan.settings.drawing.first_block_cache_threshold,
         tiling=tiling_of(plan, run),
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,

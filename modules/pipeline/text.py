@@ -57,17 +57,26 @@ class PictureConditioning:
     parts: tuple[tuple[ScheduledText, float], ...]
     negative: ScheduledText
     padding: Padding = field(default_factory=lambda: Padding())
+    _made: dict[tuple[int, ...], tuple[list[Encoding], Encoding]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def at(self, call: int) -> tuple[list[Encoding], Encoding]:
-        """The parts (all of one length) and the negative for the model call numbered `call`."""
+        """The parts (all of one length) and the negative for the model call numbered `call`.
+
+        Calls that say the same are given the very same objects, so that what is made of them may be kept.
+        """
         parts, negative = [text.at(call) for text, _ in self.parts], self.negative.at(call)
+        key = tuple(map(id, (*parts, negative)))
+        if key not in self._made:
+            self._made[key] = self._even(parts, negative)
+        return self._made[key]
+
+    def _even(self, parts: list[Encoding], negative: Encoding) -> tuple[list[Encoding], Encoding]:
         longest = max(part.tokens.shape[0] for part in parts)
         lengths = [_stretched(part.tokens, longest) for part in parts]
         padded, padded_negative = self.padding(lengths, negative.tokens)
-        return (
-            [replace(part, tokens=states) for part, states in zip(parts, padded)],
-            replace(negative, tokens=padded_negative),
-        )
+        return [_with(part, states) for part, states in zip(parts, padded)], _with(negative, padded_negative)
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,10 @@ class Padding:
         return [_filled(part, longest, self.empty) for part in parts], _filled(negative, longest, self.empty)
 
 
+def _with(text: Encoding, states: Tensor) -> Encoding:
+    return text if states is text.tokens else replace(text, tokens=states)
+
+
 def _stretched(states: Tensor, length: int) -> Tensor:
     """[T, D] -> at least [length, D], the last vector repeated."""
     missing = length - states.shape[0]
@@ -99,7 +112,7 @@ def _stretched(states: Tensor, length: int) -> Tensor:
 def _filled(states: Tensor, length: int, empty: Tensor) -> Tensor:
     """[T, D] -> [length, D] with encodings of empty text; lengths are multiples of its own."""
     missing = (length - states.shape[0]) // empty.shape[0]
-    return torch.cat([states, *[empty] * missing])
+    return torch.cat([states, *[empty] * missing]) if missing else states
 
 
 @dataclass

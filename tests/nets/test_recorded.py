@@ -9,7 +9,7 @@ import torch
 
 from modules.nets.hypertile import Tiling
 from modules.nets.recorded import Compiled, Recorded, calling
-from modules.nets.unet import SHALLOW, Deep, Prompted, UNet
+from modules.nets.unet import SHALLOW, Deep, FirstBlock, Prompted, UNet
 from tests.weights.tiny import UNET, randomise
 
 
@@ -51,18 +51,43 @@ def test_the_deep_part_is_left_out_and_taken_from_the_last_call(net, test_seed):
     deep = Deep()
     with torch.inference_mode():
         plain = net(x, t, context)
-        assert torch.equal(net(x, t, context, deep=deep), plain)
+        assert torch.equal(net(x, t, context, cache=deep), plain)
         deep.fresh = False
-        again = net(x, t, context, deep=deep)
+        again = net(x, t, context, cache=deep)
         assert calls[0] == 2
         assert torch.allclose(again, plain, atol=1e-5)  # the same x: nothing has changed in the deep part
-        near = net(x + 0.01, t, context, deep=deep)
+        near = net(x + 0.01, t, context, cache=deep)
         right = net(x + 0.01, t, context)
         deep.fresh = True
-        assert torch.equal(net(x + 0.01, t, context, deep=deep), right)
+        assert torch.equal(net(x + 0.01, t, context, cache=deep), right)
     assert not torch.equal(near, right)
     assert (near - right).norm() < 0.5 * (plain - right).norm() + 0.1 * right.norm()
     assert len(net.input_blocks) > SHALLOW
+
+
+def test_what_follows_the_first_blocks_is_left_out_where_they_have_hardly_changed(net, test_seed):
+    x, t, context = inputs(test_seed)
+    calls = count_calls([net.middle_block])
+    cache = FirstBlock(0.1)
+    with torch.inference_mode():
+        plain, right = net(x, t, context), net(1.01 * x, t, context)
+        assert torch.equal(net(x, t, context, cache=cache), plain)
+        near = net(1.01 * x, t, context, cache=cache)
+        assert (calls[0], cache.asked, cache.taken) == (3, 1, 1)
+        far = -2 * x
+        assert torch.equal(net(far, t, context, cache=cache), net(far, t, context))
+        assert (cache.asked, cache.taken) == (2, 1)
+    assert not torch.equal(near, right)
+    assert (near - right).norm() < 0.1 * right.norm()
+
+
+def test_first_blocks_are_compared_row_by_row(net, test_seed):
+    x, t, context = inputs(test_seed)
+    cache = FirstBlock(0.1)
+    with torch.inference_mode():
+        net(x, t, context, cache=cache)
+        x[1] *= -2
+        assert torch.equal(net(x, t, context, cache=cache), net(x, t, context))
 
 
 def test_a_compiled_net_takes_over_when_it_is_ready(net, test_seed):
