@@ -119,7 +119,8 @@ class _Part(Share):
             text = f"{event.text} (picture {self._number + 1} of {self._of})" if self._of > 1 else event.text
             event = event.model_copy(update={"step": done, "steps": event.steps * self._of, "text": text, "eta": None})
         elif isinstance(event, ImageReady):
-            record = event.record.model_copy(update={"index": event.record.index + self._first})
+            first = self._first * (2 if event.record.role == "mask" else 1)  # of masks there may be two each
+            record = event.record.model_copy(update={"index": event.record.index + first})
             event = event.model_copy(update={"record": record})
         self._emit(event)
 

@@ -39,6 +39,10 @@ from modules.weights.sizes import sizes_of
 
 GRID_INDEX = -1
 """A grid of the pictures of a job comes before the first of them."""
+MASK_INDEX = 1_000_000
+"""Masks that are shown come after the last of them."""
+MASKS = (("mask", "save_mask", "return_mask"), ("mask-composite", "save_mask_composite", "return_mask_composite"))
+"""What there is of a mask: the word its file ends with, the option that saves it and the one that shows it."""
 
 
 @torch.inference_mode()
@@ -62,6 +66,9 @@ def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     with closing(drawn(request, ctx)) as pictures:
         for made in pictures:
             records.append(publish(made.image, made.strip, made.plan, made.k, ctx, beside=made.beside))
+            for number, image in enumerate(made.shown):
+                index = MASK_INDEX + len(MASKS) * made.k + number
+                records.append(publish(image, None, made.plan, made.k, ctx, index=index, role="mask"))
             if made.plan.settings.saving.return_grid:
                 ctx.kept[made.k] = Kept(made.plan, made.k, made.image)
     return records
@@ -144,13 +151,14 @@ class Job:
 @dataclass(frozen=True)
 class Made:
     """A finished picture: number k of its plan, which is by now complete for it. `beside`: what is kept with it, by the
-    word that its name ends with."""
+    word that its name ends with; `shown`: what is shown after it, and not saved."""
 
     plan: Plan
     k: int
     image: Image.Image
     strip: Image.Image | None = None
     beside: Mapping[str, Image.Image] = field(default_factory=dict)
+    shown: Sequence[Image.Image] = ()
 
 
 def pictures(
@@ -185,11 +193,12 @@ def pictures(
                     seen = start.seen(drawn, i) if start else None
                     beside |= _of_source(prepared, image, k, seen, plan.settings.saving)
                     image = prepared.finish(image, k, seen)
-                    if prepared.mask is not None and plan.settings.saving.save_mask_composite:
-                        alone = image.convert("RGBA")
-                        alone.putalpha(prepared.placed(prepared.mask, image.size))
-                        beside["mask-composite"] = alone
-                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None, beside)
+                masks = _masks(prepared, image, plan.settings.saving)
+                beside |= {
+                    word: masks[word] for word, save, _ in MASKS if getattr(plan.settings.saving, save) and masks
+                }
+                shown = [masks[word] for word, _, show in MASKS if getattr(plan.settings.saving, show) and masks]
+                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None, beside, shown)
         except Skipped:
             continue
 
@@ -197,14 +206,21 @@ def pictures(
 def _of_source(
     prepared: Prepared, image: Image.Image, k: int, seen: Image.Image | None, saving: Saving
 ) -> dict[str, Image.Image]:
-    """What is kept beside a picture with a source: as it was before its colours were matched, and its mask."""
-    found = {}
-    if prepared.colours and saving.save_images_before_color_correction:
-        found["before-color-correction"] = replace(prepared, colours=()).finish(image, k, seen)
-    if prepared.mask is not None and saving.save_mask:
-        size = prepared.overlays[k % len(prepared.overlays)].size if prepared.overlays else image.size
-        found["mask"] = prepared.placed(prepared.mask, size)
-    return found
+    """What is kept beside a picture with a source: as it was before its colours were matched."""
+    if not prepared.colours or not saving.save_images_before_color_correction:
+        return {}
+    return {"before-color-correction": replace(prepared, colours=()).finish(image, k, seen)}
+
+
+def _masks(prepared: Prepared | None, image: Image.Image, saving: Saving) -> dict[str, Image.Image]:
+    """Of a finished picture its mask, and the new part alone, the rest transparent, by their words; none where there is
+    no mask, or nobody asks."""
+    asked = any(getattr(saving, option) for _, *options in MASKS for option in options)
+    if prepared is None or prepared.mask is None or not asked:
+        return {}
+    mask, alone = prepared.placed(prepared.mask, image.size), image.convert("RGBA")
+    alone.putalpha(mask)
+    return {"mask": mask, "mask-composite": alone}
 
 
 def with_faces(image: Image.Image, plan: Plan, job: Job) -> Image.Image:
@@ -349,7 +365,7 @@ def publish(
     infotext = infotext_of(plan, k, told)
     saving = plan.settings.saving
     path, film, problem, data = None, None, None, None
-    if saving.grid_save if role == "grid" else saving.samples_save:
+    if saving.grid_save if role == "grid" else saving.samples_save and role != "mask":
         try:
             path = save_picture(image, infotext, plan, k, ctx.folders.data, basename=basename, grid=role == "grid")
             film = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None

@@ -11,7 +11,7 @@ from modules.schema.fields import Frozen
 from modules.schema.request import GenerationRequest
 
 JobState = Literal["queued", "paused", "running", "done", "failed", "cancelled"]
-Role = Literal["picture", "grid", "part"]
+Role = Literal["picture", "grid", "part", "mask"]
 FINAL_STATES: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
 
@@ -19,7 +19,8 @@ class SavedRecord(Frozen):
     """One finished picture. `path` is relative to the data folder, or None where it could not be (or was not) saved:
     then its bytes are kept by the service until it stops, and `problem` says why. `filmstrip`: where the picture of its
     steps lies, if one was asked for. `parents`: SHA-256 of the files of the picture and the mask it was drawn from.
-    `role`: a picture, a grid of pictures, or a part of a grid that is not asked for by itself."""
+    `role`: a picture, a grid of pictures, a part of a grid that is not asked for by itself, or what shows the mask
+    of the picture before."""
 
     id: str
     job: str

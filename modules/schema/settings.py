@@ -72,6 +72,15 @@ class Saving(Frozen):
         False, label="For inpainting, save a masked composite",
         hint="00012-7-mask-composite.png: the new part alone, the rest transparent.",
     )  # fmt: skip
+    return_mask: bool = fact(
+        False,
+        label="For inpainting, include the greyscale mask in results for web",
+        hint="After the pictures; not saved.",
+    )
+    return_mask_composite: bool = fact(
+        False, label="For inpainting, include masked composite in results for web",
+        hint="The new part alone, the rest transparent; not saved.",
+    )  # fmt: skip
     outdir_save: str = fact("log/images", label="Directory for saving images using the Save button")
     use_save_to_dirs_for_ui: bool = fact(False, label="When using Save button, save images to a subdirectory")
     save_selected_only: bool = fact(True, label="When using Save button, only save a single selected image")

@@ -141,18 +141,19 @@ def watch() -> Iterator[Watch]:
     assert found.foreign == []
 
 
-def answer_late(page: Any, address: str, ms: int) -> None:
-    """What the page asks of addresses with these words in them comes late from now on, as on a busy machine."""
+def hold_answers(page: Any, address: str) -> None:
+    """What the page asks of addresses with these words in them reaches it once `answer()` is called in it, as late as a
+    test needs it."""
     page.evaluate(
-        """([address, ms]) => {
-            const fetch = window.fetch;
+        """(address) => {
+            const fetch = window.fetch, held = new Promise((done) => { window.answer = done; });
             window.fetch = async (...asked) => {
                 const answer = await fetch(...asked);
-                if (String(asked[0]).includes(address)) await new Promise((done) => setTimeout(done, ms));
+                if (String(asked[0]).includes(address)) await held;
                 return answer;
             };
         }""",
-        [address, ms],
+        address,
     )
 
 

@@ -364,7 +364,7 @@ def test_many_cards_are_in_the_page_only_where_they_are_in_sight(fresh, served, 
         took.append(page.evaluate(OPEN))
         record_property("open_ms", took)
         print(f"{MANY} cards open in {took[0]:.0f} ms, again in {took[1]:.0f} ms")
-        assert page.inner_text(f"{PANE} .easel-cards-note") == f"{MANY + 5} files"
+        page.wait_for_selector(f"{PANE} .easel-cards-note:text-is('{MANY + 5} files')")
         assert 8 < page.locator("#txt2img_lora_cards .easel-card").count() < 80
         page.select_option("#txt2img_lora_extra_sort", "name")
         page.evaluate("document.querySelector('#txt2img_lora_cards').scrollTop = 1e9")

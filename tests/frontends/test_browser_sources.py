@@ -108,8 +108,8 @@ def test_hires_fix_then_a_painted_mask_then_the_settings_back(program, page):
     page.click("#tab_history-button")
     page.fill("#history_search", "seed:8")
     page.wait_for_function("document.querySelector('#history_count').innerText === '1 picture'")
-    page.wait_for_timeout(300)  # the list is drawn anew
-    page.click("#history .easel-tile[data-index='0']")
+    id = page.evaluate("async () => (await (await fetch('history?q=seed:8')).json()).pictures[0].id")
+    page.click(f"#history .easel-tile[data-index='0'][data-id='{id}']")
     page.click("#history_restore_settings")
     page.wait_for_function("document.querySelector('#img2img_seed input')?.value === '8'")
     page.wait_for_selector("#img_inpaint_mask img")
@@ -125,6 +125,28 @@ def test_hires_fix_then_a_painted_mask_then_the_settings_back(program, page):
     small = generate(page, program, "img2img")
     assert Image.open(small).size == (96, 96)
     assert fields_of(small).fields["Denoising strength"] == "0.7"  # as sent along
+
+    # Painted over in Sketch it goes on to Inpaint with its paint, which can be undone.
+    page.click("#img2img_sketch_tab")
+    box = page.locator(".easel-layers").bounding_box()
+    x, y, side = box["x"], box["y"], box["width"]
+    page.mouse.move(x + side * 0.3, y + side / 2)
+    page.mouse.down()
+    page.mouse.move(x + side * 0.7, y + side / 2, steps=3)
+    page.mouse.up()
+    page.click("#img2img_copy_to_sketch [data-copy=inpaint]")
+    page.wait_for_selector("#img2img_copy_to_inpaint [data-copy=inpaint]:disabled")
+    middle = """(() => {
+        const one = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+        one.drawImage(document.querySelector("canvas.base"), 96, 96, 1, 1, 0, 0, 1, 1);
+        return [...one.getImageData(0, 0, 1, 1).data];
+    })()"""
+    assert page.evaluate(middle) == [255, 255, 255, 255]
+    assert page.evaluate("easel.source.strokes.paint.length") == 0
+    page.click("#easel_toasts .act:has-text('Undo')")
+    page.wait_for_selector("#img2img_copy_to_sketch")
+    assert page.evaluate(middle) != [255, 255, 255, 255]
+    assert page.evaluate("easel.source.strokes.paint.length") == 1
 
     # PNG Info reads the first file again, and txt2img draws the same bits from it.
     page.click("#tab_pnginfo-button")

@@ -157,7 +157,7 @@ NOT_HERE = {
         "img_max_size_mp", "add_user_name_to_info",
     ),
     "of what is not built": (
-        "return_mask", "save_incomplete_images", "sd_vae_encode_method",
+        "save_incomplete_images", "sd_vae_encode_method",
         "interrogate_keep_models_in_memory", "interrogate_return_ranks", "interrogate_clip_num_beams",
         "interrogate_clip_min_length", "interrogate_clip_max_length", "interrogate_deepbooru_", "deepbooru_",
     ),

@@ -18,7 +18,7 @@ from modules.schema.folders import Folders
 from modules.service.database import Database
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
-from tests.frontends.conftest import Program, Served, Watch, answer_late, open_bare, open_program, serving
+from tests.frontends.conftest import Program, Served, Watch, hold_answers, open_bare, open_program, serving
 from tests.frontends.test_browser_sources import fill, generate, pixels
 from tests.service.fake_engine import Engine
 from tests.service.test_generation import ask, finish, wait_for
@@ -111,7 +111,7 @@ def test_keys_move_mark_and_open(page, filled):
     page.keyboard.press("f")
     page.wait_for_selector("#history .easel-tile.favourite[data-index='1']")
     wait_for(lambda: filled.service.history.get(ids[1]).rating == 4 and filled.service.history.get(ids[1]).favourite)
-    assert page.inner_text("[data-index='1'] .easel-stars") == "★★★★"
+    page.wait_for_selector("#history [data-index='1'] .easel-stars:text-is('★★★★')")
     page.click("#history_favourites")
     page.wait_for_function("document.querySelector('#history_count').innerText === '1 picture'")
     assert page.input_value("#history_search") == "is:favourite"
@@ -210,17 +210,18 @@ def test_a_deleted_picture_is_brought_back_by_undo_and_from_the_trash(page, fill
 
 def test_a_tile_opens_what_it_shows_while_the_list_is_on_its_way(page, filled):
     ids = known(filled)
-    answer_late(page, "history?", 400)
+    hold_answers(page, "history?")
     filled.service.history.delete([ids[0]])
     page.evaluate("document.querySelector('#history_sort').dispatchEvent(new Event('change'))")
     page.wait_for_function(f"document.querySelector('#history_count').innerText === '{len(ids) - 1} pictures'")
     page.click(f"[data-index='2'][data-id='{ids[2]}']")  # is at 1 in the list that is on its way
+    page.evaluate("answer()")
     page.wait_for_selector("#history_viewer .easel-info")
     page.keyboard.press("ArrowRight")
     page.wait_for_function(f"document.querySelector('#history_viewer img').src.endsWith('{ids[3]}')")
     page.keyboard.press("Escape")
 
-    answer_late(page, "history/groups", 400)
+    hold_answers(page, "history/groups")
     page.click("#history_trash")
     page.click(f"[data-id='{ids[3]}']")  # is not in the trash, but still to be seen
     page.wait_for_selector("#history_viewer #history_restore_settings")

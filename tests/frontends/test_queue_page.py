@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.frontends.conftest import Served, Watch, open_bare
+from tests.frontends.test_access import bring_axe, colours
 from tests.service.test_generation import ask, finish, wait_for
 
 pytestmark = pytest.mark.browser
@@ -102,6 +103,9 @@ def test_jobs_are_passed_over_taken_out_and_brought_back(page, queued):
     page.keyboard.press("p")
     page.wait_for_selector(f"[data-id='{a}'].paused")
     assert queued.service.job(a).state == "paused"
+    assert "4 steps · DPM++ 2M · 1 picture" in page.inner_text(f"[data-id='{a}']")
+    bring_axe(page)
+    assert [colours(page, theme) for theme in ("dark", "light")] == [[], []]
     page.click(f"[data-id='{a}'] .pause")
     page.wait_for_selector(f"[data-id='{a}']:not(.paused)")
     page.focus(f"[data-id='{a}']")
@@ -132,9 +136,11 @@ def test_a_running_job_is_followed_and_interrupted_and_a_failed_one_says_why(pag
     page.click("#queue_now button:has-text('Interrupt')")
     page.wait_for_selector(f"#queue_over [data-id='{slow}'].cancelled")
 
-    failed = queued.service.submit(ask("refuse"))
+    failed = queued.service.submit(ask("refuse", steps=2))
     page.wait_for_selector(f"#queue_over [data-id='{failed}'].failed")
     assert "Steps must be lucky; use 7." in page.inner_text(f"[data-id='{failed}']")
+    once = finish(queued.service, queued.service.submit(ask("", steps=1))).id
+    page.wait_for_selector(f"#queue_over [data-id='{once}']:has-text('· 1 step ·')")
     ended = len(queued.service.queue().ended)
     page.click(f"[data-id='{failed}'] .again")
     wait_for(lambda: len(queued.service.queue().ended) == ended + 1)

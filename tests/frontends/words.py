@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Callable
 
 from modules.frontends.ui import forms
 from modules.frontends.ui.app import STATIC
@@ -72,16 +73,26 @@ def places(text: str) -> list[str]:
     return re.findall(r"\{\w+\}", text)
 
 
-def lacking(texts: set[str], words: dict[str, str]) -> list[str]:
-    """Those of the texts that a language has no words for; a text may be a sentence with its values filled in."""
+def lacking(texts: set[str], words: dict[str, str], name: Callable[[str], object] | None = None) -> list[str]:
+    """Those of the texts that a language has no words for.
+
+    `name` tells names, which stay as they are. With it a text may be a sentence with its values put in, each of them
+    names, single words or texts of ours; so "{n} of {total}" does not stand for whatever has an "of".
+    """
     patterns = []
-    for key in words:
+    for key in words if name else ():
         if "{" in key:
             parts = [re.escape(part) for part in re.split(r"\{\w+\}", key)]
-            patterns.append(re.compile(".*".join(parts), re.DOTALL))
-    return sorted(
-        text for text in texts if text not in words and not any(pattern.fullmatch(text) for pattern in patterns)
-    )
+            patterns.append(re.compile("(.+)".join(parts)))
+
+    def known(value: str) -> bool:
+        return value in words or all(" " not in part or (name and name(part)) for part in re.split(", ?", value))
+
+    def told(text: str) -> bool:
+        found = (pattern.fullmatch(text) for pattern in patterns)
+        return any(match and all(map(known, match.groups())) for match in found)
+
+    return sorted(text for text in texts if text not in words and not told(text))
 
 
 def main(language: str) -> None:

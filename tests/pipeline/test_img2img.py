@@ -189,6 +189,24 @@ def test_masks_and_what_was_before_are_kept_beside_a_picture(studio: Studio, pix
         assert before.convert("RGB").tobytes() == pixels(studio, plain) != pixels(studio, ready)
 
 
+def test_masks_are_shown_after_their_pictures_and_not_saved(studio: Studio, test_seed: int) -> None:
+    source = from_picture(studio, test_seed, {"mask_blur_x": 0, "mask_blur_y": 0})
+    wanted = ("return_mask", "return_mask_composite")
+    drawn = studio.draw(source=source, n_iter=2, override_settings=dict.fromkeys(wanted, True))
+    first, second, *masks = sorted(drawn, key=lambda one: one.record.index)
+    assert [one.record.role for one in (first, second)] == ["picture"] * 2
+    assert [(one.record.role, one.record.path, one.record.seed) for one in masks] == [
+        ("mask", None, seed) for seed in (first.record.seed, second.record.seed) for _ in wanted
+    ]
+    white = np.asarray(disc()) == 255
+    shown = [Image.open(io.BytesIO(one.data)) for one in masks]
+    assert [((np.asarray(mask.convert("L")) == 255) == white).all() for mask in shown[::2]] == [True, True]
+    assert [((np.asarray(alone)[..., 3] == 255) == white).all() for alone in shown[1::2]] == [True, True]
+    assert (np.asarray(shown[3])[white][:, :3] == array(studio, second)[white]).all()
+    path = studio.folders.data / str(first.record.path)
+    assert list(path.parent.glob(f"{path.stem}-*")) == []
+
+
 def test_the_picture_before_hires_fix_is_kept_beside(studio: Studio, pixels: Pixels) -> None:
     (ready,) = studio.draw(hires=Hires(hr_scale=2), override_settings={"save_images_before_highres_fix": True})
     path = studio.folders.data / str(ready.record.path)

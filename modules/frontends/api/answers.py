@@ -249,7 +249,7 @@ _OWN_PLACE = {
 def info_of(view: JobView) -> str:
     """A1111's `info` of a finished job: JSON in a text. What the pictures say of themselves decides."""
     request = view.request
-    alone = [image for image in view.images if image.role != "grid"]
+    alone = [image for image in view.images if image.role not in ("grid", "mask")]
     told = [infotext.read(image.infotext) for image in alone]
     first: Mapping[str, Any] = told[0].fields if told else {}
     count = request.n_iter * request.batch_size
@@ -289,8 +289,8 @@ def info_of(view: JobView) -> str:
             "seed_resize_from_h": request.seed_resize_from_h,
             "denoising_strength": strength.denoising_strength if strength else None,
             "extra_generation_params": {k: v for k, v in first.items() if k not in _OWN_PLACE},
-            "index_of_first_image": len(view.images) - len(alone),
-            "infotexts": [image.infotext for image in view.images],
+            "index_of_first_image": sum(image.role == "grid" for image in view.images),
+            "infotexts": [image.infotext for image in view.images if image.role != "mask"],
             "styles": list(request.styles),
             "job_timestamp": timestamp(view.started or view.created),
             "clip_skip": int(str(first.get("Clip skip", 1))),

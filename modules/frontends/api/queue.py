@@ -82,5 +82,5 @@ def _progress(desk: FrontDesk) -> dict[str, Any]:
     preview = desk.preview(view.id)
     running = view.model_dump(mode="json", include={"id", "step", "steps", "progress", "eta", "text", "cancelling"})
     running["preview"] = f"jobs/{view.id}/preview?number={preview[0]}" if preview else None
-    running["done"] = len(view.images)
+    running["done"] = sum(image.role != "mask" for image in view.images)
     return {"kind": "progress", "running": running}

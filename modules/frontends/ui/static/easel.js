@@ -255,7 +255,7 @@
 
         function closing(view) {
             const seconds = view.finished && view.started ? view.finished - view.started : 0;
-            const count = view.images.length;
+            const count = view.images.filter(({ role }) => role !== "mask").length;
             const pictures = count === 1 ? t("1 picture") : t("{n} pictures", { n: count });
             const unsaved = view.images.filter((record) => record.problem);
             const saved = view.images.find((record) => record.path);
@@ -389,7 +389,7 @@
             },
             /** A job's grid, or its last picture. */
             firstOfNewest() {
-                const last = this.records.length - 1, job = this.records[last]?.job;
+                const last = this.records.findLastIndex(({ role }) => role !== "mask"), job = this.records[last]?.job;
                 const grid = this.records.findIndex((record) => record.job === job && record.role === "grid");
                 return grid < 0 ? last : grid;
             },
@@ -406,12 +406,12 @@
                     if (this.selected >= before) this.selected += 1;
                     this.records.splice(before, 0, record);
                 } else this.records.push(record);
-                if (!this.pinned) this.selected = record.role === "grid" ? this.firstOfNewest() : this.records.length - 1;
+                if (!this.pinned && record.role !== "mask") this.selected = record.role === "grid" ? this.firstOfNewest() : this.records.length - 1;
                 this.previewUrl = null;
                 this.draw();
                 return true;
             },
-            countOf(job) { return this.records.filter((record) => record.job === job && record.role !== "grid").length; },
+            countOf(job) { return this.records.filter((record) => record.job === job && !["grid", "mask"].includes(record.role)).length; },
             preview(url) {
                 if (!this.live) return;
                 // Shown once it is loaded, so that the stage never flickers; a later one wins.

@@ -171,7 +171,7 @@
                 this.zone.replaceChildren(image, other);
             } else this.zone.replaceChildren(hint);
             const count = this.blobs.length;
-            this.many.replaceChildren(make("p", {}, count ? t("{n} pictures; drop or choose more.", { n: count }) : t("Drop pictures here, or click to choose several.")));
+            this.many.replaceChildren(make("p", {}, count === 1 ? t("1 picture; drop or choose more.") : count ? t("{n} pictures; drop or choose more.", { n: count }) : t("Drop pictures here, or click to choose several.")));
             this.list.hidden = !count;
             this.list.replaceChildren(...this.blobs.map((blob, k) => {
                 const image = make("img", { alt: blob.name ?? "" });

@@ -700,8 +700,9 @@
             this.words.replaceChildren(make("h2", {}, t("What differs")),
                 make("p", { class: "easel-sides", translate: "no" }, label(a, t("left")), label(b, t("right"))),
                 words ? make("dl", {}, ...rows) : make("p", {}, t("The settings are the same.")),
-                ...(words ? [button(t("Copy the differences in one line"), t("Copy in words"), () => copy(words), { class: "easel-pill" })] : []),
-                button(t("The left picture to the right"), t("Swap"), () => this.open(b.id, a.id), { class: "easel-pill" }));
+                make("div", { class: "easel-viewer-acts" },
+                    ...(words ? [button(t("Copy the differences in one line"), t("Copy in words"), () => copy(words), { class: "easel-pill" })] : []),
+                    button(t("The left picture to the right"), t("Swap"), () => this.open(b.id, a.id), { class: "easel-pill" })));
             this.words.dataset.words = words;
         },
     };
@@ -872,6 +873,7 @@
         },
         async refresh() {
             this.stale = false;
+            this.asked = Date.now() / 1000;
             try {
                 if (!await list.find()) return;
             } catch (error) {
@@ -892,7 +894,9 @@
             if (drawn === this.drawn) return;
             const known = this.drawn !== undefined;
             this.drawn = drawn;
-            if (!known || viewer.isOpen || grid.chosen.size) { this.stale = known; return; }
+            // The first news may come later than the list, and a picture between the two (seconds; clocks differ a little).
+            if (!known && !(queue.ended[0]?.finished > this.asked - 5)) return;
+            if (viewer.isOpen || grid.chosen.size) { this.stale = true; return; }
             const first = grid.first(), before = list.total, focused = grid.canvas.contains(document.activeElement);
             await this.refresh();
             const more = list.sort === "newest" ? list.total - before : 0;

@@ -266,7 +266,7 @@
             if (view.down) view.shown.reverse();
             turn.classList.toggle("turned", view.down);
             const total = view.list.length, count = view.shown.length;
-            note.textContent = !view.ready || !total ? "" : count === total ? t("{n} files", { n: total }) : t("{n} of {all} files", { n: count, all: total });
+            note.textContent = !view.ready || !total ? "" : count < total ? t("{n} of {all} files", { n: count, all: total }) : total === 1 ? t("1 file") : t("{n} files", { n: total });
             const empty = view.ready && !count;
             root.classList.toggle("empty", empty);
             nothing.hidden = !empty;
@@ -562,7 +562,7 @@
             }
             const entries = Object.entries(card.metadata);
             if (entries.length) {
-                more.push(make("details", {}, make("summary", {}, t("Metadata ({n} entries)", { n: entries.length })),
+                more.push(make("details", {}, make("summary", {}, entries.length === 1 ? t("Metadata (1 entry)") : t("Metadata ({n} entries)", { n: entries.length })),
                     make("dl", { class: "easel-card-metadata", translate: "no" }, ...entries.map(([name, value]) =>
                         make("div", {}, make("dt", {}, name), make("dd", {}, pretty(value)))))));
             }

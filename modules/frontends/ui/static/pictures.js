@@ -16,6 +16,7 @@
         ["upload", "Inpaint upload", "The mask is a picture of its own: white is drawn anew"],
         ["batch", "Batch", "Several pictures one after the other, or those of a folder"],
     ];
+    const COPIED = ["img2img", "sketch", "inpaint", "inpaint_sketch"];  // modes between which "Copy image to" stands
     const HINT = "Drop a picture here, paste one, or click to choose.";
     const isPicture = (file) => file?.type?.startsWith("image/");
     const pictureIn = (transfer) => [...(transfer?.files ?? [])].find(isPicture);
@@ -139,10 +140,16 @@
                 button("undo", "Undo (Ctrl+Z)", "Undo"), button("redo", "Redo (Ctrl+Y)", "Redo"), button("clear", "Take away everything painted", "Clear"));
             this.other = make("div", { class: "easel-brushes" }, button("replace", "Choose another picture", "Other picture"),
                 button("remove", "Take the picture away", "Remove"));
+            this.copies = make("div", { class: "easel-brushes easel-copies", role: "group", "aria-label": t("Copy image to") }, make("span", {}, t("Copy image to")),
+                ...MODES.filter(([mode]) => COPIED.includes(mode)).map(([mode, name]) => {
+                    const made = make("button", { type: "button", class: "easel-brush", "data-copy": mode }, t(name));
+                    made.onclick = () => this.copyTo(mode);
+                    return made;
+                }));
             this.maskZone = make("div", { id: "img_inpaint_mask", class: "easel-drop small", tabindex: "0", role: "button",
                 "aria-label": "Mask: choose a file" }, make("p", {}, "The mask: drop it here, or click to choose."));
             this.batch = batchPane();
-            root.replaceChildren(row, this.batch.element, this.tools, this.zone, this.other, this.maskZone);
+            root.replaceChildren(row, this.batch.element, this.tools, this.zone, this.other, this.copies, this.maskZone);
             this.file = dropZone(this.zone, (file) => this.put(file), { mayOpen: () => !this.image });
             dropZone(this.maskZone, (file) => this.putMask(file));
             this.listen();
@@ -225,6 +232,9 @@
             const layer = this.layer(), there = Boolean(this.image);
             this.tools.hidden = !there || !layer;
             this.other.hidden = !there || this.mode === "batch";
+            this.copies.hidden = !there || !COPIED.includes(this.mode);
+            this.copies.id = `img2img_copy_to_${this.mode}`;
+            for (const button of this.copies.querySelectorAll("[data-copy]")) button.disabled = button.dataset.copy === this.mode;
             this.frame.classList.toggle("paintable", Boolean(layer));
             for (const button of this.tools.querySelectorAll("[data-act]")) {
                 const act = button.dataset.act;
@@ -247,6 +257,18 @@
             }
             if (mode) this.choose(mode);
             this.show();
+        },
+        /** Go on in another mode with the picture as it is seen: what was painted in colours becomes part of it. */
+        async copyTo(mode) {
+            const { strokes: { paint }, blob, image, origin } = this;
+            if (this.layer() !== "paint" || !paint.length) return this.choose(mode);
+            const before = this.mode, masked = this.strokes.mask;
+            await this.put(await pngOf(this.painted()), mode, origin);
+            toast(t("What was painted is part of the picture now."), "note", { [t("Undo")]: () => {
+                Object.assign(this, { blob, image, origin, strokes: { paint, mask: masked } });
+                this.choose(before);
+                this.show();
+            } });
         },
         remove() {
             [this.blob, this.image] = [null, null];
@@ -375,7 +397,7 @@
                 blobs.length = 0;
                 draw();
             };
-            zone.replaceChildren(make("p", {}, blobs.length ? `${t("{n} pictures; drop or choose more.", { n: blobs.length })} ` : t("Drop pictures here, or click to choose several."), ...blobs.length ? [clear] : []));
+            zone.replaceChildren(make("p", {}, blobs.length ? `${blobs.length === 1 ? t("1 picture; drop or choose more.") : t("{n} pictures; drop or choose more.", { n: blobs.length })} ` : t("Drop pictures here, or click to choose several."), ...blobs.length ? [clear] : []));
         };
         dropZone(zone, (files) => {
             blobs.push(...files.filter(isPicture));

@@ -130,7 +130,7 @@
                 if (!answer.ok) throw new Error(told.message);
                 await this.load();
                 this.draw();
-                toast(t("{n} presets were read.", { n: told.names.length }));
+                toast(told.names.length === 1 ? t("1 preset was read.") : t("{n} presets were read.", { n: told.names.length }));
             } catch (error) {
                 toast(error.message, "error");
             }
