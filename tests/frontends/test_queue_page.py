@@ -151,6 +151,19 @@ def test_a_running_job_is_followed_and_interrupted_and_a_failed_one_says_why(pag
 def test_several_generates_line_up_and_a_finished_one_opens_its_picture(page, queued):
     queued.service.hold_queue(True)
     page.click("#tab_txt2img-button")
+    # The first form is slow on its way to the server.
+    page.evaluate(
+        """() => {
+            const fetch = window.fetch;
+            let first = true;
+            window.fetch = async (...asked) => {
+                const slow = first && String(asked[0]).includes("/run/");
+                first &&= !slow;
+                if (slow) await new Promise((done) => setTimeout(done, 700));
+                return fetch(...asked);
+            };
+        }"""
+    )
     for prompt in ("alpha", "beta"):
         page.fill("#txt2img_prompt textarea", prompt)
         page.click("#txt2img_generate")

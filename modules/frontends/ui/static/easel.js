@@ -13,6 +13,7 @@
     const PANELS = [...TABS, "extras"];  // tabs whose jobs are followed; those before it have a form of Gradio's
     const TITLE = document.title || "Easel";
     const FINAL = new Set(["done", "failed", "cancelled"]);
+    const MOST_WAITED = 3000;  // milliseconds that a form waits for the answer to the one before it
     const ROOT = new URL("./", document.baseURI);
 
     // ---- small tools ----
@@ -740,6 +741,8 @@
         extras: null,  // the pictures to enlarge (extras.js)
         first: null,   // goes with the next form of txt2img: the picture that hires fix goes on from (results.js)
         sending: false,  // a form is on its way
+        turn: null,      // the promise that the newest form was answered
+        answered: null,  // what keeps it for the form that is on its way
         beside: false, // the next job's pictures join those shown
         /** Calls `act` with elements once all are in the page; Gradio builds a tab piece by piece when it is first opened. */
         whenThere(ids, act) {
@@ -757,6 +760,7 @@
         submitted(tab, answer) {
             const { id, error } = JSON.parse(answer);
             this.sending = false;
+            this.answered?.();
             const beside = this.beside;
             this.beside = false;
             if (!error) return panels[tab].submitted(id, beside);
@@ -769,6 +773,12 @@
         skip(tab) { panels[tab].skip(); },
         /** What goes with a form: names of uploaded pictures as JSON. */
         async collect(tab) {
+            // One form after the other, or a busy server might take the second one first.
+            const before = this.turn;
+            let done;
+            this.turn = new Promise((resolve) => { done = resolve; });
+            await Promise.race([before, pause(MOST_WAITED)]);
+            this.answered = done;
             this.sending = true;
             const first = this.first;
             this.first = null;
