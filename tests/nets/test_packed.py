@@ -13,7 +13,7 @@ from modules.nets.autoencoder import Autoencoder
 from modules.nets.clip import TextEncoder
 from modules.nets.layers import seamless
 from modules.nets.packed import PACKED, ExactGroupNorm, Packed, PackedConv2d, PackedLinear, PackedUpConv2d, dtypes
-from modules.nets.unet import UNet
+from modules.nets.unet import ROWS, FeedForward, UNet
 from tests.weights.tiny import TEXT, UNET, VAE, randomise
 
 needs_onednn = pytest.mark.skipif(torch.float32 not in dtypes(), reason="torch was built without oneDNN")
@@ -168,3 +168,18 @@ def test_what_onednn_cannot_do_stays_plain():
     layer.pack()
     assert layer.packed is None
     assert layer(torch.ones(1, 8, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_feed_forward_net_of_many_tokens_is_the_same_in_slices(generator, dtype):
+    net = pack(randomise(FeedForward(16, PACKED), generator).to(dtype))
+    x = torch.randn(2, 5 * ROWS + 7, 16, generator=generator).to(dtype)
+    lengths: list[int] = []
+    net.net[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    with torch.inference_mode():
+        sliced = net(x)
+        assert lengths == [ROWS] * 5 + [7]
+        torch.testing.assert_close(sliced, net.net(x))
+        lengths.clear()
+        net(x[:, : 4 * ROWS - 1])
+        assert lengths == [4 * ROWS - 1]
