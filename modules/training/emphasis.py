@@ -63,7 +63,7 @@ def contradiction(scene: Scene, rng: random.Random, weights: Weights = WEIGHTS) 
 
     choices = ["time", "land", "sky", "sky"]
     if len(scene.things) == 1:
-        choices += ["color", "color", "color", "kind", "kind", "size", "place"]
+        choices += ["color", "color", "color", "kind", "kind", *["size"] * 6, "place"]
     about = rng.choice(choices)
     parts: list[str] = []
     for thing in scene.things:

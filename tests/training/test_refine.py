@@ -17,10 +17,13 @@ from modules.training.denoiser_loop import Vocabulary, alphas_cumprod, build_den
 from modules.training.drawing import COLORS, Mixture, Scene, place_thing, random_scene
 from modules.training.emphasis import WEIGHTS, contradiction, emphasised, stressed, weighted_ids
 from modules.training.refine_loop import (
+    JOINED_SHARES,
     MIXTURE_OF_PAIRS,
     RefineRecipe,
     cells_near_things,
     denoiser_from,
+    half_drawn_pairs_and_singles,
+    is_apart,
     refine,
     refine_batch,
     refine_loss,
@@ -48,7 +51,15 @@ def small(vocabulary, seed):
 
 
 def recipe(seed, **changes):
-    return replace(RefineRecipe(cycles=(50,), batch=10, warm_up=2, bfloat16=False, seed=seed % 1000), **changes)
+    mine = RefineRecipe(
+        cycles=(50,), batch=10, warm_up=2, told=0.2, kept=0.1, blind=((0, 0.25),), half_drawn=2, bfloat16=False,
+        seed=seed % 1000,
+    )  # fmt: skip
+    return replace(mine, **changes)
+
+
+def rows_of(vocabulary, *words: str) -> set[int]:
+    return {vocabulary.row_of[token] for word in words for token in vocabulary.tokenize(word)}
 
 
 def test_a_mixture_says_how_often_scenes_show_pairs(test_seed):
@@ -164,17 +175,14 @@ def test_kept_samples_learn_what_the_file_before_makes_of_them(scenes, vocabular
 
 
 def test_a_pair_without_its_places_learns_what_the_file_before_makes_of_it_with_them(scenes, vocabulary, test_seed):
-    def rows_of(*words: str) -> set[int]:
-        return {vocabulary.row_of[token] for word in words for token in vocabulary.tokenize(word)}
-
     latents = torch.zeros(len(scenes), 4, 16, 16)
     batch = refine_batch(latents, scenes, vocabulary, recipe(test_seed, kept=0.0, told=0.8, blind=((0, 0.0),)), 0)
     assert batch.taught == 8
     assert batch.timesteps[2:6].min() >= 985
     assert batch.timesteps.min() < 985
     for heard, before in zip(batch.rows[2:].tolist(), batch.before_rows.tolist()):
-        assert not rows_of("left", "right") & set(heard)
-        assert rows_of("left", "right") <= set(before)
+        assert not rows_of(vocabulary, "left", "right") & set(heard)
+        assert rows_of(vocabulary, "left", "right") <= set(before)
     nets = small(vocabulary, 1)
     spoken = replace(batch, rows=torch.cat([batch.rows[:2], batch.before_rows]))
     with torch.no_grad():
@@ -183,10 +191,69 @@ def test_a_pair_without_its_places_learns_what_the_file_before_makes_of_it_with_
         assert refine_loss(nets, nets, spoken, bfloat16=False)[1][2:].max() < 1e-10, "the target is what it finds then"
 
 
+@pytest.fixture(scope="module")
+def half_drawn(scenes, vocabulary, test_seed):
+    return half_drawn_pairs_and_singles(small(vocabulary, 1), 16, scenes, vocabulary, recipe(test_seed))
+
+
+def test_of_a_half_drawn_pair_it_hears_one_thing_and_learns_what_the_file_before_makes_of_both(
+    scenes, vocabulary, half_drawn, test_seed
+):
+    pairs, _ = half_drawn
+    assert all(is_apart(scenes[i]) for i in pairs.scene)
+    assert pairs.timesteps.min() >= 100
+    assert pairs.timesteps.max() <= 850, "both are there already"
+    mine = recipe(test_seed, joined=0.6, told=0.0, kept=0.0)
+    batch = refine_batch(torch.zeros(len(scenes), 4, 16, 16), scenes, vocabulary, mine, 0, half_drawn)
+    assert (batch.joined, batch.taught) == (slice(4, 10), 6)
+    for part in (batch.x[4:], batch.timesteps[4:]):
+        assert all(torch.equal(part[0], part[k]) and torch.equal(part[3], part[3 + k]) for k in (1, 2))
+    assert batch.timesteps[4] >= 985
+    heard, before = batch.rows[4:].tolist(), batch.before_rows.tolist()
+    assert heard[:3] == before[:3], "before anything is drawn each prompt keeps its meaning"
+    assert heard[2] == heard[5] == before[5] == vocabulary.rows("")
+    sides = rows_of(vocabulary, "left", "right")
+    assert all(len(sides & set(row)) == 1 for row in (heard[0], heard[1], heard[3], heard[4]))
+    assert before[3] == before[4]
+    assert sides <= set(before[3])
+
+
+def test_of_one_thing_half_drawn_it_learns_what_the_file_before_makes_of_it(scenes, vocabulary, half_drawn, test_seed):
+    _, singles = half_drawn
+    assert all(len(scenes[i].things) == 1 for i in singles.scene)
+    mine = recipe(test_seed, joined=0.0, lone=0.4, told=0.0, kept=0.0)
+    batch = refine_batch(torch.zeros(len(scenes), 4, 16, 16), scenes, vocabulary, mine, 0, half_drawn)
+    assert batch.taught == 4
+    assert torch.equal(batch.rows[6:], batch.before_rows)
+    for x, timestep, row in zip(batch.x[6:], batch.timesteps[6:], batch.rows[6:].tolist()):
+        k = next(k for k in range(len(singles.x)) if torch.equal(singles.x[k], x))
+        assert (int(timestep), row) == (int(singles.timesteps[k]), singles.rows[k])
+
+
+def test_errors_that_cancel_in_joined_prompts_count_half(scenes, vocabulary, half_drawn, test_seed):
+    mine = recipe(test_seed, joined=0.6, told=0.0, kept=0.0)
+    nets, other = small(vocabulary, 1), small(vocabulary, 1)
+    batch = refine_batch(torch.zeros(len(scenes), 4, 16, 16), scenes, vocabulary, mine, 0, half_drawn)
+    batch = replace(batch, rows=torch.cat([batch.rows[:4], batch.before_rows]))
+    with torch.no_grad():
+        # The same error for one thing, the other and none: AND makes 5 + 5 - 9 of it.
+        list(other.unet.out.parameters())[-1].add_(0.1)
+        errors = refine_loss(nets, other, batch, bfloat16=False)[1][4:]
+    torch.testing.assert_close(errors, torch.full_like(errors, 0.005 * (1 + 1 / float(JOINED_SHARES.square().sum()))))
+
+
+def test_blind_samples_hear_of_things_in_the_middle_without_a_place(scenes, vocabulary, test_seed):
+    batch = refine_batch(
+        torch.zeros(40, 4, 16, 16), scenes, vocabulary, recipe(test_seed, told=0.0, kept=0.0, blind=((0, 0.8),)), 0
+    )
+    places = rows_of(vocabulary, "left", "right", "middle", "center", "centre")
+    assert all(not places & set(row) for row in batch.rows[:2].tolist())
+
+
 def test_it_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
     torch.manual_seed(test_seed)
     latents = torch.randn(len(scenes), 4, 1, 1).expand(-1, -1, 16, 16).contiguous()
-    mine = recipe(test_seed, cycles=(6, 12))
+    mine = recipe(test_seed, cycles=(5, 9))
 
     def train(name: str, until: int):
         nets = small(vocabulary, 1)
@@ -195,10 +262,10 @@ def test_it_learns_and_resumes_exactly(tmp_path, scenes, vocabulary, test_seed):
             lambda step: step < until, log=lambda line: None,
         )[0].state_dict()  # fmt: skip
 
-    whole = train("a.pt", 12)
-    train("b.pt", 5)
-    assert torch.load(tmp_path / "b.pt", weights_only=True)["step"] == 5
-    again = train("b.pt", 12)
+    whole = train("a.pt", 9)
+    train("b.pt", 4)
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["step"] == 4
+    again = train("b.pt", 9)
     for key, value in whole.items():
         assert torch.equal(value, again[key]), key
     batch = refine_batch(latents, scenes, vocabulary, replace(mine, kept=0.0, told=0.0, batch=30), 1000)
