@@ -29,7 +29,8 @@ def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
         # GTX 16xx cards answer float16 convolutions with NaN: a black picture.
         fp16 = capability >= (5, 3) and "GTX 16" not in card.name
         bf16 = torch.version.hip is not None or capability >= (8, 0)
-        more = frozenset({"xformers"} if find_spec("xformers") else ())
+        fp8 = torch.version.hip is None and capability >= (8, 9)
+        more = frozenset(["xformers"] * bool(find_spec("xformers")) + ["fp8"] * fp8)
         return DeviceFacts("cuda", card.name, card.total_memory, ram, fp16, bf16, index, torch.get_num_threads(), more)
     if not use_cpu and torch.xpu.is_available():
         found = torch.xpu.get_device_properties(index)

@@ -22,7 +22,7 @@ class DeviceFacts:
     "xpu" are Intel's cards.
 
     `fp16`, `bf16`: the device computes in them at speed and rightly. `features`: CPU flags such as "amx_bf16"; on a
-    card "xformers", where that can be used.
+    card "xformers", where that can be used, and "fp8", where it multiplies in 8 bits.
     """
 
     kind: DeviceKind

@@ -38,8 +38,8 @@ class Policy:
     `weights_budget`: bytes of weights on the device at once, None where all of them. Then text encoders run on the CPU.
     `calls`: how the denoiser is called (`nets.recorded`).
     `storage`, `text_storage`: the number type in which the weights of the denoiser and the text encoders lie where it
-    is not the one they compute in. `vae_apart`: the VAE is on the processor, whatever the rest is on. `lean`: no
-    weights wait in RAM.
+    is not the one they compute in; `float8_products`: the denoiser's linear layers multiply in it.
+    `vae_apart`: the VAE is on the processor, whatever the rest is on. `lean`: no weights wait in RAM.
     `pictures_per_call`: at most so many pictures go through the denoiser together; `split_guidance`: each prompt by
     itself. `channels_last`: the denoiser's convolutions keep the channels of a pixel together in memory. `packed`:
     weights lie in oneDNN's order.
@@ -63,6 +63,7 @@ class Policy:
     placement: Placement = "resident"
     weights_budget: int | None = None
     storage: str | None = None
+    float8_products: bool = False
     text_storage: str | None = None
     vae_apart: bool = False
     lean: bool = False
@@ -162,6 +163,7 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
     if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
         last = policy.channels_last and not (policy.packed and policy.denoiser == "float32")
         policy = replace(policy, storage=wishes.fp8_format, packed=False, channels_last=last)
+        policy = replace(policy, float8_products=_multiplies_in_float8(facts, settings))
     if _weights_in_half(policy, facts, settings):
         policy = replace(policy, storage="float16")
     if saving >= SAVINGS.index("one prompt at a time") or not wishes.batch_cond_uncond:
@@ -197,11 +199,21 @@ def notes(facts: DeviceFacts, settings: Settings) -> tuple[str, ...]:
     wishes = settings.performance
     wanted = wishes.cross_attention_optimization
     wanted = wishes.automatic_attention if wanted == "Automatic" else wanted
-    if wanted != "xformers" or "xformers" in facts.features:
-        return ()
-    if facts.kind == "cuda":
-        return ("xformers is not installed, so attention is computed as without it; install the one for this torch.",)
-    return ("xformers is for NVIDIA and AMD cards, so attention is computed as without it; leave --xformers out.",)
+    told = []
+    if wanted == "xformers" and "xformers" not in facts.features:
+        told.append(
+            "xformers is not installed, so attention is computed as without it; install the one for this torch."
+            if facts.kind == "cuda"
+            else "xformers is for NVIDIA and AMD cards, so attention is computed as without it; leave --xformers out."
+        )
+    if wishes.fp8_matmul and "fp8" not in facts.features:
+        told.append(
+            f"FP8 matrix products need an NVIDIA card of compute capability 8.9 or later, which {facts.name} is not; "
+            "layers multiply as without them."
+        )
+    elif wishes.fp8_matmul and (wishes.fp8_storage == "Disable" or wishes.fp8_format != FLOAT8):
+        told.append(f"FP8 matrix products need FP8 weight enabled, in {FLOAT8}; layers multiply as without them.")
+    return tuple(told)
 
 
 def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
@@ -211,6 +223,8 @@ def kind_of(facts: DeviceFacts, sizes: Sizes, policy: Policy) -> str:
     return f"{name} {net} {policy.denoiser} {policy.vae} {policy.attention} {policy.placement}"
 
 
+FLOAT8 = "float8_e4m3fn"
+"""The format in which cards multiply."""
 FULL_WIDTH = 320
 """First width of every published Stable Diffusion denoiser, at least."""
 
@@ -284,6 +298,11 @@ def _weights_in_half(policy: Policy, facts: DeviceFacts, settings: Settings) -> 
     """--upcast-sampling: for a card that computes rightly in float32 alone; its owner's own choice of float32 wins."""
     asked = settings.performance.upcast_sampling and settings.model.precision == "auto"
     return asked and facts.kind != "cpu" and policy.denoiser == "float32" and policy.storage is None
+
+
+def _multiplies_in_float8(facts: DeviceFacts, settings: Settings) -> bool:
+    wishes = settings.performance
+    return wishes.fp8_matmul and "fp8" in facts.features and wishes.fp8_format == FLOAT8
 
 
 def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:

@@ -19,8 +19,12 @@ Source = Callable[[], tuple[Tensor, ...]]
 class Stored(Slot):
     """Weights are cast to the input's number type at each call."""
 
+    def stored(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as they lie there, on the device that computes."""
+        return self.weight, self.bias
+
     def weights(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self._ready(self.weight, self.bias, like)
+        return self._ready(*self.stored(), like)
 
     def _ready(self, weight: Tensor, bias: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.delta is not None:
@@ -33,11 +37,11 @@ class Streamed(Stored):
 
     source: Source | None = None
 
-    def weights(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    def stored(self) -> tuple[Tensor, Tensor | None]:
         if self.source is None:
-            return super().weights(like)
+            return super().stored()
         weight, *rest = self.source()
-        return self._ready(weight, rest[0] if rest else None, like)
+        return weight, rest[0] if rest else None
 
 
 class StoredLinear(Stored, Linear):  # type: ignore[misc]  # Linear declares weight more loosely

@@ -6,6 +6,7 @@ arXiv:2307.01952. Attribute names follow the checkpoint keys below `model.diffus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from modules.nets.attention import Attention, ContextMap, sdp
 from modules.nets.hypertile import Tiled, Tiles, Tiling
-from modules.nets.layers import PLAIN, Ops, timestep_embedding
+from modules.nets.layers import PLAIN, Linear, Ops, timestep_embedding
 from modules.nets.merging import Match, Merging
 
 
@@ -143,7 +144,14 @@ Cache = Deep | FirstBlock
 
 
 class CrossAttention(nn.Module):
-    """Attention to a context [B, M, context_dim], or to the tokens themselves."""
+    """Attention to a context [B, M, context_dim], or to the tokens themselves.
+
+    `fused` [3 * channels, channels]: where `fuse` has been called, the memory that queries', keys' and values' weights
+    are parts of, as long as they are those `parts`.
+    """
+
+    fused: Tensor | None = None
+    parts: tuple[nn.Parameter, ...] = ()
 
     def __init__(self, channels: int, context_dim: int, heads: int, ops: Ops, attention: Attention) -> None:
         super().__init__()
@@ -155,6 +163,9 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Context, context_map: ContextMap | None = None) -> Tensor:
+        if self.fused is not None and context is x and context_map is None and self._whole():
+            q, k, v = (self._split(part) for part in F.linear(x, self.fused).chunk(3, dim=-1))
+            return self._joined(self.attention(q, k, v), x)
         q = self._split(self.to_q(x))
         if isinstance(context, Prompted):
             if self not in context.made:
@@ -162,7 +173,37 @@ class CrossAttention(nn.Module):
             k, v = context.made[self]
         else:
             k, v = self._of(context, context_map)
-        out = self.attention(q, k, v)
+        return self._joined(self.attention(q, k, v), x)
+
+    def fuse(self) -> None:
+        """Of attention to the tokens themselves: make queries, keys and values by one product instead of three.
+
+        The weights become parts of one piece of memory: a change written into them is heard, and with another weight in
+        a part's place there are three products again. Layers that do more than multiply (packed, stored, streamed) stay
+        as they are. The last bits may differ.
+        """
+        layers = self.to_q, self.to_k, self.to_v
+        if any(type(layer) is not Linear or layer.weight.shape != self.to_q.weight.shape for layer in layers):
+            return
+        whole = torch.cat([layer.weight.detach() for layer in layers])
+        self.fused, self.parts = whole, tuple(nn.Parameter(part, requires_grad=False) for part in whole.chunk(3))
+        for layer, part in zip(layers, self.parts):
+            layer.weight = part
+
+    def _whole(self) -> bool:
+        q, k, v = self.parts
+        return self.to_q.weight is q and self.to_k.weight is k and self.to_v.weight is v
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossAttention:
+        """Moved or converted: torch does that weight by weight."""
+        fused = self.fused is not None
+        self.fused, self.parts = None, ()
+        super()._apply(fn, recurse)
+        if fused:
+            self.fuse()
+        return self
+
+    def _joined(self, out: Tensor, x: Tensor) -> Tensor:
         return self.to_out(out.transpose(1, 2).reshape(x.shape))
 
     def _of(self, context: Tensor, context_map: ContextMap | None) -> tuple[Tensor, Tensor]:
@@ -361,6 +402,12 @@ class UNet(nn.Module):
             nn.Identity(),
             ops.Conv2d(channels, config.out_channels, 3, padding=1),
         )
+
+    def fuse(self) -> None:
+        """One product instead of three in every self-attention (`CrossAttention.fuse`)."""
+        for module in self.modules():
+            if isinstance(module, TransformerBlock):
+                module.attn1.fuse()
 
     def forward(
         self,

@@ -212,6 +212,11 @@ class Performance(Frozen):
         "float8_e4m3fn", label="Format of FP8 weights", choices=("float8_e4m3fn", "float8_e5m2"),
         hint="e4m3fn is finer, e5m2 reaches farther.",
     )  # fmt: skip
+    fp8_matmul: bool = fact(
+        False, label="FP8 matrix products",
+        hint="Beside FP8 weight, in e4m3fn: linear layers multiply in 8 bits as well. NVIDIA cards of compute "
+        "capability 8.9 and later (RTX 40, H100). Pictures differ more; layers that a LoRA changes are as before.",
+    )  # fmt: skip
     use_cpu: str = fact(
         "", label="Parts that the processor computes",
         hint="As --use-cpu: all, sd, vae, esrgan, …, with commas between.",

@@ -30,6 +30,7 @@ from modules.memory.policy import Policy
 from modules.memory.streaming import CardLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
+from modules.nets.float8 import FLOAT8, FLOAT8_STREAMED
 from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import PACKED
 from modules.nets.recorded import Recorded, calling
@@ -349,6 +350,8 @@ class Residency:
             ]  # fmt: skip
             for _, filling in sorted(fillings, key=lambda pair: _last_place(file, pair[0])):
                 filling()
+        if device.type == "cuda":  # on a processor three products take as long as one (docs/benchmarks.md)
+            nets.unet.fuse()
         stream = None
         if policy.weights_budget is not None:
             stream = Stream(self._link(device), policy.weights_budget)
@@ -404,9 +407,9 @@ class Residency:
 def _ops(policy: Policy) -> Ops:
     """The layers a policy asks for."""
     if policy.weights_budget is not None:
-        return STREAMED
+        return FLOAT8_STREAMED if policy.float8_products else STREAMED
     if policy.storage is not None:
-        return STORED
+        return FLOAT8 if policy.float8_products else STORED
     return PACKED if policy.packed else PLAIN
 
 

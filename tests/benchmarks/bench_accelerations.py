@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modules.memory import devices
 from modules.nets.hypertile import Tiling
 from modules.nets.taesd import TaesdDecoder
 from modules.nets.unet import Deep, FirstBlock, Prompted
@@ -45,6 +46,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hypertile": {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128},
     "hypertile of the VAE": {"hypertile_enable_vae": True},
 }
+FLOAT8 = "float8 products"
+if "fp8" in devices.detect().features:
+    OPTIONS[FLOAT8] = {"fp8_storage": "Enable", "fp8_matmul": True}
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ def gains(dtype: torch.dtype, cache: Path, rounds: int, device: str, left_out: M
         tiled = seconds(lambda: model.vae.decode(z, Tiling(16)), rounds)
         found["hypertile of the VAE"] = full / tiled
         found["TAESD, of the decoding"] = full / seconds(lambda: small(x[:1].float()), rounds)
+        if FLOAT8 in OPTIONS:
+            del model
+            eight = bench.easel(bench.model_file("sd1", cache), cache, dtype, device, **OPTIONS[FLOAT8])
+            found[FLOAT8] = plain / seconds(lambda: eight.unet(x, t, Prompted(context), y), rounds)
     return found
 
 

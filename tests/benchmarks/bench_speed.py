@@ -118,13 +118,13 @@ def model_file(family: str, cache: Path) -> Path:
 # ------------------------------------------------------------------------------------------------ the two programs
 
 
-def easel(path: Path, cache: Path, dtype: torch.dtype, device: str) -> LoadedModel:
-    """Loaded as a job would load it; its VAE in the same number type, as diffusers has it."""
+def easel(path: Path, cache: Path, dtype: torch.dtype, device: str, **options: Any) -> LoadedModel:
+    """Loaded as a job would load it; its VAE in the same number type, as diffusers has it. `options`: settings."""
     folders = folders_of(cache)
     catalogue = Catalogue(folders, folders.database)
     facts = devices.detect(use_cpu=device == "cpu")
     name = str(dtype).removeprefix("torch.")
-    settings = Settings().with_options({"precision": name, "vae_precision": name})
+    settings = Settings().with_options({"precision": name, "vae_precision": name, **options})
     checkpoint = catalogue.find(path.stem)
     policy = choose(facts, settings, sizes_of(checkpoint))
     ways = {name: ATTENTIONS[name] for name in MEASURED if name != "xformers" or find_spec("xformers")}

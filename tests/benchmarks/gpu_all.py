@@ -97,10 +97,11 @@ def forget_peak() -> None:
 
 
 def speed(family: str) -> dict[str, float]:
-    """Guided calls per second: as it is, by each attention, as a CUDA graph, compiled."""
+    """Guided calls per second: as it is, by each attention, as a CUDA graph, compiled, in 8 bits."""
     import torch
 
     from modules.nets.recorded import Compiled, Recorded
+    from modules.nets.unet import CrossAttention
     from tests.benchmarks.bench_speed import inputs
 
     found: dict[str, float] = {}
@@ -118,6 +119,14 @@ def speed(family: str) -> dict[str, float]:
                     compiled.wait()
                     found["compilations a second, beside drawing"] = 1 / (time.perf_counter() - began)
                     found["sdp, compiled"] = 1 / seconds_per_call(partial(compiled, *given))
+                    for layer in model.unet.modules():
+                        if isinstance(layer, CrossAttention):
+                            layer.fused = None
+                    found["sdp, queries, keys and values apart"] = 1 / seconds_per_call(partial(model.unet, *given))
+                    for name, products in (("weights", False), ("products", True)):
+                        eight = {"storage": "float8_e4m3fn", "float8_products": products, "packed": False}
+                        net = loaded(family, attention=attention, **eight)[0].unet
+                        found[f"sdp, float8 {name}"] = 1 / seconds_per_call(partial(net, *given))
         except Exception as error:  # one way that does not work here is a finding, too
             print(f"{attention}: {type(error).__name__}: {str(error)[:200]}")
     return {f"{name}, calls/s": round(value, 4) for name, value in found.items()}

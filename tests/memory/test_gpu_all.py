@@ -16,7 +16,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_part_of_the_run_on_a_card_can_be_rehearsed(cache: None) -> None:
     ways = gpu_all.speed("tiny")
-    for way in ("sdp", "sdp, CUDA graph", "sdp, compiled", "Doggettx", "split", "sub-quadratic"):
+    for way in (
+        "sdp", "sdp, CUDA graph", "sdp, compiled", "sdp, queries, keys and values apart", "sdp, float8 weights",
+        "sdp, float8 products", "Doggettx", "split", "sub-quadratic",
+    ):  # fmt: skip
         assert ways[f"{way}, calls/s"] > 0
     assert gpu_all.file("tiny")["MB"] >= 1
     placed = gpu_all.memory("tiny")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import pytest
@@ -10,15 +11,15 @@ import torch
 
 from modules.memory.budget import Shape, Sizes
 from modules.memory.devices import DeviceFacts, cpu_features, detect
-from modules.memory.policy import GB, RESTORING, UPSCALING, Policy, choose, for_part, predict
+from modules.memory.policy import GB, RESTORING, UPSCALING, Policy, choose, for_part, notes, predict
 from modules.schema.settings import Settings
 
 F32, F16, BF16 = "float32", "float16", "bfloat16"
 CUDA, MPS, CPU = "cuda:0", "mps", "cpu"
 
 
-def card(name: str, gb: float, fp16: bool = True, bf16: bool = True) -> DeviceFacts:
-    return DeviceFacts("cuda", name, int(gb * GB), 32 * GB, fp16, bf16)
+def card(name: str, gb: float, fp16: bool = True, bf16: bool = True, **more: Any) -> DeviceFacts:
+    return DeviceFacts("cuda", name, int(gb * GB), 32 * GB, fp16, bf16, **more)
 
 
 PC = DeviceFacts("cpu", "a CPU", 16 * GB, 16 * GB)
@@ -147,6 +148,23 @@ def test_what_the_owner_wishes_on_an_8_gb_card(options, name, value):
 def test_xformers_is_for_cuda_alone():
     settings = Settings().with_options({"automatic_attention": "xformers"})
     assert choose(PC, settings).attention == "measured"
+
+
+def test_float8_products_are_for_cards_that_have_them_and_weights_in_their_format():
+    new, old = card("RTX 4060", 8.3, features=frozenset({"fp8"})), card("RTX 3060", 8.3)
+    eight = {"fp8_matmul": True, "fp8_storage": "Enable"}
+    for facts, options, taken, told in (
+        (new, eight, True, ""),
+        (old, eight, False, "compute capability 8.9"),
+        (PC, eight, False, "compute capability 8.9"),
+        (new, {**eight, "fp8_format": "float8_e5m2"}, False, "float8_e4m3fn"),
+        (new, {"fp8_matmul": True}, False, "enabled"),
+        (new, {"fp8_storage": "Enable"}, False, ""),
+    ):
+        settings = Settings().with_options(options)
+        assert choose(facts, settings).float8_products == taken
+        assert told in " ".join(notes(facts, settings)), options
+        assert bool(told) == bool(notes(facts, settings))
 
 
 def test_a_large_picture_is_decoded_in_tiles_where_it_must():

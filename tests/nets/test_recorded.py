@@ -90,6 +90,43 @@ def test_first_blocks_are_compared_row_by_row(net, test_seed):
         assert torch.equal(net(x, t, context, cache=cache), net(x, t, context))
 
 
+def test_queries_keys_and_values_by_one_product_are_the_same(net, test_seed):
+    x, t, context = inputs(test_seed)
+    layers = [layer for name, layer in net.named_modules() if name.endswith(("attn1.to_q", "attn1.to_k", "attn1.to_v"))]
+    with torch.inference_mode():
+        plain = net(x, t, context)
+        held = sum(parameter.nbytes for parameter in net.parameters())
+        net.fuse()
+        calls = count_calls(layers)
+        fused = net(x, t, context)
+        assert calls[0] == 0
+        assert torch.allclose(fused, plain, atol=1e-5)
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in net.parameters()}
+        assert sum(storages.values()) == held  # nothing is held twice
+        mapped = net(
+            x, t, context, context_map=lambda tokens: (2 * tokens, tokens)
+        )  # a hypernetwork: keys of something else
+        assert calls[0] == len(layers)
+        assert not torch.allclose(mapped, plain, atol=1e-3)
+
+
+def test_what_changes_weights_is_heard_where_they_are_parts_of_one(net, test_seed):
+    x, t, context = inputs(test_seed)
+    other = randomise(UNet(UNET), torch.Generator().manual_seed(test_seed))
+    with torch.inference_mode():
+        net.fuse()
+        for change in (
+            lambda layer: layer.weight.mul_(1.5),  # a LoRA on a card
+            lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight * 0.5, requires_grad=False)),
+        ):
+            for one in (net, other):
+                change(one.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1.to_k"))
+            assert torch.allclose(net(x, t, context), other(x, t, context), atol=1e-5)
+        double = net.double()
+        assert all(part.dtype == torch.float64 for part in net.middle_block[1].transformer_blocks[0].attn1.parts)
+        assert torch.allclose(double(x.double(), t, context.double()).float(), other(x, t, context), atol=1e-4)
+
+
 def test_a_compiled_net_takes_over_when_it_is_ready(net, test_seed):
     call = Compiled(net, backend="eager")
     x, t, context = inputs(test_seed)
