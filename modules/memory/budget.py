@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modules.memory.machine import DeviceFacts
+from modules.memory.machine import BYTES, DeviceFacts
 from modules.schema.errors import BadRequest
 
 GIB = 1024**3
@@ -29,11 +29,34 @@ SLICED_SCORES = 2**27
 """As `nets.attention.SCORES`; a test holds them together."""
 
 
+WINOGRAD = 256, 640
+"""As `nets.packed.WINOGRAD`; a test holds them together."""
+SPREAD = 16 - 9, 9
+"""How much more a 3x3 kernel takes as a 4x4 one: transformed, or of an enlarging convolution (`nets.packed`)."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of a net's parameters, those that packed layers may hold as 4x4 kernels: of `enlarging` convolutions, and in
+    float32 of those between so many channels that they go by `winograd`."""
+
+    enlarging: int = 0
+    winograd: int = 0
+
+    def more(self, number: str, channels_last: bool) -> int:
+        """Bytes beyond the plain ones of such a net in a number type, packed."""
+        if number not in ("float32", "bfloat16"):
+            return 0
+        parameters = self.enlarging + (self.winograd if number == "float32" and channels_last else 0)
+        return parameters * BYTES[number] * SPREAD[0] // SPREAD[1]
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Parameters of each net of a model, and the two widths activations grow with (SD 1.5's by default).
 
     `attends_first`: the denoiser has attention at full resolution, not only below. `family`: as `weights.facts` has it.
+    `denoiser_spread`, `vae_spread`: what packing makes larger.
     """
 
     denoiser: int = 859_520_964
@@ -43,6 +66,8 @@ class Sizes:
     vae_width: int = 128
     attends_first: bool = True
     family: str = "sd1"
+    denoiser_spread: Spread = Spread(33_177_600, 34_099_200)
+    vae_spread: Spread = Spread(5_308_416, 70_778_880)
 
     @property
     def is_large(self) -> bool:

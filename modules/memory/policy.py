@@ -182,6 +182,9 @@ def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
     storage = BYTES[policy.storage or policy.denoiser]
     vae = 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae]
     weights = sizes.denoiser * storage + vae
+    if policy.packed:
+        weights += sizes.denoiser_spread.more(policy.denoiser, policy.channels_last)
+        weights += sizes.vae_spread.more(policy.vae, channels_last=True)
     if policy.weights_budget is not None:
         weights = min(weights, policy.weights_budget)
     if policy.text_on == policy.on:

@@ -60,6 +60,11 @@ class Packed:
             self.packed = self._reordered(weight.contiguous())
             self.weight = nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
 
+    @property
+    def held(self) -> int:
+        """Bytes of the weight in oneDNN's order; 0 where the plain one is there."""
+        return 0 if self.packed is None else self.packed.nbytes
+
     def put(self, name: str, value: Tensor) -> None:
         """Another weight or bias ("weight", "bias") of the same shape, in any float type; packed again where it was."""
         setattr(self, name, nn.Parameter(value.to(self.dtype or value.dtype), requires_grad=False))
@@ -100,6 +105,10 @@ class PackedConv2d(Packed, Conv2d):  # type: ignore[misc]
         return torch.ops.mkldnn._convolution_pointwise(
             input, self.packed, self.bias, padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
+
+    @property
+    def held(self) -> int:
+        return sum(position.nbytes for position in self.positions) or super().held
 
     def pack(self) -> None:
         if not self.weight.is_contiguous():

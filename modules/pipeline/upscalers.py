@@ -18,7 +18,8 @@ from modules.memory.devices import DeviceFacts
 from modules.schema.errors import NotANumber
 from modules.schema.folders import Folders
 from modules.schema.settings import SAVINGS, Drawing, Settings
-from modules.weights.upscalers import UpscalerNet, find_file, load_upscaler, upscaler_files
+from modules.weights.library import find_file, upscaler_files
+from modules.weights.upscalers import UpscalerNet, load_upscaler
 
 TILES = (None, 192, 96, 64, 64)
 """Largest tile in pixels at each step of SAVINGS."""

@@ -8,9 +8,11 @@ from modules.schema.fields import Frozen
 class MemoryEstimate(Frozen):
     """Bytes that a job is predicted to take of the device that draws, everything else on it included.
 
-    `fixed` was taken before any model was loaded. `peak` is `fixed` and `weights` with the larger of `denoising` and
-    `decoding`. `measured`: corrected by what such jobs took before. `placement`: "resident", "parked" or "streamed"
-    weights; `tiled`, `split`: the VAE in tiles, prompts one by one. `checkpoint`: of several the one that takes most.
+    `fixed` was taken before any model was loaded. `peak` is `fixed`, `weights` and `beside` with the larger of
+    `denoising` and `decoding`; `beside` are weights that stay while others draw: an upscaler's, and those of further
+    checkpoints where several are kept. `measured`: corrected by what such jobs took before. `placement`: "resident",
+    "parked" or "streamed" weights; `tiled`, `split`: the VAE in tiles, prompts one by one. `checkpoint`: of several the
+    one that takes most.
     """
 
     device: str
@@ -22,6 +24,7 @@ class MemoryEstimate(Frozen):
     weights: int
     denoising: int
     decoding: int
+    beside: int = 0
     measured: bool
     placement: str
     tiled: bool

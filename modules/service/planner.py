@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from modules.imaging.upscale import KNOWN_AS, UPSCALERS
 from modules.memory import policy
 from modules.memory.budget import History, Shape, Sizes
 from modules.memory.machine import DeviceFacts
@@ -24,6 +25,7 @@ from modules.schema.record import CheckpointView
 from modules.schema.request import SAME_CHECKPOINT, GenerationRequest
 from modules.schema.settings import SECTION_OF, Settings
 from modules.weights.catalogue import Catalogue
+from modules.weights.library import find_file, upscaler_files
 from modules.weights.sizes import sizes_of
 
 FULL = 0.95
@@ -57,8 +59,29 @@ class Planner:
         settings = settings.with_options(known)
         history = History.read(self._folders.memory_history)
         shape = shape_of(request)
-        found = [self._of(view, facts, settings, shape, history, worker) for view in self._views(request, settings)]
-        return max(found, key=lambda estimate: estimate.peak)
+        views = {view.path: view for view in self._views(request, settings)}
+        found = [self._of(view, facts, settings, shape, history, worker) for view in views.values()]
+        most = max(found, key=lambda estimate: estimate.peak)
+        others = sorted((estimate.weights for estimate in found if estimate is not most), reverse=True)
+        stay = settings.model.sd_checkpoints_limit - 1
+        if most.device == facts.on and facts.is_card and settings.model.sd_checkpoints_keep_in_cpu:
+            stay = 0  # they wait in RAM
+        beside = sum(others[:stay]) + self._upscaler(request, settings)
+        peak = most.peak + beside
+        return most.model_copy(update={"beside": beside, "peak": peak, "fits": peak <= most.total * FULL})
+
+    def _upscaler(self, request: GenerationRequest, settings: Settings) -> int:
+        """Bytes of the file of the upscaler net that the job uses: of several the largest, for one is kept."""
+        source = request.source
+        names: list[str | None] = [request.hires.hr_upscaler] if request.hires is not None else []
+        if source is not None:
+            names.append(source.tiles.upscaler if source.tiles is not None else settings.drawing.upscaler_for_img2img)
+        asked = [name for name in names if name and name not in UPSCALERS]
+        files = upscaler_files(self._folders) if asked else {}
+        found = (find_file(KNOWN_AS.get(name, name), files) for name in asked)
+        with contextlib.suppress(OSError):
+            return max((path.stat().st_size for path in found if path is not None), default=0)
+        return 0
 
     def _of(
         self,

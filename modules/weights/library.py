@@ -32,6 +32,7 @@ from modules.weights.walk import Found, walk
 FRESH_SECONDS = 5.0
 """So often the folders are looked through while somebody asks."""
 _Kept = tuple[Stamp, str]
+UPSCALER_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 _WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -87,6 +88,21 @@ def clip_pair_file(folders: Folders) -> Path | None:
             if "visual.proj" in keys or {"visual_projection.weight", "text_projection.weight"} <= set(keys):
                 return Path(file.path)
     return None
+
+
+def upscaler_files(folders: Folders) -> dict[str, Path]:
+    """Upscaler files by name (the file's without its ending); where two share one, the first folder's."""
+    found: dict[str, Path] = {}
+    for place in places(folders):
+        if place.kind == "upscaler":
+            for file in walk(place.folder, UPSCALER_ENDINGS):
+                found.setdefault(Path(file.path).stem, Path(file.path))
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def find_file(name: str, files: dict[str, Path]) -> Path | None:
+    """The file of that name, or of that name in other capitals."""
+    return files.get(name) or next((path for stem, path in files.items() if stem.lower() == name.lower()), None)
 
 
 def restorer_names(files: Iterable[Path], chosen: Path | None = None) -> dict[str, Path]:

@@ -32,7 +32,7 @@ from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
 from modules.nets.autoencoder import Autoencoder
 from modules.nets.float8 import FLOAT8, FLOAT8_STREAMED
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.packed import PACKED
+from modules.nets.packed import PACKED, Packed
 from modules.nets.recorded import Recorded, calling
 from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
@@ -266,10 +266,16 @@ class Residency:
         on_device = in_ram = 0
         for model in list(self._kept.values()):
             for net in (model.unet, model.vae, *(tower.net for tower in model.towers), *model.small.values()):
-                for parameter in net.parameters() if net is not None else ():
-                    here = parameter.device.type in (self.facts.kind, "meta")  # packed ones are shapes elsewhere
-                    on_device += parameter.nbytes * here
-                    in_ram += parameter.nbytes * (not here)
+                if net is None:
+                    continue
+                packed = sum(layer.held for layer in net.modules() if isinstance(layer, Packed))
+                for parameter in net.parameters():
+                    here = parameter.device.type == self.facts.kind
+                    shape_only = parameter.is_meta
+                    on_device += parameter.nbytes * (here and not shape_only)
+                    in_ram += parameter.nbytes * (not here and not shape_only)
+                on_device += packed * (self.facts.kind == "cpu")
+                in_ram += packed * (self.facts.kind != "cpu")
             on_device += model.stream.on_device if model.stream else 0
         return {"weights": on_device, "weights_in_ram": in_ram}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from modules.memory.budget import Sizes
+from modules.memory.budget import WINOGRAD, Sizes, Spread
 from modules.schema.errors import EaselError
 from modules.schema.folders import Folders
 from modules.schema.record import CheckpointView
+from modules.weights.headers import Header
 from modules.weights.recognise import recognise
 
 
@@ -30,4 +31,21 @@ def sizes_of(checkpoint: CheckpointView, folders: Folders | None = None) -> Size
         facts.vae.config.get("ch", Sizes.vae_width),
         any(facts.unet.config.get("input_depths", (1,))[:1]),
         facts.family,
+        _spread(header, facts.unet.prefix),
+        _spread(header, facts.vae.prefix),
     )
+
+
+def _spread(header: Header, prefix: str) -> Spread:
+    """Told by shape and name, in the layout of the original checkpoints and in that of diffusers."""
+    found = {"enlarging": 0, "winograd": 0}
+    for key, info in header.tensors.items():
+        if not key.startswith(prefix) or len(info.shape) != 4 or info.shape[2:] != (3, 3):
+            continue
+        name = key.removeprefix(prefix)
+        if "upsampl" in name or (name.startswith("output_blocks.") and name.endswith(".conv.weight")):
+            found["enlarging"] += prod(info.shape)
+        elif "downsampl" not in name and ".op." not in name:
+            few, many = sorted(info.shape[:2])
+            found["winograd"] += prod(info.shape) * (WINOGRAD[0] <= few and many <= WINOGRAD[1])
+    return Spread(**found)

@@ -14,12 +14,8 @@ from torch import Tensor
 from modules.memory.devices import is_memory
 from modules.nets.torchvision_fit import fit_torchvision
 from modules.schema.errors import BadFile, NotFound
-from modules.schema.folders import Folders
-from modules.weights.library import places
 from modules.weights.reading import open_model
-from modules.weights.walk import walk
 
-ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 _WRAPPERS = ("params_ema.", "params-ema.", "params.", "model_state_dict.", "state_dict.", "net.")
 
 
@@ -29,21 +25,6 @@ class UpscalerNet(Protocol):
     scale: int
 
     def __call__(self, image: Tensor) -> Tensor: ...
-
-
-def upscaler_files(folders: Folders) -> dict[str, Path]:
-    """Upscaler files by name (the file's without its ending); where two share one, the first folder's."""
-    found: dict[str, Path] = {}
-    for place in places(folders):
-        if place.kind == "upscaler":
-            for file in walk(place.folder, ENDINGS):
-                found.setdefault(Path(file.path).stem, Path(file.path))
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
-def find_file(name: str, files: dict[str, Path]) -> Path | None:
-    """The file of that name, or of that name in other capitals."""
-    return files.get(name) or next((path for stem, path in files.items() if stem.lower() == name.lower()), None)
 
 
 def load_upscaler(path: Path, device: torch.device, half: bool = False) -> UpscalerNet:

@@ -9,9 +9,10 @@ import psutil
 import pytest
 import torch
 
-from modules.memory.budget import Shape, Sizes
+from modules.memory.budget import WINOGRAD, Shape, Sizes, Spread
 from modules.memory.devices import DeviceFacts, cpu_features, detect
 from modules.memory.policy import GB, RESTORING, UPSCALING, Policy, choose, for_part, notes, predict
+from modules.nets import packed
 from modules.schema.settings import Settings
 
 F32, F16, BF16 = "float32", "float16", "bfloat16"
@@ -195,6 +196,39 @@ def test_previews_that_are_decoded_are_part_of_what_is_predicted(options, width,
     alone = predict(sizes, shape, replace(policy, previews_decode=False))
     assert alone.denoising < alone.decoding
     assert need.denoising == (need.decoding if decoded else alone.denoising)
+
+
+def test_packed_weights_are_predicted_as_large_as_they_are(test_seed):
+    """Layers of every kind, packed; the prediction knows them from their shapes alone."""
+    generator = torch.Generator().manual_seed(test_seed)
+    for dtype in (torch.float32, torch.bfloat16):
+        if dtype not in packed.dtypes():
+            continue
+        for layer, spread in (
+            (packed.PackedConv2d(256, 320, 3, padding=1), Spread(0, 256 * 320 * 9)),
+            (packed.PackedConv2d(256, 320, 3, stride=2, padding=1), Spread()),
+            (packed.PackedConv2d(128, 256, 3, padding=1), Spread()),
+            (packed.PackedUpConv2d(64, 64, 3, padding=1), Spread(64 * 64 * 9, 0)),
+            (packed.PackedLinear(64, 64), Spread()),
+        ):
+            value = torch.randn(layer.weight.shape, generator=generator).to(dtype)
+            if value.dim() == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            layer.weight = torch.nn.Parameter(value, requires_grad=False)
+            layer.pack()
+            number = str(dtype).removeprefix("torch.")
+            assert layer.held == value.nbytes + spread.more(number, channels_last=True), (layer, dtype)
+    assert WINOGRAD == packed.WINOGRAD
+
+
+def test_a_processor_is_said_to_hold_what_packing_adds():
+    plain = predict(Sizes(denoiser_spread=Spread(), vae_spread=Spread()), Shape(), choose(PC, Settings()))
+    added = predict(Sizes(), Shape(), choose(PC, Settings())).weights - plain.weights
+    assert added == pytest.approx(0.446e9, rel=0.01)
+    on_card = choose(card("RTX 4090, 24 GB", 24), Settings())
+    assert predict(Sizes(), Shape(), on_card) == predict(
+        Sizes(denoiser_spread=Spread(), vae_spread=Spread()), Shape(), on_card
+    )
 
 
 def test_a_smaller_model_leaves_room_for_more_pictures():

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from modules.memory.budget import GIB, History, Need
+from modules.memory.budget import GIB, History, Need, Sizes
 from modules.memory.machine import DeviceFacts
 from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest, Hires, Outpaint, Refiner, Source
+from modules.schema.rounds import Tiles
 from modules.schema.settings import Settings
 from modules.service.planner import Planner, shape_of
 from modules.weights.catalogue import Catalogue
@@ -58,6 +59,8 @@ def ask(**values: Any) -> GenerationRequest:
 
 def test_parts_add_up_and_grow_with_the_picture(folders):
     plan = planner(folders)
+    assert plan.sizes(plan._catalogue.find("sd1")).denoiser_spread == Sizes().denoiser_spread
+    assert plan.sizes(plan._catalogue.find("sd1")).vae_spread == Sizes().vae_spread
     small, large = plan.estimate(ask()), plan.estimate(ask(width=1024, height=1024))
     assert small is not None
     assert large is not None
@@ -82,6 +85,34 @@ def test_a_larger_checkpoint_is_found_wherever_it_takes_part(folders):
     assert alone.placement != "resident"
     with pytest.raises(NotFound):
         plan.estimate(ask(checkpoint="nothing like it"))
+
+
+def test_an_upscaler_and_checkpoints_that_stay_are_told_beside(folders):
+    plan = planner(folders)
+    net = folders.models / "ESRGAN" / "4x_big.pth"
+    net.parent.mkdir(parents=True, exist_ok=True)
+    net.write_bytes(b"")
+    os.truncate(net, 67_000_000)
+    latent, enlarged = (
+        plan.estimate(ask(hires=Hires(hr_scale=1.5, hr_upscaler=name))) for name in ("Latent", "4x_big")
+    )
+    assert latent is not None
+    assert enlarged is not None
+    assert (latent.beside, enlarged.beside, enlarged.peak - latent.peak) == (0, 67_000_000, 67_000_000)
+    tiles = Source(images=("0" * 64,), tiles=Tiles(upscaler="4x_big"))
+    assert getattr(plan.estimate(ask(source=tiles)), "beside", 0) == 67_000_000
+
+    both = ask(checkpoint="sdxl", refiner=Refiner(refiner_checkpoint="sd1"))
+    small = plan.estimate(ask())
+    assert small is not None
+    for options, beside in (
+        ({"sd_checkpoints_limit": 1, "sd_checkpoints_keep_in_cpu": False}, 0),
+        ({"sd_checkpoints_limit": 2}, 0),
+        ({"sd_checkpoints_limit": 2, "sd_checkpoints_keep_in_cpu": False}, small.weights),
+    ):
+        told = planner(folders, options=options).estimate(both)
+        assert told is not None
+        assert told.beside == beside, options
 
 
 def test_settings_and_overrides_count(folders):
