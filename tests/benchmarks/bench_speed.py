@@ -4,6 +4,8 @@ Full-size files of random weights are generated once into a cache folder. Both p
 the same work: one denoiser call with guidance, a VAE decode, a prompt; in the same process, one after the other, round
 by round, and the best round counts, for wall time and for processor time (which other programs disturb less). Cold
 starts and memory are measured in processes of their own. The table goes to docs/benchmarks.md with `--write`.
+
+`--peer comfyui --peer-path FOLDER` measures beside a checkout of ComfyUI instead, run by `--peer-python` (peers.py).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from modules.schema.settings import Settings
 from modules.weights.catalogue import Catalogue
 from modules.weights.residency import LoadedModel, Residency
 from modules.weights.sizes import sizes_of
+from tests.benchmarks.peers import PEERS, Peer
 from tests.weights.full_size import LAYOUTS
 from tests.weights.tiny import write_layout, write_tiny_sd15
 
@@ -179,11 +182,7 @@ def interleaved(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) 
     best = [[float("inf")] * 2, [float("inf")] * 2]
     for number in range(rounds + 1):
         for which, work in enumerate((ours, other)):
-            wall, processor = time.perf_counter(), time.process_time()
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            spent = time.perf_counter() - wall, time.process_time() - processor
+            spent = timed(work)
             if number:
                 best[which] = [min(pair) for pair in zip(best[which], spent)]
     return tuple((wall, processor) for wall, processor in best)
@@ -208,6 +207,39 @@ def compare(family: str, dtype: torch.dtype, cache: Path, rounds: int, device: s
         ):
             yield from rows_of(f"{label} {name}", *work(), rounds)
             gc.collect()
+
+
+def beside(asked: argparse.Namespace, family: str, dtype: torch.dtype) -> Iterator[Row]:
+    """Denoiser and decoder beside another program's, which works in a process of its own when it is its turn."""
+    path, number = model_file(family, asked.cache), str(dtype).removeprefix("torch.")
+    model = easel(path, asked.cache, dtype, asked.device)
+    given = inputs(family, dtype, asked.device)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        file = Path(folder) / "inputs.pt"
+        torch.save(list(given), file)
+        work = {"denoiser": lambda: model.unet(*given), "decoder": lambda: model.vae.decode(given[0][:1])}
+        with Peer(
+            asked.peer, asked.peer_path, asked.peer_python, path, file, number, asked.device, torch.get_num_threads()
+        ) as peer:
+            for name, ours in work.items():
+                best, theirs = (float("inf"),) * 2, (float("inf"),) * 2
+                for turn in range(asked.rounds + 1):
+                    spent, other = timed(ours), peer.seconds(name)
+                    if turn:
+                        best, theirs = (min(best[0], spent[0]), min(best[1], spent[1])), tuple(map(min, theirs, other))
+                label = f"{family} {number} {name} beside {asked.peer} {peer.version}"
+                yield Row(f"{label}, s", round(best[0], 3), round(theirs[0], 3))
+                if asked.device == "cpu":
+                    yield Row(f"{label}, processor s", round(best[1], 3), round(theirs[1], 3))
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and processor seconds."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 Pair = Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]
@@ -367,12 +399,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the generated files")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md")
+    parser.add_argument("--peer", choices=PEERS, help="another program than diffusers")
+    parser.add_argument("--peer-path", type=Path, help="folder of its checkout")
+    parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has what it needs")
     parser.add_argument("--cold", choices=["easel", "diffusers"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     if asked.cold:
         return cold_run(asked.cold, asked.family[0], dtype_of(asked.dtype[0]), asked.cache, asked.device)
+    if asked.peer and not (asked.peer_path and asked.peer_path.is_dir()):
+        parser.error("--peer needs --peer-path, the folder of that program's checkout")
+    if asked.peer and asked.write:
+        parser.error("--write is for the table beside diffusers; leave it out with --peer")
     rows: list[Row] = []
 
     def told(found: Iterator[Row]) -> None:
@@ -383,6 +422,9 @@ def main() -> None:
     for family in asked.family:
         model_file(family, asked.cache)
         for dtype in asked.dtype:
+            if asked.peer:
+                told(beside(asked, family, dtype_of(dtype)))
+                continue
             if asked.only in (None, "speed"):
                 told(compare(family, dtype_of(dtype), asked.cache, asked.rounds, asked.device))
             if asked.only in (None, "cold"):

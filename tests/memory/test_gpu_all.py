@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.benchmarks import bench_speed, gpu_all
+from tests.benchmarks.peers import Peer
 
 
 @pytest.fixture
@@ -27,6 +31,24 @@ def test_every_part_of_the_run_on_a_card_can_be_rehearsed(cache: None) -> None:
     assert placed["largest difference of answers"] == 0
     told = gpu_all.prediction("tiny")
     assert told["weights, predicted/measured"] > 1
+
+
+def test_another_program_takes_turns_with_easel(cache: None, tmp_path: Path) -> None:
+    """The stand-in says and hears what ComfyUI's adapter does; the words of the program itself are passed over."""
+    asked = Namespace(
+        cache=tmp_path, device="cpu", peer="stand-in", peer_path=tmp_path, peer_python=sys.executable, rounds=1
+    )
+    rows = list(bench_speed.beside(asked, "tiny", torch.float32))
+    assert [row.name.partition(" beside ")[0] for row in rows] == ["tiny float32 denoiser"] * 2 + [
+        "tiny float32 decoder"
+    ] * 2
+    assert all(row.easel > 0 and row.peer >= 0 for row in rows)
+    assert rows[0].name.endswith("stand-in 0, s")
+
+
+def test_a_program_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="No module named 'comfy'"):
+        Peer("comfyui", tmp_path, sys.executable, tmp_path / "x", tmp_path / "y", "float32", "cpu", 1)
 
 
 def test_every_part_names_a_program_and_a_measure_that_exist() -> None:
