@@ -23,19 +23,23 @@ def main() -> int:
     from modules.frontends.api.tunnel import open_tunnel
     from modules.schema.errors import EaselError
     from modules.schema.folders import Folders
+    from modules.service.freezing import Freeze
     from modules.service.generation import MOST_WAITING, SHARED_MOST_WAITING, GenerationService
+    from modules.service.worker import log_to_terminal
 
     def open_page(url: str) -> None:
         import webbrowser
 
         webbrowser.open(url)
 
+    log_to_terminal()
     try:
         service = GenerationService(
             Folders(**options.paths.for_schema(), checkpoint=options.checkpoint),
             from_flags=options.settings,
             webhooks=options.flags["webhook"],
             most_waiting=MOST_WAITING if options.is_local else SHARED_MOST_WAITING,
+            freeze=Freeze.of(options.flags),
         )
     except EaselError as error:
         print(error.message, file=sys.stderr)

@@ -14,6 +14,8 @@ from typing import Any
 from modules.bootstrap.flags import SECRET, absolute, notices, parse_flags
 from modules.bootstrap.problem import BootstrapProblem
 
+LOG_LEVELS = "CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -113,6 +115,8 @@ class Options:
             wanted["PYTORCH_ALLOC_CONF"] = ",".join(["backend:cudaMallocAsync", *others])
         if self.flags["pytorch_deterministic"]:  # cuBLAS is repeatable with a workspace of fixed size only
             wanted["CUBLAS_WORKSPACE_CONFIG"] = environ.get("CUBLAS_WORKSPACE_CONFIG") or ":4096:8"
+        if self.flags["loglevel"]:
+            wanted["SD_WEBUI_LOG_LEVEL"] = self.flags["loglevel"].upper()
         if self.device == "cpu":
             wanted["CUDA_VISIBLE_DEVICES"] = ""
         elif self.device is not None:
@@ -129,8 +133,11 @@ def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -
     """The command line and COMMANDLINE_ARGS as Options. Raises BootstrapProblem (exit code 2)."""
     parsed = parse_flags(arguments, environ, root)
     flags = parsed.values
+    if flags["loglevel"] and flags["loglevel"].upper() not in LOG_LEVELS:
+        raise BootstrapProblem(f"--loglevel {flags['loglevel']}: choose {', '.join(LOG_LEVELS)}.", exit_code=2)
     if flags["port"] is not None and not 0 < flags["port"] < 65536:
         raise BootstrapProblem(f"--port {flags['port']}: a port is a number from 1 to 65535.", exit_code=2)
+    _name_length(flags["filenames_max_length"])
     return Options(
         paths=_paths(flags, root),
         flags=MappingProxyType(dict(flags)),
@@ -261,6 +268,12 @@ def _precision(flags: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _name_length(wanted: int) -> int | None:
+    if not 1 <= wanted <= 255:
+        raise BootstrapProblem(f"--filenames-max-length {wanted}: a length is from 1 to 255.", exit_code=2)
+    return wanted if wanted != 128 else None
+
+
 ATTENTION_FLAGS = {
     "opt_sdp_no_mem_attention": "sdp-no-mem",
     "opt_sdp_attention": "sdp",
@@ -296,7 +309,7 @@ UPCAST_FLAGS = {"force_upcast_attention": True, "disable_attention_upcast": Fals
 
 
 def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of speed and memory, None where no flag decides."""
+    """Settings of speed, memory and names, None where no flag decides."""
 
     def last(table: Mapping[str, Any]) -> Any:
         return next((value for name, value in reversed(list(table.items())) if flags[name]), None)
@@ -319,6 +332,8 @@ def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
         "fp8_storage": fp8 and "Enable",
         "fp8_format": fp8,
         "opt_channelslast": flags["opt_channelslast"] or None,
+        "hash_models": False if flags["no_hashing"] else None,
+        "filenames_max_length": _name_length(flags["filenames_max_length"]),
         "disable_nan_check": flags["disable_nan_check"] or None,
         "disable_xformers": flags["disable_xformers"] or None,
         "lowram": flags["lowram"] or None,

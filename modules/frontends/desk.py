@@ -17,6 +17,7 @@ from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecor
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
+from modules.service.freezing import Freeze
 from modules.service.history import History
 from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
@@ -33,6 +34,7 @@ class FrontDesk(Protocol):
 
     warnings: list[str]
     """A sentence for everything that was not as it should be at the start."""
+    freeze: Freeze
     folders: Folders
     styles: StyleStore
     ui_config: UiConfig
@@ -130,7 +132,7 @@ class OwnDesk:
     def __init__(self, desk: FrontDesk, owner: str) -> None:
         self._desk = desk
         self.owner = owner
-        self.warnings = desk.warnings
+        self.warnings, self.freeze = desk.warnings, desk.freeze
         self.folders = desk.folders
         self.ui_config, self.presets = desk.ui_config, desk.presets
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files

@@ -19,7 +19,7 @@ from modules.schema.errors import BadRequest
 from modules.schema.plan import Plan
 from modules.schema.settings import Saving
 
-MAX_VALUE = 128  # characters of one text value in a name
+MAX_VALUE = 128  # characters of one text value in a name, usually
 MAX_COMPONENT = 255  # bytes of one part of a path on common file systems
 _NAME_ROOM = MAX_COMPONENT - 40  # what a number, a `-<n>` suffix and the extension may need
 _UNSAFE = re.compile(r'[#<>:"/\\|?*\n\r\t]')
@@ -108,11 +108,11 @@ def fields_of(plan: Plan, k: int, user: str = "", job_started: datetime | None =
     )
 
 
-def sanitize(text: str, replace_spaces: bool = True, limit: int = MAX_VALUE) -> str:
-    """A text value made fit for a file name: unsafe characters and (if asked) spaces become underscores; cut."""
+def sanitize(text: str, replace_spaces: bool = True) -> str:
+    """A text value made fit for a file name: unsafe characters and (if asked) spaces become underscores."""
     if replace_spaces:
         text = text.replace(" ", "_")
-    return _UNSAFE.sub("_", text).lstrip(" ")[:limit].rstrip(" .")
+    return _UNSAFE.sub("_", text).lstrip(" ").rstrip(" .")
 
 
 def _hash(text: str, length: str = "8") -> str:
@@ -222,8 +222,9 @@ def expand(
     basename: str = "",
     zipped: bool = False,
     max_words: int = 8,
+    limit: int = MAX_VALUE,
 ) -> str:
-    """The text of a pattern such as `[seed]-[prompt<…>]`; literal text, also `/`, stays.
+    """The text of a pattern such as `[seed]-[prompt<…>]`; literal text, also `/`, stays; texts are cut at `limit`.
 
     Names are case-insensitive. A skipped token takes the literal text before it along; an unknown token, or one whose
     evaluation fails, stays as written, without its arguments.
@@ -242,6 +243,8 @@ def expand(
         except Exception:
             # Whatever goes wrong in one token must not cost the picture its name.
             value = f"[{token}]"
+        if isinstance(value, str):
+            value = value[:limit].rstrip(" .") if len(value) > limit else value
         if value is not None:
             result += f"{literal}{value}"
     return result + pattern[at:]
@@ -304,12 +307,13 @@ def picture_place(
     """
     own = saving.outdir_img2img_samples if fields.from_picture else saving.outdir_txt2img_samples
     root, words = data_dir / (saving.outdir_samples or own), saving.directories_max_prompt_words
+    limit = saving.filenames_max_length
     folders = Path()
     if saving.save_to_dirs:
         pattern = saving.directories_filename_pattern or "[prompt_words]"
-        folders = clean_path(expand(pattern, fields, image, max_words=words))
+        folders = clean_path(expand(pattern, fields, image, max_words=words, limit=limit))
     pattern = saving.samples_filename_pattern or ("[seed]" if saving.save_to_dirs else "[seed]-[prompt_spaces]")
-    *more, name = expand(pattern, fields, image, basename, max_words=words).split("/")
+    *more, name = expand(pattern, fields, image, basename, max_words=words, limit=limit).split("/")
     folders /= clean_path("/".join(more))
     folder = resolve_under(root, folders.as_posix()) if folders.parts else root
     return folder, clean_component(name, _NAME_ROOM)

@@ -288,11 +288,11 @@ def met(plan: Plan, model: LoadedModel, ctx: RunContext) -> Plan:
     width, height = passes.passes(plan)[-1].size
     chosen = model.policy
     budget.check_decode(ctx.facts, model.vae.config.ch, width, height, machine.BYTES[chosen.vae], chosen.vae_tile)
-    checkpoint = ctx.catalogue.with_hashes(plan.checkpoint)
-    refiner = plan.refiner and ctx.catalogue.with_hashes(plan.refiner)
+    hashed = ctx.catalogue.with_hashes if plan.settings.model.hash_models else lambda view: view
+    checkpoint, refiner = hashed(plan.checkpoint), plan.refiner and hashed(plan.refiner)
     second = plan.second
     if second is not None and second.checkpoint is not None:
-        second = second.model_copy(update={"checkpoint": ctx.catalogue.with_hashes(second.checkpoint)})
+        second = second.model_copy(update={"checkpoint": hashed(second.checkpoint)})
     told = {"checkpoint": checkpoint, "refiner": refiner, "second": second, "concat": model.facts.concat}
     return plan.model_copy(update=told)
 

@@ -59,7 +59,8 @@ class Engine:
         chosen = policy.choose(self.facts, settings, sizes_of(checkpoint, self.folders))
         with self.residency.lease(checkpoint, chosen) as model:
             text.condition(model, "", "", 1, settings, model.facts.resolution, self.conditionings)
-            self.catalogue.hash_of(model.checkpoint)  # the first infotext wants it; of a large file it takes seconds
+            if settings.model.hash_models:
+                self.catalogue.hash_of(model.checkpoint)  # seconds of a large file, and the first infotext wants it
         self.residency.free_when_idle(settings.model.unload_after_minutes * 60, self._rest)
 
     def run(

@@ -56,6 +56,9 @@ class Saving(Frozen):
         8, label="Max prompt words for [prompt_words] pattern", ge=1, le=20, step=1
     )
     samples_filename_pattern: str = fact("", label="Images filename pattern")
+    filenames_max_length: int = fact(
+        128, label="Longest text in a file name", ge=1, le=255, step=1, hint="in letters, of each part of a pattern"
+    )
     save_images_add_number: bool = fact(True, label="Add number to filename when saving")
     save_images_before_highres_fix: bool = fact(
         False, label="Save a copy of image before applying highres fix", hint="00012-7-before-highres-fix.png"
@@ -126,6 +129,11 @@ class Model(Frozen):
         1, label="Maximum number of checkpoints loaded at the same time", ge=1, le=10, step=1
     )
     sd_checkpoints_keep_in_cpu: bool = fact(True, label="Only keep one model on device", hint="The others wait in RAM.")
+    hash_models: bool = fact(
+        True,
+        label="Compute hashes of checkpoints and VAEs",
+        hint="For infotexts: of a large file it takes seconds, once.",
+    )
     unload_after_minutes: int = fact(
         0, label="Unload models after minutes without use", ge=0, le=1440, step=1, hint="0 is never"
     )

@@ -38,6 +38,7 @@ from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings, is_place
 from modules.service.cards import Cards
 from modules.service.database import Database
+from modules.service.freezing import NOTHING_FROZEN, Freeze
 from modules.service.gallery import Gallery
 from modules.service.history import History
 from modules.service.importing import Importer
@@ -84,16 +85,19 @@ class GenerationService:
         from_flags: Mapping[str, Any] | None = None,
         webhooks: Collection[str] = (),
         most_waiting: int = MOST_WAITING,
+        freeze: Freeze = NOTHING_FROZEN,
     ) -> None:
         """Jobs that an earlier run left queued, or was drawing when it ended, go on at once.
 
         `from_flags`: options the command line decided; they win over the settings file and are not written to it.
-        `webhooks`: addresses that a job may ask to be called at its end. `most_waiting`: jobs of one owner.
+        `webhooks`: addresses that a job may ask to be called at its end. `most_waiting`: jobs of one owner. `freeze`:
+        settings that nobody may change.
 
         InUse where another process works on the same folder. `warnings` holds a sentence for everything that is not as
         it should be (a damaged settings file, a folder that cannot be written) but did not keep it from starting.
         """
         self.folders = folders
+        self.freeze = freeze
         self._from_flags = dict(from_flags or {})
         self._allowed_webhooks = frozenset(webhooks)
         self._most_waiting = most_waiting
@@ -396,6 +400,7 @@ class GenerationService:
 
     def change_settings(self, changes: dict[str, Any]) -> Settings:
         """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
+        self.freeze.check(self.settings, changes)
         return self._settings.change(changes)
 
     def unload(self) -> None:

@@ -488,6 +488,7 @@ def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     # Ctrl+C in a terminal reaches both; the server decides when the child ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to(folders.state / "log", "worker.log")
+    log_to_terminal()
     sending = threading.Lock()
 
     def send(message: dict[str, Any], blob: bytes | None = None) -> None:
@@ -593,3 +594,12 @@ def log_to(folder: Path, name: str) -> None:
     logger = logging.getLogger("easel")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+def log_to_terminal() -> None:
+    """All messages of this process, from the level that --loglevel or A1111's variable names, go to the terminal; as
+    usual those of errors and warnings alone where neither does."""
+    level = os.environ.get("SD_WEBUI_LOG_LEVEL", "").upper()
+    if level in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"):
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("easel").setLevel(level)

@@ -129,10 +129,26 @@ def test_the_card_is_chosen_by_cudas_own_variable(line, before, after):
     assert options(line).environment(environ).get("CUDA_VISIBLE_DEVICES") == after
 
 
+def test_how_much_is_told_on_the_terminal_is_a1111s_variable():
+    assert options("--loglevel debug").environment({})["SD_WEBUI_LOG_LEVEL"] == "DEBUG"
+    assert "SD_WEBUI_LOG_LEVEL" not in options("").environment({})
+    with pytest.raises(BootstrapProblem, match="WARNING"):
+        options("--loglevel loud")
+
+
+def test_names_and_hashes_are_settings():
+    assert options("--filenames-max-length 40 --no-hashing").settings == {
+        "filenames_max_length": 40, "hash_models": False,
+    }  # fmt: skip
+    assert options("--filenames-max-length 128").settings == {}
+    with pytest.raises(BootstrapProblem, match="255"):
+        options("--filenames-max-length 1000")
+
+
 def test_flags_without_effect_are_named_once():
     assert options("--log-startup").notices == ("--log-startup is accepted but changes nothing yet.",)
-    both = options("--no-hashing --log-startup --api-log --listen").notices
-    assert both == ("--log-startup and --no-hashing are accepted but change nothing yet.",)
+    both = options("--test-server --log-startup --api-log --listen").notices
+    assert both == ("--test-server and --log-startup are accepted but change nothing yet.",)
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()

@@ -39,6 +39,7 @@ from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
 from modules.service.database import Database
+from modules.service.freezing import NOTHING_FROZEN
 from modules.service.history import History, enter
 from modules.service.importing import Importer
 from modules.service.model_files import ModelFiles
@@ -116,6 +117,7 @@ class StandIn:
         self.history = History(self._database, folders)
         self.importer = Importer(self._database, folders)
         self.warnings: list[str] = []
+        self.freeze = NOTHING_FROZEN
         self._held = False
         self._news = 0
         self._settings = settings or Settings()
@@ -134,6 +136,7 @@ class StandIn:
         return self._settings
 
     def change_settings(self, changes: dict[str, Any]) -> Settings:
+        self.freeze.check(self._settings, changes)
         self._settings = self._settings.with_options(changes)
         return self._settings
 

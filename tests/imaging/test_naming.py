@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path, PureWindowsPath
 
@@ -56,6 +57,12 @@ FIELDS = NameFields(prompt="A red house", seed=3, seeds=(3, 4), now=NOW, job_sta
 )
 def test_patterns(pattern: str, expected: str) -> None:
     assert expand(pattern, FIELDS) == expected
+
+
+@pytest.mark.parametrize("limit", [1, 20, 128, 200])
+def test_each_text_of_a_pattern_is_cut(limit):
+    fields = replace(FIELDS, prompt="x" * 500, seed=12345)
+    assert expand("[seed]-[prompt]", fields, limit=limit) == f"12345-{'x' * limit}"
 
 
 def test_the_fields_of_a_plan() -> None:

@@ -20,6 +20,7 @@ from modules.schema.errors import BadRequest, Cancelled, NotANumber, NotFound
 from modules.schema.events import ImageReady, Preview, Progress, Warned
 from modules.schema.settings import Preview as PreviewSettings
 from modules.schema.settings import Saving, Settings
+from modules.weights import hashing
 from tests.pipeline.conftest import Hand, Studio
 
 Pixels = Callable[[Studio, ImageReady], bytes]
@@ -61,6 +62,14 @@ def test_any_size_comes_out_as_asked(width: int, height: int, studio: Studio) ->
     (picture,) = studio.draw(width=width, height=height)
     with Image.open(studio.folders.data / str(picture.record.path)) as image:
         assert image.size == (width, height) == (picture.record.width, picture.record.height)
+
+
+def test_without_hashes_an_infotext_has_none_and_no_file_is_read_for_them(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "sha256_of", None)
+    (picture,) = studio.draw(settings=Settings().with_options({"hash_models": False}))
+    assert infotext.read(picture.record.infotext).fields["Model"] == "tiny"
 
 
 def test_seeds_count_up_and_variation_keeps_them(studio: Studio) -> None:

@@ -81,7 +81,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
     @router.get("/easel/settings", include_in_schema=False)
     def settings(mine: Mine) -> list[Section]:
         """Every option that the page shows."""
-        return sections(mine.settings, languages, lists(mine))
+        return sections(mine.settings, languages, lists(mine), mine.freeze)
 
     @router.post("/easel/settings", include_in_schema=False)
     def change(mine: Mine, changes: Annotated[dict[str, Any], Body()]) -> list[Section]:
@@ -90,7 +90,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
             if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
                 raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
         mine.change_settings(changes)
-        return sections(mine.settings, languages, lists(mine))
+        return sections(mine.settings, languages, lists(mine), mine.freeze)
 
     @router.get("/easel/scripts/{tab}", include_in_schema=False)
     def scripts_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> scripts.ScriptPage:

@@ -23,6 +23,7 @@ from modules.sampling.table import SAMPLER_NAMES, SAMPLERS, SCHEDULES, Sampler
 from modules.schema.fields import all_facts
 from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Source
 from modules.schema.settings import Settings
+from modules.service.freezing import NOTHING_FROZEN, Freeze
 
 # Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
 ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
@@ -75,7 +76,10 @@ def lists(service: FrontDesk) -> dict[str, tuple[str, ...]]:
 
 
 def sections(
-    settings: Settings, languages: Languages, listed: Mapping[str, tuple[str, ...]] = NO_LISTS
+    settings: Settings,
+    languages: Languages,
+    listed: Mapping[str, tuple[str, ...]] = NO_LISTS,
+    freeze: Freeze = NOTHING_FROZEN,
 ) -> list[Section]:
     """Everything the tab shows."""
     found = []
@@ -93,9 +97,10 @@ def sections(
                 hint=fact.hint or HINTS.get(key, ""),
                 readers=readers_of(key),
                 told=fact.infotext or "",
+                disabled=freeze.reason(key),
             )
             for key, fact in all_facts(model).items()  # type: ignore[arg-type]
-            if key not in ELSEWHERE
+            if key not in ELSEWHERE and not freeze.hides(key)
         ]
         found.append(Section(name=name, about=(model.__doc__ or "").split("\n")[0].split(" (")[0], options=options))
     return found

@@ -103,6 +103,11 @@
                 make("label", { for: input.id }, option.label), input, reset,
                 ...(option.hint || option.readers.length ? [make("small", {}, make("span", {}, t(option.hint)), " ",
                     ...option.readers.length ? [make("span", {}, t("Read by {names}.", { names: option.readers.join(", ") }))] : [])] : []));
+            if (option.disabled) {
+                for (const field of [input, ...input.querySelectorAll("input, select, button")]) field.disabled = true;
+                reset.hidden = true;
+                row.title = t(option.disabled);
+            }
             row.dataset.words = `${option.label} ${option.hint} ${option.key} ${t(option.label)} ${t(option.hint)}`.toLowerCase();
             this.write(option, input, option.value);
             this.rows.set(option.key, row);
