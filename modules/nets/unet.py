@@ -182,8 +182,8 @@ class CrossAttention(nn.Module):
         a part's place there are three products again. Layers that do more than multiply (packed, stored, streamed) stay
         as they are. The last bits may differ.
         """
-        layers = self.to_q, self.to_k, self.to_v
-        if any(type(layer) is not Linear or layer.weight.shape != self.to_q.weight.shape for layer in layers):
+        layers = [layer for layer in (self.to_q, self.to_k, self.to_v) if type(layer) is Linear]
+        if len(layers) < 3 or len({layer.weight.shape for layer in layers}) > 1:
             return
         whole = torch.cat([layer.weight.detach() for layer in layers])
         self.fused, self.parts = whole, tuple(nn.Parameter(part, requires_grad=False) for part in whole.chunk(3))

@@ -23,7 +23,9 @@ FLAGS: list[tuple[dict[str, Any], set[str], str]] = [
 CHANGES = {"emphasis": "None", "token_merging_ratio": 0.5, "outdir_samples": "elsewhere"}
 
 
-@pytest.mark.parametrize(("flags", "frozen", "flag"), FLAGS, ids=str)
+@pytest.mark.parametrize(
+    ("flags", "frozen", "flag"), FLAGS, ids=lambda part: "" if isinstance(part, set) else str(part)
+)
 def test_what_is_frozen_cannot_be_changed(flags: dict[str, Any], frozen: set[str], flag: str) -> None:
     freeze, now = Freeze.of(flags), Settings()
     for key, value in CHANGES.items():
