@@ -22,6 +22,8 @@ SMALL_ON_CPU = 1024 * 1024
 """There other programs disturb a measurement, and a small picture should not hang on what was measured where."""
 TRIES = 3
 HOPELESS = 10
+HEADS_ON_CPU = 2
+"""There so many heads of one picture are enough to tell, and the first picture waits an eighth of the time."""
 
 
 class Fastest:
@@ -67,6 +69,8 @@ class Fastest:
 
     def _measured(self, *inputs: Any) -> str:
         seconds: dict[str, float] = {}
+        if inputs[0].device.type == "cpu" and inputs[3] is None:
+            inputs = tuple(part if part is None else part[:1, :HEADS_ON_CPU] for part in inputs)
         for name, way in self.ways.items():
             if name in self.without:
                 continue

@@ -16,7 +16,8 @@ from modules.memory import devices, policy
 from modules.memory.budget import History
 from modules.memory.fastest import Fastest
 from modules.memory.gauge import Gauge, give_back
-from modules.nets.attention import ATTENTIONS
+from modules.memory.machine import DeviceFacts
+from modules.nets.attention import ATTENTIONS, Attention
 from modules.pipeline import text
 from modules.pipeline.context import Control, Kept, RunContext, Share
 from modules.pipeline.faces import Faces
@@ -33,8 +34,14 @@ from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency
 from modules.weights.sizes import sizes_of
 
-MEASURED = ("sdp", "xformers", "split", "onednn", "Doggettx")
-"""Attentions among which a device's best is found."""
+ON_A_CARD = ("sdp", "xformers", "split", "Doggettx")
+ON_A_PROCESSOR = ("sdp", "split", "onednn")
+
+
+def candidates(facts: DeviceFacts) -> dict[str, Attention]:
+    """Attentions among which a device's best is found. Many scores at once never win on a processor, and take 1 GB."""
+    names = ON_A_CARD if facts.is_card else ON_A_PROCESSOR
+    return {name: ATTENTIONS[name] for name in names if name != "xformers" or find_spec("xformers")}
 
 
 class Engine:
@@ -161,8 +168,7 @@ class Engine:
             with contextlib.suppress(EaselError):  # it is measured again then
                 safe_write(path, json.dumps(dict(found), indent=1).encode(), overwrite=True)
 
-        ways = {name: ATTENTIONS[name] for name in MEASURED if name != "xformers" or find_spec("xformers")}
-        return Fastest(ways, self.facts.name, known, remember)
+        return Fastest(candidates(self.facts), self.facts.name, known, remember)
 
     def unload(self) -> None:
         """Let go of all weights; the next job loads what it needs."""

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,8 @@ from modules.memory import devices
 from modules.memory.fastest import Fastest
 from modules.memory.machine import dtype_of
 from modules.memory.policy import choose
-from modules.nets.attention import ATTENTIONS
 from modules.nets.autoencoder import AutoencoderConfig
-from modules.pipeline.run import MEASURED, Engine
+from modules.pipeline.run import Engine, candidates
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
@@ -130,8 +128,7 @@ def easel(path: Path, cache: Path, dtype: torch.dtype, device: str, **options: A
     settings = Settings().with_options({"precision": name, "vae_precision": name, **options})
     checkpoint = catalogue.find(path.stem)
     policy = choose(facts, settings, sizes_of(checkpoint))
-    ways = {name: ATTENTIONS[name] for name in MEASURED if name != "xformers" or find_spec("xformers")}
-    residency = Residency(catalogue, facts, Fastest(ways, facts.name))
+    residency = Residency(catalogue, facts, Fastest(candidates(facts), facts.name))
     with residency.lease(checkpoint, replace(policy, text=name)) as model:
         return model
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from modules.memory.fastest import Fastest
+from modules.memory.machine import DeviceFacts
+from modules.pipeline.run import candidates
 
 
 def way(delay: float, calls: list[str], name: str, error: type[Exception] | None = None):
@@ -62,3 +64,21 @@ def test_small_ones_are_not_measured():
     choice(*inputs(512))
     assert calls == ["first"]
     assert not choice.known
+
+
+def test_on_a_processor_two_heads_of_one_picture_tell_which():
+    shapes: list[tuple[int, ...]] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        shapes.append(tuple(q.shape))
+        return q
+
+    q = torch.zeros(3, 4, 1024, 8)
+    assert Fastest({"one": attend, "other": attend}, "here")(q, q, q).shape == q.shape
+    assert set(shapes[:-1]) == {(1, 2, 1024, 8)}
+    assert shapes[-1] == q.shape
+
+
+def test_a_processor_does_not_try_what_takes_all_scores_at_once():
+    assert set(candidates(DeviceFacts("cpu", "a CPU", 2**34, 2**34))) == {"sdp", "split", "onednn"}
+    assert "Doggettx" in candidates(DeviceFacts("cuda", "a card", 2**34, 2**34))
