@@ -25,7 +25,15 @@ def main() -> int:
     from modules.schema.folders import Folders
     from modules.service.freezing import Freeze
     from modules.service.generation import MOST_WAITING, SHARED_MOST_WAITING, GenerationService
+    from modules.service.startup import Startup
+    from modules.service.sysinfo import dump
     from modules.service.worker import log_to_terminal
+
+    flags = options.flags
+    startup = Startup(print if flags["log_startup"] else None)
+    startup.done("environment and imports")
+    if flags["dump_sysinfo"]:
+        return dump(Path.cwd(), flags, options.paths.settings_file, options.paths.state)
 
     def open_page(url: str) -> None:
         import webbrowser
@@ -44,7 +52,7 @@ def main() -> int:
     except EaselError as error:
         print(error.message, file=sys.stderr)
         return 1
-    flags = options.flags
+    startup.done("settings, queue and lists of models")
     try:
         code = serve.run(
             service,
@@ -67,6 +75,7 @@ def main() -> int:
             keep_alive=flags["timeout_keep_alive"],
             tunnel=open_tunnel if flags["share"] else None,
             when_ready=open_page if flags["autolaunch"] and not flags["nowebui"] else None,
+            startup=startup,
         )
     finally:
         service.close()

@@ -103,7 +103,11 @@ A1111: dict[str, tuple[Flag, ...]] = {
         _text("--subpath", None, "serve below /<subpath>, for a reverse proxy"),
         _text("--tls-keyfile", None, "key for https; needs --tls-certfile"),
         _text("--tls-certfile", None, "certificate for https; needs --tls-keyfile"),
-        Flag("--disable-tls-verify", "accept self-signed certificates", {"action": "store_false", "default": None}),
+        Flag(
+            "--disable-tls-verify",
+            "self-signed certificates are accepted anyway",
+            {"action": "store_false", "default": None},
+        ),
         _text("--cors-allow-origins", None, "origins other pages may call from, with commas between"),
         _text("--cors-allow-origins-regex", None, "the same as one regular expression"),
         _text("--gradio-auth", None, "name:password[,name:password] for the page"),
@@ -115,7 +119,7 @@ A1111: dict[str, tuple[Flag, ...]] = {
         _on("--api-log", "print a line per API call"),
         _on("--api-server-stop", "let the API stop and restart the server"),
         _number("--timeout-keep-alive", 30, "seconds an idle connection stays open"),
-        _on("--no-gradio-queue"),
+        _on("--no-gradio-queue", "jobs wait in Easel's own queue, however the page talks to the server"),
         _on("--enable-insecure-extension-access", "let extensions be installed from other machines"),
         _on("--allow-code", "allow the custom code script"),
         _on("--autolaunch", "open the page in the browser"),
@@ -179,22 +183,22 @@ A1111: dict[str, tuple[Flag, ...]] = {
         _on("--reinstall-xformers"),
         _on("--update-check"),
         _on("--update-all-extensions"),
-        _on("--test-server"),
-        _on("--log-startup"),
-        _on("--dump-sysinfo"),
+        _on("--test-server", "a server for tests: the API too, the shipped model, no stop at NaN"),
+        _on("--log-startup", "print what each part of the start took"),
+        _on("--dump-sysinfo", "write what a report of a problem needs into a file, and stop"),
         _text("--loglevel", None, "CRITICAL, ERROR, WARNING, INFO or DEBUG"),
         _on("--skip-load-model-at-start"),
-        _on("--ui-debug-mode"),
+        _on("--ui-debug-mode", "Easel's page never waits for a model"),
         _on("--no-hashing", "compute no hashes of checkpoints and VAEs; infotexts then lack them"),
         _text("--theme", None, "light or dark"),
-        _on("--use-textbox-seed"),
-        _on("--gradio-debug"),
+        _on("--use-textbox-seed", "always so: a seed is written as text, with all its digits"),
+        _on("--gradio-debug", "Easel stays in the foreground anyway"),
         _on("--disable-console-progressbars", "Easel prints none"),
         _on("--no-progressbar-hiding", "Easel's stays as long as it has something to say"),
-        _on("--disable-all-extensions"),
-        _on("--disable-extra-extensions"),
+        _on("--disable-all-extensions", "no wildcards and translations of the folder extensions either"),
+        _on("--disable-extra-extensions", "the same"),
         _on("--no-prompt-history", "Easel writes no params.txt"),
-        _on("--unix-filenames-sanitization"),
+        _on("--unix-filenames-sanitization", "file names keep what only Windows forbids"),
         _number("--filenames-max-length", 128, "longest text in a file name"),
         _on("-f", "allow root (Easel does not mind)"),
     ),
@@ -254,15 +258,8 @@ FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
-    "textual_inversion_templates_dir",
-    "ngrok", "ngrok_options", "disable_tls_verify", "no_gradio_queue", "enable_insecure_extension_access",
-    "allow_code",
-    "reinstall_xformers", "update_check", "update_all_extensions", "test_server", "log_startup",
-    "dump_sysinfo",
-    "ui_debug_mode", "use_textbox_seed", "gradio_debug",
-    "disable_all_extensions", "disable_extra_extensions", "unix_filenames_sanitization",
-    "controlnet_dir",
-    "controlnet_preprocessor_models_dir",
+    # Extensions bring wildcards and translations so far, no code; ControlNet is not there.
+    "enable_insecure_extension_access", "update_all_extensions", "controlnet_dir", "controlnet_preprocessor_models_dir",
 ))  # fmt: skip
 
 # Flags that will never do what A1111 does with them, each with its reason.
@@ -273,6 +270,17 @@ NEVER: dict[str, str] = {
     "read straight into their place, there is no other way.",
     "gradio_allowed_path": "--gradio-allowed-path changes nothing: files are shown by their picture's id alone.",
     "disable_safe_unpickle": "--disable-safe-unpickle changes nothing: code inside model files is never run.",
+    "allow_code": "--allow-code changes nothing: no script runs code written on the page, because whoever reaches the "
+    "page could do anything then.",
+    "ngrok": "--ngrok opens no tunnel: Easel brings no client of ngrok. Use --share, or run ngrok beside Easel and "
+    "start with --host-name and the tunnel's name.",
+    "ngrok_options": "--ngrok-options changes nothing: Easel brings no client of ngrok.",
+    "reinstall_xformers": "--reinstall-xformers installs nothing: xformers is not among Easel's packages; one that you "
+    "install for this torch is used with --xformers.",
+    "textual_inversion_templates_dir": "--textual-inversion-templates-dir changes nothing: embeddings are used here, "
+    "not trained.",
+    "update_check": "--update-check changes nothing: Easel asks no other machine for anything, so it knows of no newer "
+    "version; `git pull` fetches one.",
 }
 
 # Values that must not be shown to anybody.

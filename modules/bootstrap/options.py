@@ -23,7 +23,8 @@ class Paths:
     of `checkpoint_dirs` the program's own.
 
     `root` is the program, `data` everything a user owns, `models` the models in it, `outputs` the pictures, `state` our
-    own database, `extra` further model folders by A1111's flag name. Nothing is created here.
+    own database, `extensions` None where they are disabled, `extra` further model folders by A1111's flag name. Nothing
+    is created here.
     """
 
     root: Path
@@ -38,7 +39,7 @@ class Paths:
     ui_config_file: Path
     state: Path
     wildcards: Path
-    extensions: Path
+    extensions: Path | None
     outputs: Path
     extra: Mapping[str, Path] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ class Paths:
         """Arguments of `modules.schema.folders.Folders`, which this room may not import."""
         names = (
             "data models checkpoint_dirs vae_dirs embeddings lora styles_files settings_file ui_config_file state "
-            "wildcards"
+            "wildcards extensions"
         )
         return {name: getattr(self, name) for name in names.split()} | {"extra": dict(self.extra)}
 
@@ -132,7 +133,11 @@ class Options:
 def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -> Options:
     """The command line and COMMANDLINE_ARGS as Options. Raises BootstrapProblem (exit code 2)."""
     parsed = parse_flags(arguments, environ, root)
-    flags = parsed.values
+    flags = dict(parsed.values)
+    checkpoint = absolute(flags["ckpt"]) if any(row.dest == "ckpt" for row in parsed.chosen) else None
+    if flags["test_server"]:
+        flags["api"] = flags["disable_nan_check"] = True
+        checkpoint = checkpoint or root / "models" / "Stable-diffusion" / "postcards.safetensors"
     if flags["loglevel"] and flags["loglevel"].upper() not in LOG_LEVELS:
         raise BootstrapProblem(f"--loglevel {flags['loglevel']}: choose {', '.join(LOG_LEVELS)}.", exit_code=2)
     if flags["port"] is not None and not 0 < flags["port"] < 65536:
@@ -140,7 +145,7 @@ def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -
     _name_length(flags["filenames_max_length"])
     return Options(
         paths=_paths(flags, root),
-        flags=MappingProxyType(dict(flags)),
+        flags=MappingProxyType(flags),
         host=flags["server_name"] or ("0.0.0.0" if flags["listen"] else "127.0.0.1"),
         port=flags["port"],
         users=_users("--gradio-auth", flags["gradio_auth"]) + _users_of_file(flags["gradio_auth_path"]),
@@ -152,7 +157,7 @@ def read_options(arguments: list[str], environ: Mapping[str, str], root: Path) -
         certificate=_certificate(flags),
         device=_device(flags),
         precision=_precision(flags),
-        checkpoint=absolute(flags["ckpt"]) if any(row.dest == "ckpt" for row in parsed.chosen) else None,
+        checkpoint=checkpoint,
         notices=tuple(notices(parsed.chosen)),
     )
 
@@ -177,6 +182,7 @@ def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
     shipped = root / "models" / "Stable-diffusion"
     if shipped not in checkpoints:
         checkpoints.append(shipped)
+    disabled = flags["disable_all_extensions"] or flags["disable_extra_extensions"]
     extra = {name: absolute(path) for name, path in flags.items() if name.endswith("_models_path") and path}
     extra["hypernetworks"] = absolute(flags["hypernetwork_dir"])
     further = ("lyco_dir_backcompat", "controlnet_dir", "text_encoder_dir", "vae_path", "gfpgan_dir", "gfpgan_model")
@@ -194,7 +200,7 @@ def _paths(flags: Mapping[str, Any], root: Path) -> Paths:
         ui_config_file=absolute(flags["ui_config_file"]),
         state=data / ".easel",
         wildcards=data / "wildcards",
-        extensions=data / "extensions",
+        extensions=None if disabled else data / "extensions",
         outputs=data / "outputs",
         extra=extra,
     )
@@ -334,6 +340,7 @@ def _performance(flags: Mapping[str, Any]) -> dict[str, Any]:
         "opt_channelslast": flags["opt_channelslast"] or None,
         "hash_models": False if flags["no_hashing"] else None,
         "filenames_max_length": _name_length(flags["filenames_max_length"]),
+        "unix_filenames_sanitization": flags["unix_filenames_sanitization"] or None,
         "disable_nan_check": flags["disable_nan_check"] or None,
         "disable_xformers": flags["disable_xformers"] or None,
         "lowram": flags["lowram"] or None,

@@ -8,7 +8,6 @@ import ssl
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
@@ -29,6 +27,7 @@ from modules.frontends.desk import FrontDesk
 from modules.frontends.ui.gradio_import import without_stubs
 from modules.schema.errors import NotFound
 from modules.schema.version import NAME, VERSION
+from modules.service.startup import Startup
 
 DEFAULT_PORT = 7860
 PORTS_TRIED = 100
@@ -79,10 +78,12 @@ def build_app(
     flags: Mapping[str, Any] | None = None,
     stop: sdapi.Stop | None = None,
     log_calls: Callable[[str], None] | None = None,
+    startup: Startup | None = None,
 ) -> FastAPI:
-    """The whole app over one service: the native routes always, `page` and `api` (/sdapi/v1) if wanted.
+    """The whole app over one service: the native routes and /internal always, `page` and `api` (/sdapi/v1) if wanted.
 
-    `flags`: what /cmd-flags tells; `stop`: see `sdapi.make_router`; `log_calls` gets a line for each call of the API.
+    `flags`: what /cmd-flags tells; `stop`: see `sdapi.make_router`; `log_calls` gets a line for each call of the API;
+    `startup` is what /internal/profile-startup tells.
     """
     os.environ.update(SILENCE)
     sharing = sharing or Sharing()
@@ -99,11 +100,10 @@ def build_app(
     app.include_router(cards.make_cards_router(may_write=not sharing.shared))
     app.include_router(history.make_router(may_import=not sharing.shared))
     app.include_router(queue.make_router(app.state.streams))
+    tasks, told = sdapi.Tasks(), flags or {}
+    app.include_router(internal.make_router(tasks, told, startup or Startup()))
     if api:
-        tasks = sdapi.Tasks()
-        told = flags or {}
         app.include_router(sdapi.make_router(app.state.streams, tasks, flags=told, stop=stop, shared=sharing.shared))
-        app.include_router(internal.make_router(tasks, told))
     if sharing.logins.asks(api=True):
         app.openapi = lambda: _with_login(FastAPI.openapi(app))
     uploads = _add_page(app, service, root, sharing, flags or {}) if page else None
@@ -198,16 +198,6 @@ def open_port(host: str, port: int | None, first: int | None = None) -> socket.s
     raise last
 
 
-def process_age() -> float:
-    """Seconds since this process was started."""
-    try:
-        started = int(Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
-        # Elsewhere than on Linux; there it would be off by up to a second, the boot time being a whole number.
-        return time.time() - psutil.Process().create_time()
-
-
 def run(
     service: FrontDesk,
     *,
@@ -231,14 +221,16 @@ def run(
     tunnel: Callable[[int], str] | None = None,
     say: Callable[[str], None] = print,
     when_ready: Callable[[str], None] | None = None,
+    startup: Startup | None = None,
 ) -> int:
     """Serve until interrupted; the exit code. `listen` also answers to others than this machine.
 
     Without `port` the first free one from `first_port` is taken, and said. A server that others reach asks for a login:
     one of `users`, else one of `api_users`, else one that is made and kept in the folder `state`. `host_names`: further
     names it is called by. `certificate`: files of the certificate and its key. `tunnel(port)` opens a public address.
-    `when_ready(url)` is called once the page answers.
+    `when_ready(url)` is called once the page answers; `startup` is told what was done until then.
     """
+    startup = startup or Startup()
     if listen and host == "127.0.0.1":
         host = "0.0.0.0"
     secure = None
@@ -280,7 +272,9 @@ def run(
         flags=flags,
         stop=stop if api_stop else None,
         log_calls=say if api_log else None,
+        startup=startup,
     )
+    startup.done("page" if page else "API")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     url = f"http{'s' if secure else ''}://{shown}:{taken}"
     url += f"/{subpath.strip('/')}/" if subpath.strip("/") else ""
@@ -298,7 +292,8 @@ def run(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            say(f"{NAME} is ready: {url} (page up in {process_age():.1f} s)")
+            startup.done("listening")
+            say(f"{NAME} is ready: {url} (page up in {startup.total:.1f} s)")
             if tunnel:
                 threading.Thread(target=dig, args=(tunnel,), name="tunnel", daemon=True).start()
             if when_ready:

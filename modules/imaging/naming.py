@@ -24,6 +24,7 @@ MAX_COMPONENT = 255  # bytes of one part of a path on common file systems
 _NAME_ROOM = MAX_COMPONENT - 40  # what a number, a `-<n>` suffix and the extension may need
 _UNSAFE = re.compile(r'[#<>:"/\\|?*\n\r\t]')
 _UNSAFE_ON_DISK = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]')
+_UNSAFE_ON_UNIX = re.compile(r"[/\x00-\x1f\x7f\ud800-\udfff]")
 _RESERVED = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
 _TOKEN = re.compile(r"\[([^\[\]]+)\]")
 _LAST_ARGUMENT = re.compile(r"^(.*)<([^>]*)>$", re.DOTALL)
@@ -75,6 +76,10 @@ class _Scene:
     basename: str
     zipped: bool
     max_words: int
+    portable: bool
+
+    def clean(self, text: str, replace_spaces: bool = False) -> str:
+        return sanitize(text, replace_spaces, self.portable)
 
 
 def fields_of(plan: Plan, k: int, user: str = "", job_started: datetime | None = None) -> NameFields:
@@ -108,11 +113,12 @@ def fields_of(plan: Plan, k: int, user: str = "", job_started: datetime | None =
     )
 
 
-def sanitize(text: str, replace_spaces: bool = True) -> str:
-    """A text value made fit for a file name: unsafe characters and (if asked) spaces become underscores."""
+def sanitize(text: str, replace_spaces: bool = True, portable: bool = True) -> str:
+    """A text value made fit for a file name: unsafe characters and (if asked) spaces become underscores. Without
+    `portable` only what no Unix allows is unsafe."""
     if replace_spaces:
         text = text.replace(" ", "_")
-    return _UNSAFE.sub("_", text).lstrip(" ").rstrip(" .")
+    return (_UNSAFE if portable else _UNSAFE_ON_UNIX).sub("_", text).lstrip(" ").rstrip(" .")
 
 
 def _hash(text: str, length: str = "8") -> str:
@@ -121,18 +127,18 @@ def _hash(text: str, length: str = "8") -> str:
 
 def _without_styles(s: _Scene) -> str:
     if s.fields.plain_prompt is not None:
-        return _clean(s.fields.plain_prompt)
+        return s.clean(s.fields.plain_prompt)
     prompt = s.fields.prompt
     for style in s.fields.style_texts:
         for part in filter(None, style.split("{prompt}")):
             prompt = prompt.replace(part, "").replace(", ,", ",").strip().strip(",")
         prompt = prompt.strip().strip(",").strip()
-    return sanitize(prompt, replace_spaces=False)
+    return s.clean(prompt)
 
 
 def _words(s: _Scene) -> str:
     words = [word for word in _WORD_SPLIT.split(s.fields.prompt) if word] or ["empty"]
-    return sanitize(" ".join(words[: s.max_words]), replace_spaces=False)
+    return s.clean(" ".join(words[: s.max_words]))
 
 
 def _datetime(s: _Scene, pattern: str = "", zone: str = "") -> str:
@@ -147,7 +153,7 @@ def _datetime(s: _Scene, pattern: str = "", zone: str = "") -> str:
         text = moment.strftime(pattern or "%Y%m%d%H%M%S")
     except ValueError:
         text = moment.strftime("%Y%m%d%H%M%S")
-    return sanitize(text, replace_spaces=False)
+    return s.clean(text)
 
 
 def _image_hash(s: _Scene, length: str = "64") -> str:
@@ -162,7 +168,7 @@ def _has_prompt(s: _Scene, *choices: str) -> str:
     for choice in choices:
         word, _, otherwise = choice.partition("|")
         found += word.lower() if word.lower() in prompt else otherwise
-    return sanitize(found)
+    return s.clean(found, replace_spaces=True)
 
 
 def _generation_number(s: _Scene) -> int | None:
@@ -170,10 +176,6 @@ def _generation_number(s: _Scene) -> int | None:
     if s.zipped or (f.n_iter == 1 and f.batch_size == 1):
         return None
     return f.iteration * f.batch_size + f.batch_index + 1
-
-
-def _clean(text: str) -> str:
-    return sanitize(text, replace_spaces=False)
 
 
 # Each takes the scene and the token's arguments; None is "skipped", an exception leaves the token as it is written.
@@ -185,18 +187,18 @@ TOKENS: dict[str, Callable[..., object]] = {
     "cfg": lambda s: s.fields.cfg_scale,
     "width": lambda s: s.image.width if s.image else s.fields.width,
     "height": lambda s: s.image.height if s.image else s.fields.height,
-    "sampler": lambda s: _clean(s.fields.sampler),
-    "scheduler": lambda s: _clean(s.fields.scheduler.capitalize()),
-    "sampler_scheduler": lambda s: _clean(f"{s.fields.sampler} {s.fields.scheduler.capitalize()}".strip()),
-    "styles": lambda s: _clean(", ".join(n for n in s.fields.styles if n and n != "None") or "None"),
-    "model_hash": lambda s: _clean(s.fields.model_hash),
-    "model_name": lambda s: _clean(s.fields.model_name),
-    "vae_filename": lambda s: _clean(s.fields.vae.split(".")[0]) if s.fields.vae else "NoneType",
+    "sampler": lambda s: s.clean(s.fields.sampler),
+    "scheduler": lambda s: s.clean(s.fields.scheduler.capitalize()),
+    "sampler_scheduler": lambda s: s.clean(f"{s.fields.sampler} {s.fields.scheduler.capitalize()}".strip()),
+    "styles": lambda s: s.clean(", ".join(n for n in s.fields.styles if n and n != "None") or "None"),
+    "model_hash": lambda s: s.clean(s.fields.model_hash),
+    "model_name": lambda s: s.clean(s.fields.model_name),
+    "vae_filename": lambda s: s.clean(s.fields.vae.split(".")[0]) if s.fields.vae else "NoneType",
     "date": lambda s: s.fields.now.strftime("%Y-%m-%d"),
     "datetime": _datetime,
     "job_timestamp": lambda s: s.fields.job_started.strftime("%Y%m%d%H%M%S"),
-    "prompt": lambda s: sanitize(s.fields.prompt),
-    "prompt_spaces": lambda s: _clean(s.fields.prompt),
+    "prompt": lambda s: s.clean(s.fields.prompt, replace_spaces=True),
+    "prompt_spaces": lambda s: s.clean(s.fields.prompt),
     "prompt_no_styles": _without_styles,
     "prompt_words": _words,
     "prompt_hash": lambda s, *n: _hash(s.fields.prompt, *n),
@@ -209,7 +211,7 @@ TOKENS: dict[str, Callable[..., object]] = {
     "generation_number": _generation_number,
     "denoising": lambda s: s.fields.denoising,
     "clip_skip": lambda s: s.fields.clip_skip,
-    "user": lambda s: _clean(s.fields.user),
+    "user": lambda s: s.clean(s.fields.user),
     "basename": lambda s: s.basename or "img",
     "none": lambda s: "",
 }
@@ -223,13 +225,15 @@ def expand(
     zipped: bool = False,
     max_words: int = 8,
     limit: int = MAX_VALUE,
+    portable: bool = True,
 ) -> str:
-    """The text of a pattern such as `[seed]-[prompt<…>]`; literal text, also `/`, stays; texts are cut at `limit`.
+    """The text of a pattern such as `[seed]-[prompt<…>]`; literal text, also `/`, stays; texts are cut at `limit`, and
+    fit for every system or, without `portable`, for Unix.
 
     Names are case-insensitive. A skipped token takes the literal text before it along; an unknown token, or one whose
     evaluation fails, stays as written, without its arguments.
     """
-    scene = _Scene(fields, image, basename, zipped, max_words)
+    scene = _Scene(fields, image, basename, zipped, max_words, portable)
     result, at = "", 0
     for match in _TOKEN.finditer(pattern):
         literal, token = pattern[at : match.start()], match.group(1)
@@ -250,12 +254,12 @@ def expand(
     return result + pattern[at:]
 
 
-def clean_component(text: str, limit: int = MAX_COMPONENT) -> str:
+def clean_component(text: str, limit: int = MAX_COMPONENT, portable: bool = True) -> str:
     """One part of a path that every common system accepts: no separators, control or reserved names; at most `limit`
-    bytes in UTF-8. Empty where nothing is left."""
-    text = _UNSAFE_ON_DISK.sub("_", text.replace("/", "_")).strip(" ")
+    bytes in UTF-8. Empty where nothing is left. Without `portable`: that Unix accepts."""
+    text = (_UNSAFE_ON_DISK if portable else _UNSAFE_ON_UNIX).sub("_", text.replace("/", "_")).strip(" ")
     text = _cut(text, limit).rstrip(" .")
-    return f"_{_cut(text, limit - 1)}" if _RESERVED.match(text) else text
+    return f"_{_cut(text, limit - 1)}" if portable and _RESERVED.match(text) else text
 
 
 def _cut(text: str, limit: int) -> str:
@@ -307,16 +311,16 @@ def picture_place(
     """
     own = saving.outdir_img2img_samples if fields.from_picture else saving.outdir_txt2img_samples
     root, words = data_dir / (saving.outdir_samples or own), saving.directories_max_prompt_words
-    limit = saving.filenames_max_length
+    limit, portable = saving.filenames_max_length, os.name == "nt" or not saving.unix_filenames_sanitization
     folders = Path()
     if saving.save_to_dirs:
         pattern = saving.directories_filename_pattern or "[prompt_words]"
         folders = clean_path(expand(pattern, fields, image, max_words=words, limit=limit))
     pattern = saving.samples_filename_pattern or ("[seed]" if saving.save_to_dirs else "[seed]-[prompt_spaces]")
-    *more, name = expand(pattern, fields, image, basename, max_words=words, limit=limit).split("/")
+    *more, name = expand(pattern, fields, image, basename, max_words=words, limit=limit, portable=portable).split("/")
     folders /= clean_path("/".join(more))
     folder = resolve_under(root, folders.as_posix()) if folders.parts else root
-    return folder, clean_component(name, _NAME_ROOM)
+    return folder, clean_component(name, _NAME_ROOM, portable)
 
 
 def used_numbers(folder: Path, basename: str = "") -> set[int]:

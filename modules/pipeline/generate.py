@@ -93,7 +93,7 @@ def side_by_side(ctx: RunContext) -> list[SavedRecord]:
 def planned(request: GenerationRequest, ctx: RunContext) -> Plan:
     """The plan of a request, with what its styles files have wrong among its warnings."""
     known_styles, problems = styles.load_styles(ctx.folders.styles_files)
-    places = wildcards.places(ctx.folders.wildcards, ctx.folders.data / "extensions")
+    places = wildcards.places(ctx.folders.wildcards, ctx.folders.extensions)
     plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
     if not (problems and request.styles):
         return plan

@@ -258,10 +258,10 @@ def no_files(name: str) -> Sequence[str]:
     return ()
 
 
-def places(wildcards: Path, extensions: Path) -> tuple[Path, ...]:
+def places(wildcards: Path, extensions: Path | None) -> tuple[Path, ...]:
     """The folders with wildcard files: our own, then those that extensions brought (`extensions/*/wildcards`)."""
     try:
-        brought = sorted(path for path in extensions.glob("*/wildcards") if path.is_dir())
+        brought = sorted(path for path in extensions.glob("*/wildcards") if path.is_dir()) if extensions else []
     except OSError:
         brought = []
     return (wildcards, *brought)

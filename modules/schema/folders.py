@@ -9,7 +9,8 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Folders:
     """Absolute paths. `data` is the root for everything a user owns; `state` holds our own database;
-    `checkpoint` is one more file to list, `extra` further model folders by the flag that names them."""
+    `checkpoint` is one more file to list, `extensions` None where they are disabled, `extra` further model folders by
+    the flag that names them."""
 
     data: Path
     models: Path
@@ -22,6 +23,7 @@ class Folders:
     ui_config_file: Path
     state: Path
     wildcards: Path
+    extensions: Path | None
     extra: dict[str, Path] = field(default_factory=dict)
     checkpoint: Path | None = None
 
@@ -41,6 +43,7 @@ class Folders:
             ui_config_file=data / "ui-config.json",
             state=data / ".easel",
             wildcards=data / "wildcards",
+            extensions=data / "extensions",
         )
 
     @property

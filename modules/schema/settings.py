@@ -59,6 +59,11 @@ class Saving(Frozen):
     filenames_max_length: int = fact(
         128, label="Longest text in a file name", ge=1, le=255, step=1, hint="in letters, of each part of a pattern"
     )
+    unix_filenames_sanitization: bool = fact(
+        False,
+        label="Keep characters in file names that only Windows forbids",
+        hint="of the file itself, not of folders",
+    )
     save_images_add_number: bool = fact(True, label="Add number to filename when saving")
     save_images_before_highres_fix: bool = fact(
         False, label="Save a copy of image before applying highres fix", hint="00012-7-before-highres-fix.png"

@@ -43,7 +43,7 @@ class PromptDesk:
         self.folders, self.catalogue, self.styles, self.settings = folders, catalogue, styles, settings
         self._lock = threading.Lock()
         self._words: tuple[object, tokens.Embeddings] | None = None
-        self._tag_files = TagFiles(folders.data)
+        self._tag_files = TagFiles(folders.data, folders.extensions)
 
     def check(
         self,
@@ -169,7 +169,7 @@ class PromptDesk:
         return view.family, tuple(sorted(view.towers)) or WIDTHS.get(view.family, ())
 
     def _wildcard_places(self) -> tuple[Path, ...]:
-        return wildcards.places(self.folders.wildcards, self.folders.data / "extensions")
+        return wildcards.places(self.folders.wildcards, self.folders.extensions)
 
     def _is_network(self, kind: str, name: str) -> bool:
         return self.catalogue.networks.has("hypernet" if kind == "hypernet" else "lora", name)

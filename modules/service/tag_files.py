@@ -30,8 +30,8 @@ class _Tag:
 class TagFiles:
     """Thread-safe; each file is read once for each state of it."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, data: Path, extensions: Path | None = None) -> None:
+        self._data, self._extensions = data, extensions
         self._lock = threading.Lock()
         self._read: dict[tuple[Path, int, int], list[_Tag]] = {}
 
@@ -56,7 +56,8 @@ class TagFiles:
         return list(views.values())[:most]
 
     def _paths(self) -> list[Path]:
-        folders = [self._data / "tags", *sorted((self._data / "extensions").glob("*/tags"))]
+        brought = sorted(self._extensions.glob("*/tags")) if self._extensions else []
+        folders = [self._data / "tags", *brought]
         return [path for folder in folders for path in sorted(folder.glob("*.csv"))]
 
     def _tags(self, path: Path) -> list[_Tag]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.bootstrap.flags import FLAGS, NEVER
 from modules.bootstrap.options import Options, read_options
 from modules.bootstrap.problem import BootstrapProblem
 from modules.schema.folders import Folders
@@ -146,12 +147,42 @@ def test_names_and_hashes_are_settings():
 
 
 def test_flags_without_effect_are_named_once():
-    assert options("--log-startup").notices == ("--log-startup is accepted but changes nothing yet.",)
-    both = options("--test-server --log-startup --api-log --listen").notices
-    assert both == ("--test-server and --log-startup are accepted but change nothing yet.",)
+    assert options("--controlnet-dir /c").notices == ("--controlnet-dir is accepted but changes nothing yet.",)
+    both = options("--controlnet-dir /c --update-all-extensions --api-log --listen").notices
+    assert both == ("--update-all-extensions and --controlnet-dir are accepted but change nothing yet.",)
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()
+
+
+@pytest.mark.parametrize("dest", sorted(NEVER))
+def test_what_never_acts_is_one_sentence_that_names_its_flag(dest):
+    (row,) = [row for row in FLAGS if row.dest == dest]
+    value = {"ngrok_options": ['{"a":1}'], "directml": []}.get(dest, ["1"])
+    found = read_options([row.name, *([] if row.told.get("action") == "store_true" else value)], {}, ROOT)
+    (said,) = found.notices
+    assert said.startswith(row.name)
+    assert found.settings == {}
+
+
+def test_a_test_server_has_the_api_and_the_shipped_model():
+    found = options("--test-server")
+    assert (found.flags["api"], found.flags["disable_nan_check"]) == (True, True)
+    assert found.settings == {"disable_nan_check": True}
+    assert found.checkpoint == ROOT / "models/Stable-diffusion/postcards.safetensors"
+    assert (Path(__file__).parents[2] / found.checkpoint.relative_to(ROOT)).is_file()
+    assert options("--test-server --ckpt /x/a.safetensors").checkpoint == Path("/x/a.safetensors")
+
+
+@pytest.mark.parametrize("flag", ["--disable-all-extensions", "--disable-extra-extensions"])
+def test_extensions_can_be_disabled(flag):
+    assert options().paths.for_schema()["extensions"] == ROOT / "extensions"
+    assert options(flag).paths.for_schema()["extensions"] is None
+    assert options(flag).notices == ()
+
+
+def test_names_may_have_what_only_windows_forbids():
+    assert options("--unix-filenames-sanitization").settings == {"unix_filenames_sanitization": True}
 
 
 def test_a_checkpoint_is_chosen_only_by_asking():

@@ -183,6 +183,7 @@ def test_a_wrong_flag_ends_with_code_2_before_anything_is_installed(tmp_path):
 
 
 def test_exit_stops_after_preparation(tmp_path):
-    done = run_webui("--skip-install", "--exit", "--update-check", "--data-dir", str(tmp_path))
-    assert (done.returncode, done.stdout) == (0, "--update-check is accepted but changes nothing yet.\n"), done.stderr
+    done = run_webui("--skip-install", "--exit", "--update-all-extensions", "--data-dir", str(tmp_path))
+    said = "--update-all-extensions is accepted but changes nothing yet.\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
     assert list(tmp_path.iterdir()) == []

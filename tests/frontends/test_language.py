@@ -54,6 +54,8 @@ def test_extensions_may_bring_languages(tmp_path):
     write(tmp_path / "extensions" / "fr" / "localizations", "fr_FR", {"Generate": "Dessiner"})
     found = Languages.of({"localizations_dir": str(tmp_path / "localizations"), "data_dir": str(tmp_path)})
     assert found.find("fr_FR").words == {"Generate": "Dessiner"}
+    disabled = Languages.of({"disable_all_extensions": True, "data_dir": str(tmp_path)})
+    assert "fr_FR" not in disabled.names()
 
 
 @pytest.fixture(scope="module")

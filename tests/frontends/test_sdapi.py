@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -333,6 +334,32 @@ def test_progress_and_interrupt_and_skip_while_a_job_is_drawn(client, test_seed)
     assert answers[0]["images"] == []
     assert client.post("/internal/progress", json={"id_task": "task(x)"}).json()["completed"] is True
     assert client.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_sysinfo_tells_of_the_machine_and_of_nothing_private(client, service):
+    secret = "/home/somebody/pictures"
+    service.change_settings({"outdir_samples": secret, "CLIP_stop_at_last_layers": 2})
+    try:
+        answer = client.get("/internal/sysinfo-download")
+        assert re.fullmatch(
+            r'attachment; filename="sysinfo-\d{4}(-\d\d){4}\.json"', answer.headers["content-disposition"]
+        )
+        assert "content-disposition" not in client.get("/internal/sysinfo").headers
+        told = answer.json()
+        assert told["Config"] == {"CLIP_stop_at_last_layers": 2, "outdir_samples": "(another than the default)"}
+        assert told["Flags"] == ["api"]
+        assert any(line.startswith("fastapi==") for line in told["Packages"])
+        assert told["RAM"]["total"] > 2**28
+        assert secret not in answer.text
+        assert str(service.folders.data) not in answer.text
+    finally:
+        service.change_settings({"outdir_samples": "", "CLIP_stop_at_last_layers": 1})
+
+
+def test_signs_of_life(client):
+    assert client.get("/internal/ping").json() == {}
+    profile = client.get("/internal/profile-startup").json()
+    assert profile["total"] == sum(profile["records"].values())
 
 
 def test_settings_are_told_and_changed(client, service):

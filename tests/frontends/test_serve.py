@@ -171,8 +171,9 @@ def test_calls_are_logged_and_timed_and_a_restart_is_told_by_the_exit_code(tmp_p
 def test_without_api_there_is_no_sdapi_and_without_page_no_page(service):
     with TestClient(serve.build_app(service, page=False, api=False), base_url="http://127.0.0.1") as client:
         assert client.get("/health").status_code == 200
-        for path in ("/", "/sdapi/v1/options", "/internal/ping"):
+        for path in ("/", "/sdapi/v1/options"):
             assert client.get(path).status_code == 404
+        assert client.get("/internal/ping").json() == {}  # as in A1111, beside the page too
 
 
 def test_the_documentation_tells_of_the_login(service):

@@ -293,5 +293,18 @@ def test_odd_prompts_make_names_that_stay_in_their_folder(tmp_path: Path, test_s
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == len(odd)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows less")
+def test_names_keep_what_only_windows_forbids_where_that_is_wished(tmp_path: Path) -> None:
+    pattern = {"samples_filename_pattern": "[prompt_spaces]", "save_images_add_number": False}
+    usual = save_named(picture(), "", NameFields(prompt='a "b": c?'), Saving(**pattern), tmp_path)
+    assert usual.name == "a _b__ c_.png"
+    loose = Saving(**pattern, unix_filenames_sanitization=True)
+    assert save_named(picture(), "", NameFields(prompt='a "b": c?'), loose, tmp_path).name == 'a "b": c?.png'
+    for text in ODD:
+        path = save_named(picture(), "", NameFields(prompt=text), loose, tmp_path)
+        assert path.resolve().is_relative_to((tmp_path / "outputs").resolve())
+        assert not any(ord(letter) < 32 for letter in path.name)
+
+
 def test_the_real_disk_is_the_default() -> None:
     assert type(DISK).__name__ == "Disk"

@@ -102,6 +102,7 @@ def test_a_star_stands_for_any_part_of_a_name_and_extensions_bring_folders(tmp_p
         path = folder / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(line)
+    assert places(ours, None) == (ours,)
     folders = places(ours, tmp_path / "extensions")
     assert folders == (ours, brought)
     lookup = folder_lookup(*folders)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -16,12 +12,13 @@ from pydantic import BaseModel, Field
 from modules.frontends.api.bodies import Lenient
 from modules.frontends.api.native import Mine, user_of
 from modules.frontends.api.pictures import to_text
-from modules.frontends.api.sdapi import Tasks, memory_of
+from modules.frontends.api.sdapi import Tasks
 from modules.schema.errors import NotFound
 from modules.schema.fields import all_facts
 from modules.schema.record import FINAL_STATES
 from modules.schema.settings import SECTION_OF
-from modules.schema.version import NAME, VERSION
+from modules.service.startup import Startup
+from modules.service.sysinfo import as_text, file_name, sysinfo
 
 
 class TaskBody(Lenient):
@@ -51,7 +48,15 @@ class Hint(BaseModel):
     label: str
 
 
-def make_router(tasks: Tasks, flags: Mapping[str, Any]) -> APIRouter:
+class Profile(BaseModel):
+    """Seconds of the start: in all, and of its parts."""
+
+    total: float
+    records: dict[str, float]
+
+
+def make_router(tasks: Tasks, flags: Mapping[str, Any], startup: Startup) -> APIRouter:
+    """`flags`: the command line by A1111's names."""
     router = APIRouter(prefix="/internal", tags=["internal"])
 
     @router.post("/progress")
@@ -93,32 +98,21 @@ def make_router(tasks: Tasks, flags: Mapping[str, Any]) -> APIRouter:
         return [Hint(name=fact.name, label=fact.label) for fact in facts]
 
     @router.get("/profile-startup")
-    def profile_startup() -> dict[str, float]:
-        return {}
-
-    def sysinfo_text(mine: Mine) -> str:
-        """What a report of a problem needs; chosen one by one, so that no secret and no path slips in."""
-        stats = mine.stats()
-        worker = {k: v for k, v in stats.get("worker", {}).items() if isinstance(v, str | int | float | bool)}
-        told = {
-            "Program": f"{NAME} {VERSION}",
-            "Platform": platform.platform(),
-            "Python": sys.version.split()[0],
-            "Worker": worker,
-            "Memory": memory_of(stats.get("worker", {})).model_dump(),
-            "Jobs": stats.get("jobs", {}),
-            "Flags": sorted(name for name, value in flags.items() if value is True),
-        }
-        return json.dumps(told, indent=4, ensure_ascii=False)
+    def profile_startup() -> Profile:
+        return Profile(total=startup.total, records=startup.records)
 
     @router.get("/sysinfo", response_class=PlainTextResponse)
-    def sysinfo(mine: Mine, attachment: Annotated[bool, Query(description="As a file")] = False) -> PlainTextResponse:
-        name = time.strftime("sysinfo-%Y-%m-%d-%H-%M.json")
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'} if attachment else {}
-        return PlainTextResponse(sysinfo_text(mine), headers=headers)
+    def told_sysinfo(
+        mine: Mine, attachment: Annotated[bool, Query(description="As a file")] = False
+    ) -> PlainTextResponse:
+        """What a report of a problem needs: no passwords, folders or prompts."""
+        stats = mine.stats()
+        told = sysinfo(flags, mine.settings, stats.get("worker"), stats.get("jobs"), startup.records)
+        headers = {"Content-Disposition": f'attachment; filename="{file_name()}"'} if attachment else {}
+        return PlainTextResponse(as_text(told), headers=headers)
 
     @router.get("/sysinfo-download", response_class=PlainTextResponse)
     def sysinfo_download(mine: Mine) -> PlainTextResponse:
-        return sysinfo(mine, True)
+        return told_sysinfo(mine, True)
 
     return router

@@ -43,7 +43,8 @@ class Languages:
         """By the folders that the command line names."""
         folders = [Path(flags["localizations_dir"])] if flags.get("localizations_dir") else []
         extensions = Path(flags["data_dir"]) / "extensions" if flags.get("data_dir") else None
-        if extensions is not None and extensions.is_dir():
+        disabled = flags.get("disable_all_extensions") or flags.get("disable_extra_extensions")
+        if extensions is not None and extensions.is_dir() and not disabled:
             folders = [*sorted(extensions.glob("*/localizations")), *folders]
         return Languages(folders)
 

@@ -76,7 +76,9 @@
             const section = (name, about, ...rest) => make("section", { "aria-label": name }, make("h2", {}, name), make("p", {}, about), ...rest);
             this.after.replaceChildren(
                 section(t("Defaults"), t("What the forms of txt2img and img2img begin with (ui-config.json)."), list, keep),
-                section(t("Actions"), t("What is done at once."), notes));
+                section(t("Actions"), t("What is done at once."), notes),
+                section(t("Sysinfo"), t("What a report of a problem needs to tell of this machine: no passwords, folders or prompts."),
+                    make("a", { href: "internal/sysinfo-download", download: "", id: "sysinfo_download" }, t("Download system info"))));
             this.index();
             this.filter();
             draw(await ask("easel/defaults"));
