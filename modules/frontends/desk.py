@@ -5,7 +5,7 @@ Everything here may block on the database for some milliseconds, so routes call 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,6 +51,11 @@ class FrontDesk(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def unused_options(self) -> Mapping[str, Any]:
+        """A1111's options that change nothing here."""
+        ...
 
     def submit(
         self, request: GenerationRequest, /, owner: str = "", key: str | None = None, webhook: str | None = None
@@ -146,6 +151,10 @@ class OwnDesk:
     @property
     def settings(self) -> Settings:
         return self._desk.settings
+
+    @property
+    def unused_options(self) -> Mapping[str, Any]:
+        return self._desk.unused_options
 
     def submit(
         self, request: GenerationRequest, /, owner: str = "", key: str | None = None, webhook: str | None = None

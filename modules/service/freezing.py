@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.schema.errors import BadRequest
 from modules.schema.settings import SECTION_OF, Settings, is_place
+from modules.schema.unused_options import UNUSED
 
 A1111_SECTIONS = {
     "saving-images": "saving", "saving-paths": "saving", "saving-to-dirs": "saving", "sd": "model", "sdxl": "model",
@@ -58,11 +59,14 @@ class Freeze:
                 return f"{key} cannot be changed: Easel was started with {flag}."
         return ""
 
-    def check(self, now: Settings, changes: Mapping[str, Any]) -> None:
-        """BadRequest where one of the changes would change what is frozen."""
+    def check(self, now: Settings, changes: Mapping[str, Any], unused: Mapping[str, Any] = UNUSED) -> None:
+        """BadRequest where one of the changes would change what is frozen. `unused`: the present values of A1111's
+        options that change nothing."""
         for key, value in changes.items():
             reason = self.reason(key)
-            if reason and now.with_options({key: value}).option(key) != now.option(key):
+            if not reason or (key in unused and unused[key] == value):
+                continue
+            if key in unused or now.with_options({key: value}).option(key) != now.option(key):
                 raise BadRequest(reason, field=key)
 
 

@@ -398,9 +398,14 @@ class GenerationService:
     def settings(self) -> Settings:
         return self._settings.settings.with_options(self._from_flags)
 
+    @property
+    def unused_options(self) -> Mapping[str, Any]:
+        """A1111's options that change nothing here, as config.json has them."""
+        return self._settings.unused
+
     def change_settings(self, changes: dict[str, Any]) -> Settings:
         """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
-        self.freeze.check(self.settings, changes)
+        self.freeze.check(self.settings, changes, self.unused_options)
         return self._settings.change(changes)
 
     def unload(self) -> None:

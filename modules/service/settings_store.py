@@ -7,12 +7,14 @@ default, alone. Keys that are not ours stay in the file.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modules.imaging.save import DISK, Disk
 from modules.schema.errors import BadRequest, DiskTrouble
 from modules.schema.settings import SECTION_OF, Settings
+from modules.schema.unused_options import UNUSED, check_unused
 from modules.service.flat_file import FlatFile
 
 
@@ -33,17 +35,26 @@ class SettingsStore:
     def settings(self) -> Settings:
         return self._settings
 
+    @property
+    def unused(self) -> Mapping[str, Any]:
+        """A1111's options that change nothing here, as the file has them or as A1111 begins."""
+        return {key: self._file.raw.get(key, usual) for key, usual in UNUSED.items()}
+
     def change(self, changes: dict[str, Any]) -> Settings:
-        """Changes options by their flat names and writes the file.
+        """Changes options by their flat names, those of A1111 that change nothing too, and writes the file.
 
         BadRequest, and nothing changed, for an unknown name or a refused value. DiskTrouble where the file cannot be
         written; the change then holds until the program ends.
         """
         with self._lock:
-            changed = self._settings.with_options(changes)
+            unused = {key: value for key, value in changes.items() if key in UNUSED}
+            for key, value in unused.items():
+                check_unused(key, value)
+            changed = self._settings.with_options({k: v for k, v in changes.items() if k not in unused})
             self._settings = changed
+            ours = {key: changed.option(key) for key in changes if key not in unused}
             try:
-                self._file.write({**self._file.raw, **{key: changed.option(key) for key in changes}})
+                self._file.write({**self._file.raw, **unused, **ours})
             except DiskTrouble as error:
                 raise DiskTrouble(f"{error.message} The change holds until Easel is closed.") from error
             return changed

@@ -37,6 +37,7 @@ from modules.schema.memory import MemoryEstimate, MemoryHeld, MemoryNow
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
+from modules.schema.unused_options import UNUSED
 from modules.service.cards import Cards
 from modules.service.database import Database
 from modules.service.freezing import NOTHING_FROZEN
@@ -135,9 +136,11 @@ class StandIn:
     def settings(self) -> Settings:
         return self._settings
 
+    unused_options = UNUSED
+
     def change_settings(self, changes: dict[str, Any]) -> Settings:
         self.freeze.check(self._settings, changes)
-        self._settings = self._settings.with_options(changes)
+        self._settings = self._settings.with_options({k: v for k, v in changes.items() if k not in UNUSED})
         return self._settings
 
     def checkpoints(self, refresh: bool = False) -> Sequence[CheckpointView]:

@@ -24,6 +24,7 @@ from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest, Refiner
 from modules.schema.rounds import Tiles
 from modules.schema.scripts import OutpaintingMk2, PromptMatrix, XyzPlot
+from modules.service.freezing import Freeze
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
 from modules.weights.headers import read_header
@@ -379,10 +380,29 @@ def test_settings_are_told_and_changed(client, service):
     assert service.settings.api.api_enable_requests is False
 
 
+def test_options_of_the_original_that_change_nothing_are_told_and_kept(client, service):
+    told = client.get("/sdapi/v1/options").json()
+    assert (told["auto_launch_browser"], told["DAT_tile"], told["disabled_extensions"]) == ("Local", 192, [])
+    assert client.post("/sdapi/v1/options", json={"DAT_tile": 256, "steps": 3}).status_code == 422
+    assert client.post("/sdapi/v1/options", json={"DAT_tile": 256, "auto_launch_browser": "Disable"}).json() is None
+    assert client.get("/sdapi/v1/options").json()["DAT_tile"] == 256
+    assert json.loads(service.folders.settings_file.read_text())["auto_launch_browser"] == "Disable"
+    for value in (True, "192", None, [1]):
+        refused = client.post("/sdapi/v1/options", json={"DAT_tile": value})
+        assert (refused.status_code, refused.json()["field"]) == (422, "DAT_tile")
+    frozen = Freeze(everything=True)
+    frozen.check(service.settings, {"DAT_tile": 256}, service.unused_options)
+    with pytest.raises(BadRequest, match="freeze-settings"):
+        frozen.check(service.settings, {"DAT_tile": 1}, service.unused_options)
+
+
 def test_overrides_end_with_the_request_unless_asked_otherwise(client, service):
     ask(client, "txt2img", override_settings={"CLIP_stop_at_last_layers": 2}, **SMALL)
     assert service.settings.model.CLIP_stop_at_last_layers == 1
-    kept = {"override_settings": {"CLIP_stop_at_last_layers": 2}, "override_settings_restore_afterwards": False}
+    kept = {
+        "override_settings": {"CLIP_stop_at_last_layers": 2, "nonsense": 1},
+        "override_settings_restore_afterwards": False,
+    }
     ask(client, "txt2img", **kept, **SMALL)
     assert service.settings.model.CLIP_stop_at_last_layers == 2
     client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 1})
@@ -433,6 +453,13 @@ def test_lists_hold_what_lies_in_the_folders(client, service):
     assert client.get("/sdapi/v1/prompt-styles").json() == [
         {"name": "oil", "prompt": "oil painting of {prompt}", "negative_prompt": "photo"}
     ]
+    for folder in ("RealESRGAN", "ESRGAN"):
+        (service.folders.models / folder).mkdir()
+        (service.folders.models / folder / f"{folder.lower()}-x4.safetensors").write_bytes(_safetensors({}, {}))
+    service.library.scan()
+    (told,) = client.get("/sdapi/v1/realesrgan-models").json()
+    assert (told["name"], Path(told["path"]).parent.name) == ("realesrgan-x4", "RealESRGAN")
+    assert {"realesrgan-x4", "esrgan-x4"} <= {one["name"] for one in client.get("/sdapi/v1/upscalers").json()}
     for name in ("checkpoints", "vae", "embeddings", "loras"):
         assert client.post(f"/sdapi/v1/refresh-{name}").json() is None
 

@@ -85,9 +85,10 @@ def needs_model(body: Extras) -> bool:
     return faces or not {body.upscaler_1, body.upscaler_2} <= set(UPSCALERS)
 
 
-def models(library: Library) -> dict[str, str]:
-    """Paths of the files in the upscalers' folders by name; well-known ones by the name A1111 has for them."""
-    meant = {place.name for place in places(library.folders) if place.kind == "upscaler"}
+def models(library: Library, only: str | None = None) -> dict[str, str]:
+    """Paths of the files in the upscalers' folders, or in the one of that name, by name; well-known ones by the name
+    A1111 has for them."""
+    meant = {place.name for place in places(library.folders) if place.kind == "upscaler" and only in (None, place.name)}
     known_as = {stem: name for name, stem in KNOWN_AS.items()}
     found = {known_as.get(file.name, file.name): file.path for file in library.files() if file.place in meant}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

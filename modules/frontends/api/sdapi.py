@@ -47,6 +47,7 @@ from modules.schema.record import JobView
 from modules.schema.request import GenerationRequest, Source
 from modules.schema.scripts import scripts_of
 from modules.schema.settings import SECTION_OF, Api, is_place
+from modules.schema.unused_options import UNUSED
 from modules.weights.library import clip_pair_file
 
 NO_CLIP = (
@@ -95,8 +96,8 @@ class CreateHypernetwork(Lenient):
     dropout_structure: list[float] | None = None
 
 
-# Every setting by its flat name, for the documentation; what the file holds beside them is told too.
-Options = create_model("Options", __base__=a.Answer, **dict.fromkeys(SECTION_OF, (Any, None)))  # type: ignore[call-overload]
+# Every setting by its flat name, for the documentation, and those of A1111 that change nothing here.
+Options = create_model("Options", __base__=a.Answer, **dict.fromkeys((*UNUSED, *SECTION_OF), (Any, None)))  # type: ignore[call-overload]
 
 
 class Tasks:
@@ -165,7 +166,8 @@ def make_router(
             mine.checkpoint(made.checkpoint)
         job = mine.submit(made)
         if not body.override_settings_restore_afterwards and body.override_settings:
-            keep_settings(mine, body.override_settings)
+            known = {k: v for k, v in body.override_settings.items() if k in SECTION_OF or k in UNUSED}
+            keep_settings(mine, known)
         return job
 
     @router.post("/txt2img")
@@ -290,9 +292,9 @@ def make_router(
 
     @router.get("/options", response_model=Options)
     def options(mine: Mine) -> dict[str, Any]:
-        """Every setting by its name."""
+        """Every setting by its name, A1111's that change nothing here too."""
         settings = mine.settings
-        found = {key: settings.option(key) for key in SECTION_OF}
+        found = {**mine.unused_options, **{key: settings.option(key) for key in SECTION_OF}}
         try:
             view = mine.checkpoint()
             return found | {"sd_model_checkpoint": view.title, "sd_checkpoint_hash": view.sha256 or ""}
@@ -308,11 +310,11 @@ def make_router(
             raise BadRequest(f"The settings cannot be read: {error}.") from None
 
     def keep_settings(mine: FrontDesk, values: Mapping[str, Any]) -> None:
-        now = mine.settings
+        told = {**mine.unused_options, **{key: mine.settings.option(key) for key in SECTION_OF}}
         wanted = {k: v for k, v in values.items() if k not in OWNERS_ONLY and k != "sd_checkpoint_hash"}
         if shared:
             # A client that sends back all it got does not mean to change them.
-            wanted = {k: v for k, v in wanted.items() if not (is_place(k) and _is(now, k, v))}
+            wanted = {k: v for k, v in wanted.items() if not (is_place(k) and told.get(k) == v)}
             moved = [k for k in wanted if is_place(k)]
             if moved:
                 raise BadRequest(f"{moved[0]} cannot be changed over the network.", field=moved[0])
@@ -365,9 +367,12 @@ def make_router(
         return [a.FaceRestorerItem(name=name, cmd_dir=folder) for name, folder in restorers(mine.library).items()]
 
     @router.get("/realesrgan-models")
-    def realesrgan_models() -> list[a.RealesrganItem]:
-        """None."""
-        return []
+    def realesrgan_models(mine: Mine) -> list[a.RealesrganItem]:
+        """The upscalers whose files lie in models/RealESRGAN."""
+        return [
+            a.RealesrganItem(name=name, path=path, scale=None)
+            for name, path in upscaler_models(mine.library, "RealESRGAN").items()
+        ]
 
     @router.get("/prompt-styles")
     def prompt_styles(mine: Mine) -> list[a.StyleItem]:
@@ -550,10 +555,6 @@ def memory_of(worker: Mapping[str, Any]) -> a.Memory:
         name: worker.get(name) or nothing for name in ("active", "allocated", "reserved", "inactive")
     }
     return a.Memory(ram=ram, cuda=cuda | {"events": worker.get("events") or {"retries": 0, "oom": 0}})
-
-
-def _is(settings: Any, key: str, value: Any) -> bool:
-    return key in SECTION_OF and settings.option(key) == value
 
 
 def _is_plain(value: Any) -> bool:
