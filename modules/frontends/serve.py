@@ -23,6 +23,7 @@ from modules.frontends.api import cards, errors, history, internal, logins, memo
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
 from modules.frontends.api.log import Timed
 from modules.frontends.api.logins import Logins, made_login
+from modules.frontends.api.patience import Impatient
 from modules.frontends.desk import FrontDesk
 from modules.frontends.ui.gradio_import import without_stubs
 from modules.schema.errors import NotFound
@@ -314,6 +315,7 @@ def run(
         timeout_graceful_shutdown=1,
         lifespan="on",
         timeout_keep_alive=keep_alive,
+        http=Impatient,
         ssl_context_factory=(lambda _config, _make: secure) if secure else None,
         server_header=False,
         # A caller through a tunnel or proxy could write there whatever hides it from the count of wrong passwords.

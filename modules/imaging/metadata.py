@@ -91,6 +91,7 @@ def peek(path: Path, max_bytes: int = MAX_BYTES) -> tuple[int, int, str | None]:
     try:
         if path.stat().st_size > max_bytes:
             raise BadFile(f"{path.name} is larger than {max_bytes // 2**20} MB.")
+        _check_is_file(path)
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadFile(f"{path.name} is {image.width}x{image.height}; that is too large.")
@@ -99,6 +100,12 @@ def peek(path: Path, max_bytes: int = MAX_BYTES) -> tuple[int, int, str | None]:
         raise
     except Exception:
         raise BadFile(f"{path.name} is no picture that this program reads, or damaged.") from None
+
+
+def _check_is_file(path: Path) -> None:
+    """BadFile for a pipe or device, whose reading may never end."""
+    if path.exists() and not path.is_file():
+        raise BadFile(f"{path.name} is no file.")
 
 
 def open_bounded(
@@ -112,6 +119,7 @@ def open_bounded(
     name = name or (source.name if isinstance(source, Path) else "The picture")
     if isinstance(source, Path):
         try:
+            _check_is_file(source)
             with source.open("rb") as file:
                 data = file.read(max_bytes + 1)
         except OSError as error:

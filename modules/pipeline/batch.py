@@ -215,6 +215,8 @@ _PARTS = re.compile(r"[0-9]+|[^0-9]+")
 
 
 def _keep(path: Path, folder: Path) -> str:
+    if path.exists() and not path.is_file():  # what is read of a pipe or device never ends
+        raise BadFile(f"{path.name} is no file.")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -94,6 +94,8 @@ def lists(folders: Folders, settings: Settings) -> list[tuple[tuple[str, ...], i
     skipped = settings.interrogating.interrogate_clip_skip_categories
     found = []
     for path in sorted((folders.data / "interrogate").glob("*.txt")):
+        if not path.is_file():
+            continue
         name = path.stem.partition(".")[0]
         lines = tuple(dict.fromkeys(filter(None, map(str.strip, path.read_text("utf-8", "replace").splitlines()))))
         top = _TOP.search(path.stem)

@@ -118,6 +118,8 @@ def read_sheet(data: bytes, name: str = "styles.csv") -> Sheet:
 def read_file(path: Path) -> Sheet:
     """A styles file on disk; one that is not there is empty."""
     try:
+        if path.exists() and not path.is_file():  # what is read of a pipe or device never ends
+            return Sheet(problem=f"{path.name} is no file, so its styles are left out.")
         with path.open("rb") as file:
             return read_sheet(file.read(MAX_BYTES + 1), path.name)
     except FileNotFoundError:

@@ -71,7 +71,11 @@ def check_unused(key: str, value: Any) -> None:
     """BadRequest where a value is of another kind than the option's."""
     usual = UNUSED[key]
     number = isinstance(usual, int | float) and not isinstance(usual, bool)
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        text = ""
     fits = isinstance(value, int | float) and not isinstance(value, bool) if number else isinstance(value, type(usual))
-    if not fits or len(json.dumps(value)) > MAX_CHARACTERS:
+    if not fits or not 0 < len(text) <= MAX_CHARACTERS:
         kind = "a number" if number else {bool: "true or false", str: "a text"}.get(type(usual), "a list")
         raise BadRequest(f"Setting {key!r} cannot be {str(value)[:60]!r}: it is {kind}.", field=key)

@@ -7,6 +7,7 @@ good copy, of which there are five.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class FlatFile:
 
     def _read(self) -> dict[str, Any]:
         try:
+            if self.path.exists() and not self.path.is_file():  # what is read of a pipe or device never ends
+                raise OSError(errno.EINVAL, "it is no file")
             with self.path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:

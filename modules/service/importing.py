@@ -177,6 +177,6 @@ def _text_beside(path: Path) -> str:
     """A1111 can write the infotext into a file beside the picture."""
     with contextlib.suppress(OSError, ValueError):
         beside = path.with_suffix(".txt")
-        if beside.stat().st_size <= LONGEST_TEXT:
+        if beside.is_file() and beside.stat().st_size <= LONGEST_TEXT:
             return beside.read_text("utf-8-sig")
     return ""

@@ -58,7 +58,7 @@ class TagFiles:
     def _paths(self) -> list[Path]:
         brought = sorted(self._extensions.glob("*/tags")) if self._extensions else []
         folders = [self._data / "tags", *brought]
-        return [path for folder in folders for path in sorted(folder.glob("*.csv"))]
+        return [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
 
     def _tags(self, path: Path) -> list[_Tag]:
         try:

@@ -9,6 +9,7 @@ that of `<name>.txt` or `<name>.description.txt` counts.
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def read_for_writing(model: Path) -> dict[str, Any]:
     """
     path = notes_path(model)
     try:
-        if path.stat().st_size <= MAX_BYTES:
+        if is_file(path):
             found = json.loads(path.read_text("utf-8-sig"))
             if isinstance(found, dict):
                 return found
@@ -93,11 +94,17 @@ def _description(model: Path) -> str:
     for ending in DESCRIPTIONS:
         path = model.with_suffix(ending)
         try:
-            if path.stat().st_size <= MAX_BYTES:
+            if is_file(path):
                 return _text(path.read_text("utf-8-sig", "replace").strip())
         except OSError:
             continue
     return ""
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is short, and a file: what is read of a pipe or device never ends. OSError where there is nothing."""
+    found = path.stat()
+    return stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES
 
 
 def _text(value: Any) -> str:

@@ -390,6 +390,8 @@ def test_options_of_the_original_that_change_nothing_are_told_and_kept(client, s
     for value in (True, "192", None, [1]):
         refused = client.post("/sdapi/v1/options", json={"DAT_tile": value})
         assert (refused.status_code, refused.json()["field"]) == (422, "DAT_tile")
+    for text in ('{"DAT_tile": NaN}', '{"img_max_size_mp": Infinity}', '{"disabled_extensions": [NaN]}'):
+        assert client.post("/sdapi/v1/options", content=text).status_code == 422
     frozen = Freeze(everything=True)
     frozen.check(service.settings, {"DAT_tile": 256}, service.unused_options)
     with pytest.raises(BadRequest, match="freeze-settings"):

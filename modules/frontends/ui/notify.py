@@ -22,7 +22,7 @@ def sound(settings: Settings, own: Path) -> tuple[bytes, str] | None:
     if not settings.page.notification_audio:
         return None
     try:
-        if own.stat().st_size <= LARGEST:
+        if own.is_file() and own.stat().st_size <= LARGEST:
             return own.read_bytes(), "audio/mpeg"
     except OSError:
         pass
