@@ -91,10 +91,25 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+SLOW_ANSWERS = """{
+    // Each waits anew: at times the second answer comes before the first.
+    const fetch = window.fetch, pause = () => new Promise((done) => setTimeout(done, LONGEST * Math.random()));
+    window.fetch = async (...asked) => {
+        await pause();
+        const answer = await fetch(...asked);
+        await pause();
+        return answer;
+    };
+}"""
+
+
 def new_context(chromium: Any, width: int = 1440, height: int = 900, **more: Any) -> Any:
     """A browser profile. What may move stands still: a page drawn sixty times a second costs more than the test."""
     context = chromium.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **more)
     context.set_default_timeout(60_000)  # a busy machine is not a failure
+    slowest = os.environ.get("TEST_SLOW_ANSWERS")  # ms: what a test takes for granted too early then fails
+    if slowest:
+        context.add_init_script(SLOW_ANSWERS.replace("LONGEST", str(int(slowest) // 2)))
     return context
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.frontends.conftest import Served, Watch, new_context, open_page
+from tests.frontends.conftest import Served, Watch, hold_answers, new_context, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -43,17 +43,38 @@ def test_a_setting_is_found_changed_and_put_back(page, served):
     page.select_option("#setting_tiling_axes", "x")
     assert page.inner_text("#settings_submit") == "Apply 2 changes"
     page.click("#settings_submit")
-    page.wait_for_selector("#settings_submit:disabled")
+    page.wait_for_selector("#settings_submit:has-text('Apply settings')")
     page.wait_for_selector(".easel-option.other:has(#setting_tiling)")
     drawing = served.service.settings.drawing
     assert (drawing.tiling, drawing.tiling_axes) == (True, "x")
     page.click(".easel-option:has(#setting_tiling) .easel-reset")
     page.click("#settings_submit")
+    page.wait_for_selector("#settings_submit:has-text('Apply settings')")
     page.wait_for_selector(".easel-option:not(.other):has(#setting_tiling)")
     drawing = served.service.settings.drawing
     assert (drawing.tiling, drawing.tiling_axes) == (False, "x")
     page.fill("#settings_search", "no such word")
     page.wait_for_selector("text=No setting has that word in it.")
+
+
+def test_what_is_changed_while_settings_are_being_applied_stays_to_be_applied(page, served):
+    page.fill("#settings_search", "tiling")
+    page.check("#setting_tiling")
+    hold_answers(page, "easel/settings")
+    page.click("#settings_submit")
+    page.wait_for_selector("#settings_submit:disabled")
+    page.focus("#setting_tiling_axes")
+    page.select_option("#setting_tiling_axes", "y")
+    page.evaluate("answer()")
+    page.wait_for_selector("#settings_submit:has-text('Apply 1 change')")
+    assert served.service.settings.drawing.tiling is True
+    assert page.input_value("#setting_tiling_axes") == "y"
+    assert page.evaluate("document.activeElement.id") == "setting_tiling_axes"
+    page.uncheck("#setting_tiling")
+    page.click("#settings_submit")
+    page.wait_for_selector("#settings_submit:has-text('Apply settings')")
+    drawing = served.service.settings.drawing
+    assert (drawing.tiling, drawing.tiling_axes) == (False, "y")
 
 
 def test_the_settings_sections_are_a_click_away_and_the_bar_stays_in_sight(page):

@@ -9,6 +9,7 @@
         options: new Map(),  // key → option, as the server has it
         changed: new Map(),  // key → value not applied yet
         rows: new Map(),
+        sending: false,
 
         async build(root) {
             this.root = root;
@@ -30,6 +31,7 @@
         },
         show(sections) {
             this.rows.clear();
+            const focused = this.list.contains(document.activeElement) ? document.activeElement.id : "";
             this.list.replaceChildren(...sections.map(({ name, about, options }) => {
                 for (const option of options) this.options.set(option.key, option);
                 return make("section", { "aria-label": t(name[0].toUpperCase() + name.slice(1)) }, make("h2", {}, name[0].toUpperCase() + name.slice(1)), make("p", {}, about),
@@ -38,6 +40,7 @@
             this.mark();
             this.index();
             this.filter();
+            if (focused) byId(focused)?.focus({ preventScroll: true });
         },
         /** The names of all sections, to go to one. */
         index() {
@@ -111,7 +114,7 @@
                 row.title = t(option.disabled);
             }
             row.dataset.words = `${option.label} ${option.hint} ${option.key} ${t(option.label)} ${t(option.hint)}`.toLowerCase();
-            this.write(option, input, option.value);
+            this.write(option, input, this.changed.has(option.key) ? this.changed.get(option.key) : option.value);
             this.rows.set(option.key, row);
             return row;
         },
@@ -156,7 +159,7 @@
                 row.classList.toggle("other", !same(now, option.default));
                 $(".easel-reset", row).disabled = same(now, option.default);
             }
-            this.apply.disabled = !this.changed.size;
+            this.apply.disabled = this.sending || !this.changed.size;
             this.apply.textContent = this.changed.size ? (this.changed.size === 1 ? t("Apply 1 change") : t("Apply {n} changes", { n: this.changed.size })) : t("Apply settings");
         },
         filter() {
@@ -167,16 +170,22 @@
             this.none.hidden = [...this.list.children].some((section) => !section.hidden) || !this.rows.size;
         },
         async send() {
+            const changed = Object.fromEntries(this.changed);
+            this.sending = true;
+            this.mark();
             try {
-                const changed = Object.fromEntries(this.changed);
-                this.show(await ask("easel/settings", "POST", changed));
+                const sections = await ask("easel/settings", "POST", changed);
+                // What was changed while the server thought stays to be applied.
+                for (const [key, value] of Object.entries(changed)) if (same(this.changed.get(key), value)) this.changed.delete(key);
+                this.show(sections);
                 Object.assign(window.easel.options, changed);
                 document.dispatchEvent(new CustomEvent("easel:settings", { detail: changed }));
-                this.changed.clear();
-                this.mark();
                 toast(t("Settings applied; they hold for the next job."));
             } catch (error) {
                 toast(error.message, "error");
+            } finally {
+                this.sending = false;
+                this.mark();
             }
         },
     };
