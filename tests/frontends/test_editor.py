@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modules.prompt import parse
-from tests.frontends.conftest import Served, Watch, open_page
+from tests.frontends.conftest import Served, Watch, hold_answers, new_context, open_page
 from tests.frontends.test_page import PROMPT
 
 pytestmark = pytest.mark.browser
@@ -204,6 +204,25 @@ def test_names_are_completed_by_keys(page):
     page.keyboard.press("Escape")
     page.wait_for_selector("#easel_completion", state="hidden")
     assert page.input_value(PROMPT).endswith("<l")
+
+
+def test_what_fitted_earlier_words_is_not_taken_while_names_are_on_their_way(opened, served, chromium, watch):
+    context = new_context(chromium)
+    page = watch.on(context.new_page())
+    open_page(page, served)
+    hold_answers(page, "prompt/names")
+    write(page, "<lo")
+    page.wait_for_selector(f"{LIST} li:has-text('<lora:')")
+    write(page, "ra:wash")
+    page.wait_for_selector("#easel_completion", state="hidden")
+    page.keyboard.press("Enter")
+    assert page.input_value(PROMPT) == "<lora:wash\n"
+    page.keyboard.press("Backspace")
+    page.evaluate("answer()")
+    page.wait_for_selector(f"{LIST} li:has-text('ink_wash')")
+    page.keyboard.press("Enter")
+    assert page.input_value(PROMPT) == "<lora:ink_wash:1>"
+    context.close()
 
 
 def test_names_are_completed_by_mouse_and_replace_the_whole_tag(page):

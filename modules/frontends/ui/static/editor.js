@@ -438,6 +438,7 @@
 
     const completion = {
         editor: null,
+        place: null,
         items: [],
         chosen: -1,
         names: null,    // promise of them
@@ -457,6 +458,8 @@
             const place = this.placeOf(editor.text, caret, editor.negative);
             if (!place) return this.close();
             if (place.kinds) return this.show(editor, place, place.kinds, true);
+            // Until the names are there, Enter must not take one that fitted what was written before.
+            if (place.kind !== "word" || place.from !== this.place?.from) this.hide();
             const names = await this.load();
             if (turn !== this.asked || !names) return;
             const items = this.matching(names, place);

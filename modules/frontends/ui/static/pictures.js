@@ -515,6 +515,7 @@
 
     const information = {
         told: null,
+        asked: 0,
         build(zone) {
             this.zone = zone;
             dropZone(zone, (file) => this.read(file));
@@ -526,13 +527,16 @@
             });
         },
         async read(blob) {
+            const turn = ++this.asked, buttons = byId("pnginfo_buttons");
+            buttons.hidden = true;  // until this one is read they would send the one before
             const told = await readPicture(blob);
+            if (turn !== this.asked) return;
+            if (told) this.told = { ...told, blob };
+            buttons.hidden = !this.told;
             if (!told) return;
-            this.told = { ...told, blob };
             const image = make("img", { alt: "The picture read" });
             image.src = URL.createObjectURL(blob);
             this.zone.replaceChildren(image);
-            byId("pnginfo_buttons").hidden = false;
             const place = byId("html_info_pnginfo");
             const size = make("p", { class: "easel-told-size" }, t("{size} pixels", { size: `${told.width}×${told.height}` }));
             const others = Object.entries(told.texts).map(([name, text]) =>
