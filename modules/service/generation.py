@@ -28,7 +28,7 @@ from pydantic_core import PydanticSerializationError
 from modules.imaging import embedded, inputs
 from modules.imaging.metadata import open_bounded
 from modules.imaging.naming import NameFields
-from modules.imaging.save import kept_as, save_named, sweep_leftovers, time_of_a_file
+from modules.imaging.save import kept_as, safe_write, save_named, sweep_leftovers, time_of_a_file
 from modules.schema import events as ev
 from modules.schema.errors import BadRequest, DiskTrouble, EaselError, NotFound
 from modules.schema.folders import Folders
@@ -62,6 +62,8 @@ from modules.weights.library import Library
 UNSAVED_BYTES = 2**30
 """Pictures that could not be saved are kept in memory up to this size, the newest."""
 RETRY_SECONDS = 1.0
+REFUSED_SECONDS = 10.0
+"""So long after a folder could not be written it is tried again."""
 SWEEP_SECONDS = 3600.0
 MOST_WAITING = 500
 SHARED_MOST_WAITING = 100
@@ -129,6 +131,7 @@ class GenerationService:
         self._preview: tuple[str, int, ev.Preview] | None = None
         self._unsaved: OrderedDict[str, bytes] = OrderedDict()
         self._to_save: deque[SavedRecord] = deque()  # pictures that could not be saved; the dispatcher's alone
+        self._try_again, self._refusal = 0.0, ""  # when to try those again that were refused, and what was said
         self._closing = False
         self._news = [0, 0]  # counts of everything that happened, and of what changed more than a job's progress
 
@@ -406,7 +409,12 @@ class GenerationService:
     def change_settings(self, changes: dict[str, Any]) -> Settings:
         """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
         self.freeze.check(self.settings, changes, self.unused_options)
-        return self._settings.change(changes)
+        self._try_again = 0.0  # perhaps another folder was chosen
+        try:
+            return self._settings.change(changes)
+        finally:
+            with self._changed:
+                self._changed.notify_all()
 
     def unload(self) -> None:
         """The worker lets go of its model once it draws nothing; the next job loads one again."""
@@ -447,6 +455,7 @@ class GenerationService:
         self._keeper.close()
         self._worker.close()
         self._dispatcher.join(timeout=CLOSE_SECONDS)
+        self._put_away()
         self._database.close()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -464,7 +473,7 @@ class GenerationService:
                     job = self._jobs.take()
                     if job is None:
                         if not self._closing:
-                            self._changed.wait()
+                            self._changed.wait(REFUSED_SECONDS if self._to_save else None)
                         continue
                     self._running, self._cancel_asked, self._heard = job.id, 0.0, time.monotonic()
                     self._tell()
@@ -536,30 +545,50 @@ class GenerationService:
                 self._unsaved.popitem(last=False)
 
     def _save_kept(self) -> str | None:
-        """Saves pictures that found the disk full; the trouble, where it still is. What cannot be saved for another
-        reason stays in memory and holds nothing up."""
-        while self._to_save:
-            record = self._to_save[0]
+        """Saves pictures that could not be; the trouble, where the disk is full. One that is refused for another
+        reason holds nothing up: it stays in memory, and is tried again later."""
+        while self._to_save and time.monotonic() >= self._try_again:
+            record = self._to_save.popleft()
             data = self._unsaved.get(record.id)
             try:
                 if data is not None:
                     fields = NameFields(seed=record.seed, width=record.width, height=record.height)
                     image = open_bounded(data, name=f"Picture {record.id}")
                     path = save_named(image, record.infotext, fields, self.settings.saving, self.folders.data)
-                    place = kept_as(path, self.folders.data)
-                    self._jobs.saved_later(record.model_copy(update={"path": place, "problem": None}))
-                    self._keeper.wake()
-                    with self._changed:
-                        self._unsaved.pop(record.id, None)
+                    self._saved_later(record, path)
             except DiskTrouble as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL_DISK:
+                    self._to_save.appendleft(record)
                     return f"{error.message} The queue waits; the finished picture is kept until then."
-                log.warning("picture %s: %s", record.id, error.message)
+                self._to_save.append(record)
+                self._try_again = time.monotonic() + REFUSED_SECONDS
+                if error.message != self._refusal:
+                    self._refusal = error.message
+                    log.warning("%s The finished pictures are kept until they can be saved.", error.message)
             except EaselError as error:
                 log.warning("picture %s: %s", record.id, error.message)
-            self._to_save.popleft()
             self._trouble = None
         return None
+
+    def _saved_later(self, record: SavedRecord, path: Path) -> None:
+        """A picture that was kept in memory lies there now."""
+        place = kept_as(path, self.folders.data)
+        self._jobs.saved_later(record.model_copy(update={"path": place, "problem": None}))
+        self._keeper.wake()
+        with self._changed:
+            self._unsaved.pop(record.id, None)
+
+    def _put_away(self) -> None:
+        """At the end, what could not be saved in its own folder goes into ours."""
+        for record in self._to_save:
+            data = self._unsaved.get(record.id)
+            if data is None:
+                continue
+            with contextlib.suppress(EaselError, OSError):
+                ending = (open_bounded(data).format or "png").lower()
+                path = safe_write(self.folders.state / "unsaved" / f"{record.id}.{ending}", data)
+                self._saved_later(record, path)
+                log.warning("A picture that could not be saved elsewhere lies in %s.", path)
 
     def _pause(self, reason: str | None) -> None:
         with self._changed:

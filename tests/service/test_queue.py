@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modules.frontends.api.answers import state_of
+from modules.frontends.api.answers import info_of, state_of
 from modules.imaging import save
 from modules.imaging.naming import NameFields
 from modules.schema import events as ev
@@ -346,5 +346,26 @@ def test_a_folder_that_may_not_be_written_does_not_hold_the_queue(
     jobs = [service.submit(GenerationRequest(steps=1, width=64, height=64)) for _ in range(2)]
     views = [finish(service, job) for job in jobs]
     assert [view.state for view in views] == ["done", "done"]
-    assert all(isinstance(service.picture(view.images[0].id)[0], bytes) for view in views)
+    pictures = [service.picture(view.images[0].id)[0] for view in views]
+    assert all(isinstance(data, bytes) for data in pictures)
+    assert json.loads(info_of(views[0]))["warnings"] == [views[0].images[0].problem]
+    # Another folder is chosen: there they go, though no job comes.
+    service.change_settings({"outdir_txt2img_samples": "elsewhere"})
+    until = time.monotonic() + 30
+    while len(list((folders.data / "elsewhere").rglob("*.png"))) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    service.change_settings({"outdir_txt2img_samples": "outputs"})
+    third = finish(service, service.submit(GenerationRequest(steps=1, width=64, height=64)))
+    kept = service.picture(third.images[0].id)[0]
     service.close()
+    # What never could be saved lies in our own folder at the end, and in the history.
+    service = open_service()
+    assert len(service.history.page("", limit=9).pictures) == 3
+    path, _ = service.picture(third.images[0].id)
+    assert isinstance(path, Path)
+    assert path.parent == folders.state / "unsaved"
+    assert path.read_bytes() == kept
+    for view, data in zip(views, pictures, strict=True):
+        path, _ = service.picture(view.images[0].id)
+        assert isinstance(path, Path)
+        assert path.read_bytes() == data

@@ -296,7 +296,7 @@ def info_of(view: JobView) -> str:
             "clip_skip": int(str(first.get("Clip skip", 1))),
             "is_using_inpainting_conditioning": False,
             "version": f"{NAME} {VERSION}",
-            "warnings": list(view.warnings),
+            "warnings": list(dict.fromkeys((*view.warnings, *(each.problem for each in view.images if each.problem)))),
         },
         ensure_ascii=False,
     )
