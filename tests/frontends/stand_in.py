@@ -385,9 +385,14 @@ class StandIn:
         path.write_bytes(data)
         with self._database.write() as db:
             enter(db, record)
+        told = [record]
+        if self.settings.saving.return_mask:
+            told.append(record.model_copy(update={"id": f"{record.id}.mask", "index": 1_000_000 + k, "role": "mask"}))
+            self._pictures[told[-1].id] = (data, told[-1])
         with self._told:
-            job.images.append(record)
-            self._tell(job, ImageReady(record=record))
+            for each in told:
+                job.images.append(each)
+                self._tell(job, ImageReady(record=each))
 
     def _end(self, job: _Job, state: str, event: Event) -> None:
         with self._told:

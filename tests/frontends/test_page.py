@@ -60,6 +60,24 @@ def test_a_picture_appears_with_its_infotext(page, served):
     assert download.value.suggested_filename == record.path.rsplit("/", 1)[1]
 
 
+def test_masks_stand_behind_the_pictures_whenever_they_come(page, served):
+    served.service.change_settings({"return_mask": True})
+    page.fill(number("batch_count"), "3")
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery .thumbnail-item >> nth=5")
+    page.wait_for_selector(IDLE)
+    served.service.change_settings({"return_mask": False})
+    shown = page.eval_on_selector_all("#txt2img_gallery .thumbnail-item", "(all) => all.map((one) => one.dataset.id)")
+    assert [id.split(".", 1)[1] for id in shown] == ["0", "1", "2", "0.mask", "1.mask", "2.mask"]
+    assert page.get_attribute("#txt2img_gallery .thumbnail-item.selected", "data-id") == shown[2]
+    assert page.inner_text("#html_log_txt2img").startswith("3 pictures")
+    last = page.inner_text("#html_info_txt2img")
+    page.click("#txt2img_gallery .thumbnail-item >> nth=3")  # what a mask is of is told with it
+    page.wait_for_function("(before) => document.querySelector('#html_info_txt2img').innerText !== before", arg=last)
+    first = served.service.jobs(1)[0].images[0]
+    assert f"Seed {first.seed}" in " ".join(page.inner_text("#html_info_txt2img").split())
+
+
 def test_a_running_job_and_its_pictures_survive_closing_the_tab(page, served, watch):
     steps(page, 10)
     page.fill(number("batch_count"), "3")

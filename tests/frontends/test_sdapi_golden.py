@@ -82,3 +82,31 @@ def test_the_answer_is_the_originals(case: dict[str, Any], client: TestClient) -
             assert info["all_seeds"] == case["result"]["all_seeds"]
         if body.get("subseed", -1) != -1:
             assert info["all_subseeds"] == case["result"]["all_subseeds"]
+
+
+def test_grid_and_pictures_come_before_masks_and_infotexts_go_with_them(client: TestClient, test_seed: int) -> None:
+    noise = np.random.default_rng(test_seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    white = np.zeros((64, 64), np.uint8)
+    white[16:40, 16:40] = 255
+
+    def text_of(values: np.ndarray) -> str:
+        out = io.BytesIO()
+        Image.fromarray(values).save(out, "PNG")
+        return base64.b64encode(out.getvalue()).decode()
+
+    wish = {"return_grid": True, "return_mask": True, "return_mask_composite": True}
+    body = {
+        "init_images": [text_of(noise)], "mask": text_of(white), "mask_blur": 0, "inpainting_fill": 1, "n_iter": 2,
+        "seed": 7, "steps": 2, "width": 64, "height": 64, "override_settings": wish, "save_images": True,
+    }  # fmt: skip
+    told = client.post("/sdapi/v1/img2img", json=body).json()
+    images, info = [Image.open(io.BytesIO(base64.b64decode(text))) for text in told["images"]], json.loads(told["info"])
+    assert (len(images), info["index_of_first_image"]) == (7, 1)
+    assert images[0].size == (128, 64)
+    for k in (1, 2):
+        assert images[k].info["parameters"] == info["infotexts"][k]
+        assert f"Seed: {6 + k}," in info["infotexts"][k]
+    assert (len(info["infotexts"]), info["all_seeds"]) == (3, [7, 8])
+    for mask, composite in (images[3:5], images[5:7]):
+        assert np.array_equal(np.asarray(mask.convert("L")), white)
+        assert np.array_equal(np.asarray(composite)[..., 3], white)

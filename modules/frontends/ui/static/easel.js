@@ -84,12 +84,13 @@
         return `${two(Math.floor(s / 3600))}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
     }
 
-    /** One sentence in the corner; `kind` is error, warning or note, `acts` what can be done about it, by name. */
+    /** One sentence in a corner; `kind` is error, warning or note, `acts` what can be done about it, by name. */
     function toast(message, kind = "note", acts = {}) {
         let place = byId("easel_toasts");
         if (!place) {
             place = make("div", { id: "easel_toasts" });
-            document.body.append(place);
+            new MutationObserver(() => settle()).observe(place, { childList: true });
+            setInterval(() => { if (byId("easel_toasts")?.childElementCount) settle(); }, 300);  // whatever opens beneath
         }
         for (const old of place.children) if (old.dataset.message === message) old.remove();
         const close = make("button", { type: "button", "aria-label": t("Close this message") }, "×");
@@ -101,10 +102,58 @@
             }), close);
         box.dataset.message = message;
         close.onclick = () => box.remove();
-        place.append(box);
         const shown = kind === "error" ? 30000 : kind === "warning" || Object.keys(acts).length ? 12000 : 4000;
-        setTimeout(() => box.remove(), shown);
+        let going = 0;
+        const wait = () => { going = setTimeout(() => box.remove(), shown); };
+        box.onpointerenter = () => clearTimeout(going);  // being read
+        box.onpointerleave = wait;
+        place.append(box);
+        wait();
+        settle(place);
     }
+
+    // Messages lie in the first of these places where they cover nothing that is clicked or written in, or else where
+    // they cover least. [x, y]: 0 left or top, 1 right or bottom. Narrow windows have room for nothing beside anything:
+    // there they lie at the bottom, above what is fixed there, and the page can be scrolled out from under them.
+    const CORNERS = [[1, 0], [1, 1], [0, 1], [0.5, 1], [0.5, 0], [0, 0]], BOTTOM = 1;
+    const CLICKED = "button, a[href], input, select, textarea, summary, [role=button], [role=tab]";
+    const EDGE = 16, NARROW = 900;  // pixels
+    function settle(place = byId("easel_toasts")) {
+        if (!place) return;
+        const host = [...document.querySelectorAll("dialog:modal")].pop() ?? document.body, narrow = innerWidth <= NARROW;
+        if (place.parentElement !== host) host.append(place);
+        const { offsetWidth: width, offsetHeight: height } = place, said = place.childElementCount ? height + EDGE : 0;
+        document.documentElement.style.setProperty("--easel-said", narrow ? `${said}px` : "0px");
+        if (!said) return;
+        const bar = host === document.body && [...document.querySelectorAll(".easel-generate-box")]
+            .find((one) => one.offsetHeight && getComputedStyle(one).position === "fixed");
+        const below = EDGE + (bar ? bar.offsetHeight : 0);
+        const there = [...host.querySelectorAll(CLICKED)].filter((one) => !place.contains(one) && !one.matches(".easel-picture"))
+            .map((one) => one.getBoundingClientRect()).filter((box) => box.width && box.height);
+        const covered = ([x, y]) => {
+            const left = EDGE + x * (innerWidth - width - 2 * EDGE), top = y ? innerHeight - height - below : EDGE;
+            return there.reduce((sum, box) => sum + Math.max(0, Math.min(box.right, left + width) - Math.max(box.left, left))
+                * Math.max(0, Math.min(box.bottom, top + height) - Math.max(box.top, top)), 0);
+        };
+        let best = Number(place.dataset.corner ?? 0);  // it stays as long as it may
+        if (narrow) best = BOTTOM;
+        else if (covered(CORNERS[best])) {
+            const costs = CORNERS.map(covered);
+            best = costs.indexOf(Math.min(...costs));
+        }
+        const [x, y] = CORNERS[best];
+        place.dataset.corner = String(best);
+        place.style.left = `calc(${EDGE}px + ${x} * (100vw - ${width + 2 * EDGE}px))`;
+        [place.style.top, place.style.bottom] = y ? ["auto", `${below}px`] : [`${EDGE}px`, "auto"];
+    }
+    document.addEventListener("close", () => settle(), true);  // at once: some windows are gone once they are closed
+    // Escape takes the newest message away, where it has nothing else to do.
+    document.addEventListener("keydown", (event) => {
+        const last = byId("easel_toasts")?.lastElementChild;
+        if (event.key !== "Escape" || event.defaultPrevented || !last || $("dialog[open]")) return;
+        event.preventDefault();
+        last.remove();
+    });
 
     const seedOf = (record, key = "Seed") =>
         new RegExp(`(?:^|, )${key}: (\\d+)`, "m").exec(record.infotext)?.[1] ?? (key === "Seed" ? String(record.seed) : null);
@@ -256,7 +305,8 @@
 
         function closing(view) {
             const seconds = view.finished && view.started ? view.finished - view.started : 0;
-            const count = view.images.filter(({ role }) => role !== "mask").length;
+            const count = view.images.filter(({ role, incomplete, path }) => role !== "mask" && (path || !incomplete)).length;
+            const lost = view.images.some(({ incomplete, path }) => incomplete && !path);
             const pictures = count === 1 ? t("1 picture") : t("{n} pictures", { n: count });
             const unsaved = view.images.filter((record) => record.problem);
             const saved = view.images.find((record) => record.path);
@@ -264,6 +314,7 @@
             if (view.state === "done") line = t("{pictures} in {seconds} s", { pictures, seconds: seconds.toFixed(1) });
             if (view.state === "cancelled") line = count ? t("Interrupted; {pictures} kept", { pictures }) : t("Interrupted");
             if (saved) line += ` · ${t("saved in {folder}", { folder: saved.path.replace(/[\\/][^\\/]*$/, "") })}`;
+            if (lost) line += ` · ${t("what was stopped is not saved")}`;
             if (view.state === "failed") line = view.error ? heard(view.error) : t("The job failed.");
             log(line, view.state === "failed" ? "error" : "");
             if (view.state === "failed") toast(line, "error");
@@ -351,6 +402,7 @@
             pinned: false,   // the user chose a picture while a job runs
             previewUrl: null,
             size: [1, 1],
+            previewSize: [1, 1],
             batches: 1,      // of the running job, and pictures in each
             each: 1,
             several: false,  // the running job draws more than one picture: its row is there from the start
@@ -402,12 +454,12 @@
             },
             add(record) {
                 if (this.records.some((known) => known.id === record.id)) return false;
-                const before = this.records.findIndex(({ job, role }) => job === record.job && role !== "grid");
-                if (record.role === "grid" && before >= 0) {
-                    if (this.selected >= before) this.selected += 1;
-                    this.records.splice(before, 0, record);
-                } else this.records.push(record);
-                if (!this.pinned && record.role !== "mask") this.selected = record.role === "grid" ? this.firstOfNewest() : this.records.length - 1;
+                // Grids of a job come first, masks after all its pictures, whatever was finished first.
+                const before = this.records.findIndex(({ job, index }) => job === record.job && index > record.index);
+                const at = before < 0 ? this.records.length : before;
+                if (this.selected >= at) this.selected += 1;
+                this.records.splice(at, 0, record);
+                if (!this.pinned && record.role !== "mask") this.selected = record.role === "grid" ? this.firstOfNewest() : at;
                 this.previewUrl = null;
                 this.draw();
                 return true;
@@ -420,6 +472,9 @@
                 image.onload = () => {
                     if (!this.live || this.wanted !== image) return;
                     this.previewUrl = url;
+                    // A grid of the batch may be wider, or higher, than one picture.
+                    const [w, h] = this.size, wide = (image.naturalWidth * h) / (image.naturalHeight * w);
+                    this.previewSize = Math.abs(Math.log(wide)) < 0.2 ? this.size : [w * Math.max(1, wide), h * Math.max(1, 1 / wide)];
                     this.draw();
                 };
                 this.wanted = image;
@@ -449,7 +504,7 @@
                 root.dataset.state = this.live ? "running" : record ? "pictures" : "empty";
                 frame.hidden = !showing;
                 empty.hidden = Boolean(showing);
-                if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, t("The picture so far"), this.size, "preview");
+                if (this.showsPreview()) this.drawFrame(frame, this.previewUrl, t("The picture so far"), this.previewSize, "preview");
                 else if (record) {
                     const size = [record.width, record.height];
                     this.drawFrame(frame, pictureOf(record), alt(record), size, "picture");
@@ -467,8 +522,9 @@
             },
             drawFrame(frame, url, text, [width, height], kind) {
                 frame.dataset.kind = kind;
-                frame.style.setProperty("--w", width);
-                frame.style.setProperty("--h", height);
+                // Of the stage: on narrow screens it is no higher than the picture wants.
+                frame.parentElement.style.setProperty("--w", width);
+                frame.parentElement.style.setProperty("--h", height);
                 let image = $("img", frame);
                 if (!url) return frame.replaceChildren();
                 if (!image) {
@@ -492,8 +548,8 @@
                         image.src = `${pictureOf(record)}/thumbnail`;
                         tile = make("button", { type: "button", class: "thumbnail-item" }, image);
                         tile.dataset.id = record.id;
-                        row.append(tile);
                     }
+                    if (row.children[index] !== tile) row.insertBefore(tile, row.children[index] ?? null);
                     tile.onclick = () => this.select(index);
                     const chosen = index === this.selected && !this.showsPreview();
                     tile.classList.toggle("selected", chosen);

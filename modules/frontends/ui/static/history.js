@@ -28,20 +28,11 @@
     const keep = () => {
         try { localStorage.setItem(KEPT, JSON.stringify({ sort: list.sort, size: list.size })); } catch { /* private windows may refuse */ }
     };
-    /** Messages stay within reach where a window of ours lies over the page. */
-    function lift() {
-        const place = byId("easel_toasts"), over = [...document.querySelectorAll("dialog.easel-look[open]")].pop() ?? document.body;
-        if (place && place.parentElement !== over) over.append(place);
-    }
-    function say(...words) {
-        toast(...words);
-        lift();
-    }
     async function post(path, body = {}) {
         try {
             return await ask(`history/${path}`, "POST", body);
         } catch (error) {
-            say(error.message, "error");
+            toast(error.message, "error");
             return null;
         }
     }
@@ -271,7 +262,7 @@
             for (let number = Math.floor(first / PAGE); number <= Math.floor(last / PAGE); number++) if (!list.pages.has(number)) wanted.push(number);
             clearTimeout(this.timer);
             if (!wanted.length) return;
-            const get = () => wanted.forEach((number) => list.page(number).then(() => this.draw(), (error) => say(error.message, "error")));
+            const get = () => wanted.forEach((number) => list.page(number).then(() => this.draw(), (error) => toast(error.message, "error")));
             if (list.pages.size) this.timer = setTimeout(get, 60); else get();
         },
         refresh() {
@@ -417,7 +408,7 @@
             grid.chosen.clear();
             const words = imported === gone.length ? (gone.length === 1 ? t("Out of the history; its file stays where it is.") : t("{n} pictures out of the history; their files stay where they are.", { n: gone.length }))
                 : gone.length === 1 ? t("Moved to the trash.") : t("{n} pictures moved to the trash.", { n: gone.length });
-            say(words, "note", { [t("Undo")]: () => this.restore(gone) });
+            toast(words, "note", { [t("Undo")]: () => this.restore(gone) });
             await tab.refresh();
             await viewer.gone(gone);
         },
@@ -425,13 +416,13 @@
             const back = (await post("restore", { ids }))?.ids;
             if (!back) return;
             grid.chosen.clear();
-            say(back.length === 1 ? t("The picture is back.") : t("{n} pictures are back.", { n: back.length }));
+            toast(back.length === 1 ? t("The picture is back.") : t("{n} pictures are back.", { n: back.length }));
             await tab.refresh();
             await viewer.gone(back);
         },
         async emptyTrash() {
             const count = (await post("empty"))?.count;
-            if (count !== undefined) say(t("The trash is empty."));
+            if (count !== undefined) toast(t("The trash is empty."));
             await tab.refresh();
         },
         /** Keys that mean the same in the grid and in the viewer. */
@@ -455,7 +446,7 @@
                 await send(to, { ...detail, blob });
                 viewer.close();
             } catch (error) {
-                say(error.message, "error");
+                toast(error.message, "error");
             }
         },
         /** Everything that Generate needs to draw the same picture: form, source and mask. */
@@ -475,9 +466,9 @@
                     await take("img2img", detail.infotext);
                 } else await take("txt2img", detail.infotext);
                 viewer.close();
-                say(t("All settings are back: Generate draws the same picture again."));
+                toast(t("All settings are back: Generate draws the same picture again."));
             } catch (error) {
-                say(error.message, "error");
+                toast(error.message, "error");
             }
         },
     };
@@ -499,7 +490,6 @@
             this.dialog.addEventListener("keydown", (event) => this.key(event));
             this.dialog.addEventListener("close", () => {
                 this.picture = null;
-                lift();
                 if (!tab.root.offsetParent) return;
                 if (this.index >= 0) grid.go(this.index);
                 if (tab.stale) tab.refresh();
@@ -517,7 +507,7 @@
             try {
                 this.show(await ask(`history/${escape(id)}`), list.indexOf(id));
             } catch (error) {
-                say(error.message, "error");
+                toast(error.message, "error");
             }
         },
         /** The picture of a tile that stood where the list, of which the answer is on its way, has another. */
@@ -540,7 +530,6 @@
             if (!this.isOpen) {
                 this.side.replaceChildren();
                 this.dialog.showModal();
-                lift();
             }
             try {
                 const [detail, lineage] = await Promise.all([ask(`history/${escape(picture.id)}`), ask(`history/${escape(picture.id)}/lineage`)]);
@@ -549,7 +538,7 @@
                 this.fill(detail, lineage);
                 for (const near of [index - 1, index + 1]) if (list.at(near) && !list.at(near).missing) new Image().src = whole(list.at(near));
             } catch (error) {
-                say(error.message, "error");
+                toast(error.message, "error");
             }
         },
         fill(detail, lineage) {
@@ -650,7 +639,7 @@
             }
             this.first = id;
             viewer.close();
-            say(t("Now open the other picture and press C, or Compare."), "note", { [t("Forget it")]: () => { this.first = null; } });
+            toast(t("Now open the other picture and press C, or Compare."), "note", { [t("Forget it")]: () => { this.first = null; } });
         },
         build() {
             this.images = [0, 1].map(() => make("img", { alt: "", draggable: "false" }));
@@ -661,7 +650,6 @@
             this.dialog = make("dialog", { id: "history_comparison", class: "easel-look compare", "aria-label": t("Two pictures compared") },
                 make("div", { class: "easel-viewer-stage" }, this.stage), make("div", { class: "easel-viewer-side" }, this.words),
                 button(t("Close (Esc)"), icon("M5 5l10 10 M15 5L5 15"), () => this.dialog.close(), { class: "easel-round close" }));
-            this.dialog.addEventListener("close", lift);
             document.body.append(this.dialog);
         },
         async open(one, other) {
@@ -679,10 +667,9 @@
                 this.slider.oninput();
                 this.fill(a, b, words, changes);
                 if (!this.dialog.open) this.dialog.showModal();
-                lift();
                 this.slider.focus();
             } catch (error) {
-                say(error.message, "error");
+                toast(error.message, "error");
             }
         },
         fill(a, b, words, changes) {
@@ -759,7 +746,7 @@
                 this.timer = setTimeout(again, 400);
             } else {
                 await tab.refresh();
-                if (!this.dialog.open) say(this.note.textContent, view.state === "failed" ? "error" : "note");
+                if (!this.dialog.open) toast(this.note.textContent, view.state === "failed" ? "error" : "note");
             }
         },
     };
@@ -878,7 +865,7 @@
                 if (!await list.find()) return;
             } catch (error) {
                 this.stale = true;
-                return say(error.message, "error");
+                return toast(error.message, "error");
             }
             const focused = grid.canvas.contains(document.activeElement);
             grid.regroup();

@@ -26,6 +26,13 @@
         if (word === null || !parent || parent.closest(SKIP)) return;
         if (parent.tagName === "OPTION" && !parent.hasAttribute("value")) parent.value = parent.textContent;
         node.data = /^\s*/.exec(node.data)[0] + word + /\s*$/.exec(node.data)[0];
+        if (parent.closest("#tabs > .tab-wrapper")) fit();
+    }
+    /** Gradio has measured which tabs have room by their English names: let it measure once more. */
+    let fitting = 0;
+    function fit() {
+        clearTimeout(fitting);
+        fitting = setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
     }
     function attribute(element, name) {
         const word = found(element.getAttribute(name) ?? "");

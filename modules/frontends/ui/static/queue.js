@@ -74,8 +74,7 @@
 
     function about({ request }) {
         const { source, width, height, steps, sampler, checkpoint, hires } = request, count = pictures(request);
-        const task = source?.extras ? "extras" : source?.mask ? "inpaint" : source ? "img2img" : "txt2img";
-        const parts = [task];
+        const parts = [t(source?.extras ? "Extras" : source?.mask ? "Inpaint" : source ? "img2img" : "txt2img")];
         if (!source?.extras) parts.push(`${width}×${height}`, steps === 1 ? t("1 step") : t("{n} steps", { n: steps }), sampler);
         if (hires) parts.push(t("hires fix"));
         parts.push(count === 1 ? t("1 picture") : t("{n} pictures", { n: count }));
