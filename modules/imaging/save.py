@@ -265,8 +265,9 @@ def save_picture(
             "outdir_txt2img_samples": saving.outdir_txt2img_grids,
             "outdir_img2img_samples": saving.outdir_img2img_grids,
             "samples_format": saving.grid_format,
-            "samples_filename_pattern": "[seed]",
+            "samples_filename_pattern": _grid_name(saving),
             "save_images_add_number": True,
+            "save_to_dirs": saving.grid_save_to_dirs,
         }
         saving = saving.model_copy(update=places)
     path = save_named(image, infotext, fields, saving, data_dir, basename, disk)
@@ -274,6 +275,10 @@ def save_picture(
         with contextlib.suppress(DiskTrouble):  # the picture is safe, and holds it as well
             safe_write(path.with_suffix(".txt"), f"{infotext}\n".encode("utf-8", "replace"), disk=disk)
     return kept_as(path, data_dir)
+
+
+def _grid_name(saving: Saving) -> str:
+    return (saving.samples_filename_pattern or "[seed]-[prompt_spaces]") if saving.grid_extended_filename else "[seed]"
 
 
 def save_beside(image: Image.Image, infotext: str, path: str, suffix: str, data_dir: Path, disk: Disk = DISK) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.gauge import Gauge
 from modules.pipeline.faces import Faces
+from modules.pipeline.latents import Start
 from modules.pipeline.text import ConditioningCache
 from modules.pipeline.upscalers import Upscalers
 from modules.schema.errors import Cancelled
@@ -60,6 +62,17 @@ class Kept(NamedTuple):
 
 class Skipped(Exception):
     """The user asked for the next picture; ends one batch, not the job."""
+
+
+class BrokenOff(Exception):
+    """A batch ended, by the `cause`, before its pictures were finished; `latents` [B, C, h, w] are what they were to
+    become when last judged, `size` is theirs in pixels, and `start` what they began from."""
+
+    def __init__(
+        self, latents: Tensor, size: tuple[int, int], cause: Cancelled | Skipped, start: Start | None = None
+    ) -> None:
+        super().__init__()
+        self.latents, self.size, self.cause, self.start = latents, size, cause, start
 
 
 @dataclass(frozen=True)

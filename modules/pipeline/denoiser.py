@@ -90,7 +90,7 @@ class Denoiser:
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
     the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
     which it is, and gives the model the strengths its networks have then. `deep_interval`, `first_block`: see `_cache`.
-    `shows`: whose guess at the first picture `shown` [C, h, w] holds: "Combined", "Prompt" or "Negative prompt".
+    `shows`: whose guess `shown` [B, C, h, w] holds after a call: "Prompt" or "Negative prompt"; with "Combined" None.
     """
 
     models: Models
@@ -150,7 +150,8 @@ class Denoiser:
             # These samplers hold x / sqrt(1 + sigma^2), and the kept part is put into that.
             seen = self.start.keep(x, ((1 + sigma**2) ** 0.5).view(-1, 1, 1, 1))
         with_negative = self.wants_uncond or not self._skips_negative(sigma)
-        self.shown = None
+        shows = self.shows == "Prompt" or (self.shows == "Negative prompt" and with_negative)
+        self.shown = torch.empty_like(x) if shows else None
         guided = torch.empty_like(x)
         unguided = torch.empty_like(x) if self.wants_uncond else None
         together = 1 if self.first_block else self.pictures_per_call  # each picture is compared with itself alone
@@ -164,7 +165,7 @@ class Denoiser:
             if unguided is not None:
                 unguided = unguided + (x - seen)
             if self.shown is not None and not into_x:
-                self.shown = self.start.blended(torch.cat([self.shown[None], guided[1:]]), sigma)[0]
+                self.shown = self.start.blended(self.shown, sigma)
         return guided if unguided is None else (guided, unguided)
 
     def _skips_negative(self, sigma: Tensor) -> bool:
@@ -204,14 +205,14 @@ class Denoiser:
             weights = [weight for _, weight in self.pictures[k].parts]
             parts = [denoised[position + i] for i in range(len(weights))]
             position += len(weights)
-            if k == 0 and self.shows == "Prompt":
-                self.shown = parts[0]
+            if self.shown is not None and self.shows == "Prompt":
+                self.shown[k] = parts[0]
             if not with_negative:
                 guided[k] = parts[0]
                 continue
             negative = denoised[position]
-            if k == 0 and self.shows == "Negative prompt":
-                self.shown = negative
+            if self.shown is not None and self.shows == "Negative prompt":
+                self.shown[k] = negative
             blind = denoised[position + 1] if three_way else None
             guided[k] = self._combine(parts, weights, negative, blind, x[k], sigma[k])
             if unguided is not None:

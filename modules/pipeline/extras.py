@@ -55,6 +55,10 @@ def run(request: GenerationRequest, asked: Extras, ctx: RunContext) -> list[Save
             continue
         settings = ctx.settings.with_options(known | batch.saving_of(item, many))
         pattern = item.stem if many.output_dir else "large"
+        if source.batch is not None and item.stem and settings.saving.use_original_name_batch:
+            pattern, settings = item.stem, settings.with_options({"save_images_add_number": False})
+        if settings.saving.use_upscaler_name_as_suffix and asked.upscaler_1 != "None":
+            pattern += f"-{asked.upscaler_1}"
         try:
             ctx.check()
             name = item.kept(ctx.folders.inputs)

@@ -20,15 +20,15 @@ from modules.imaging.upscale import Find
 from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
 from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source, upscalers
-from modules.pipeline.context import Kept, RunContext, Skipped
-from modules.pipeline.infotext import infotext_of
+from modules.pipeline.context import BrokenOff, Kept, RunContext, Skipped
+from modules.pipeline.infotext import infotext_of, source_of
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.plan import make_plan
 from modules.pipeline.progress import Meter
 from modules.pipeline.source import Pictures, Prepared
 from modules.prompt import styles, wildcards
-from modules.schema.errors import DiskTrouble
+from modules.schema.errors import Cancelled, DiskTrouble
 from modules.schema.events import ImageReady, Warned
 from modules.schema.plan import Plan
 from modules.schema.record import Role, SavedRecord
@@ -65,18 +65,23 @@ def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     records = []
     with closing(drawn(request, ctx)) as pictures:
         for made in pictures:
-            records.append(publish(made.image, made.strip, made.plan, made.k, ctx, beside=made.beside))
+            records.append(
+                publish(made.image, made.strip, made.plan, made.k, ctx, beside=made.beside, incomplete=made.incomplete)
+            )
             for number, image in enumerate(made.shown):
                 index = MASK_INDEX + len(MASKS) * made.k + number
                 records.append(publish(image, None, made.plan, made.k, ctx, index=index, role="mask"))
-            if made.plan.settings.saving.return_grid:
+            if made.plan.settings.saving.return_grid and not made.incomplete:
                 ctx.kept[made.k] = Kept(made.plan, made.k, made.image)
     return records
 
 
 def side_by_side(ctx: RunContext) -> list[SavedRecord]:
-    """The grid of a job's pictures, where there are several and all of them are at hand."""
-    if len(ctx.kept) < 2 or len(ctx.kept) < ctx.kept[min(ctx.kept)].plan.pictures:
+    """The grid of a job's pictures, where there are several (or one is enough) and all of them are at hand."""
+    if not ctx.kept:
+        return []
+    alone = ctx.kept[min(ctx.kept)].plan.settings.saving.grid_only_if_multiple
+    if len(ctx.kept) < 1 + alone or len(ctx.kept) < ctx.kept[min(ctx.kept)].plan.pictures:
         return []
     first = ctx.kept[min(ctx.kept)]
     saving, count = first.plan.settings.saving, len(ctx.kept)
@@ -116,7 +121,7 @@ def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, 
     given = source.read(plan, ctx.folders)
     prepared = None
     if given is not None:
-        plan, prepared = source.ready(plan, given, finder(ctx, plan))
+        plan, prepared = source.ready(source.put_by(plan, ctx.folders, ctx.warn), given, finder(ctx, plan))
         for message in prepared.warnings:
             ctx.emit(Warned(message=message))
     meter = Meter(ctx, plan, *steps_of(plan, given, ctx))
@@ -151,7 +156,7 @@ class Job:
 @dataclass(frozen=True)
 class Made:
     """A finished picture: number k of its plan, which is by now complete for it. `beside`: what is kept with it, by the
-    word that its name ends with; `shown`: what is shown after it, and not saved."""
+    word that its name ends with; `shown`: what is shown after it, and not saved. `incomplete`: it was stopped."""
 
     plan: Plan
     k: int
@@ -159,6 +164,7 @@ class Made:
     strip: Image.Image | None = None
     beside: Mapping[str, Image.Image] = field(default_factory=dict)
     shown: Sequence[Image.Image] = ()
+    incomplete: bool = False
 
 
 def pictures(
@@ -199,8 +205,25 @@ def pictures(
                 }
                 shown = [masks[word] for word, _, show in MASKS if getattr(plan.settings.saving, show) and masks]
                 yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None, beside, shown)
+        except BrokenOff as stopped:
+            yield from _as_far_as(stopped, plan, batch, prepared, job)
+            if isinstance(stopped.cause, Cancelled):
+                raise stopped.cause from None
         except Skipped:
             continue
+
+
+def _as_far_as(stopped: BrokenOff, plan: Plan, batch: range, prepared: Prepared | None, job: Job) -> Iterator[Made]:
+    """The pictures of a batch that was stopped, as far as they came; nothing is done to them but what puts them in
+    their place."""
+    method = plan.settings.model.sd_vae_decode_method
+    for i, (k, latent) in enumerate(zip(batch, stopped.latents)):
+        if k in job.ctx.control.finished:
+            continue
+        image = decode.decode(job.models.current, latent, stopped.size, method, job.ctx.warn)
+        if prepared is not None:
+            image = prepared.finish(image, k, stopped.start.seen(stopped.latents, i) if stopped.start else None)
+        yield Made(plan, k, image, incomplete=True)
 
 
 def _of_source(
@@ -245,7 +268,8 @@ def in_tiles(plan: Plan, given: Pictures, tiles: Tiles, job: Job) -> Iterator[Ma
         done += len(batches)
         if k in job.ctx.control.finished:
             continue
-        made = list(pictures(cut.plan, cut.prepared, job, batches, frozenset(), done - len(batches)))
+        tiled = pictures(cut.plan, cut.prepared, job, batches, frozenset(), done - len(batches))
+        made = [one for one in tiled if not one.incomplete]
         if len(made) == len(cut.prepared.images):
             told = {"not_applied": made[0].plan.not_applied, "ti_hashes": made[0].plan.ti_hashes[:1] * plan.pictures}
             yield Made(plan.model_copy(update=told), k, cut.joined([one.image for one in made]))
@@ -262,7 +286,7 @@ def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Itera
         colours = colours if loop else prepared.colours
         prepared = replace(prepared, colours=colours)
         for made in pictures(one, prepared, job, [range(k, k + 1)], frozenset(), k):
-            now = replace(now, sources=(made.image,))
+            now = now if made.incomplete else replace(now, sources=(made.image,))
             if k not in job.ctx.control.finished:  # what comes after it needs it, though
                 yield made
 
@@ -325,8 +349,13 @@ def draw(
             drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
         first_steps, drawn_first = first.steps_run, drawn if further else None
     for second in further:
-        meter.start_pass("Enlarging", first_steps)
-        larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
+        try:
+            meter.start_pass("Enlarging", first_steps)
+            larger, goal = hires.enlarged(plan, batch, drawn, models.current, finder(ctx, plan))
+        except (Cancelled, Skipped) as stop:
+            if drawn_first is None:
+                raise
+            raise BrokenOff(drawn_first, first.size, stop) from stop
         own = plan.second and plan.second.checkpoint
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")
@@ -348,14 +377,14 @@ def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
     asked, second = plan.request.source, plan.request.hires
     if asked is None:
         return (second.first_picture,) if second and second.first_picture else ()
-    first = asked.images[0 if asked.loopback else k % len(asked.images)]
+    first = asked.images[source_of(plan, k)]
     return (first, asked.mask.image) if asked.mask else (first,)
 
 
 def publish(
     image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext,
     *, index: int | None = None, role: Role = "picture", told: Mapping[str, Any] = MappingProxyType({}),
-    basename: str = "", beside: Mapping[str, Image.Image] = MappingProxyType({}),
+    basename: str = "", beside: Mapping[str, Image.Image] = MappingProxyType({}), incomplete: bool = False,
 ) -> SavedRecord:  # fmt: skip
     """Save one picture, its filmstrip beside it, and announce it as number `index` (k) of its job.
 
@@ -365,7 +394,8 @@ def publish(
     infotext = infotext_of(plan, k, told)
     saving = plan.settings.saving
     path, film, problem, data = None, None, None, None
-    if saving.grid_save if role == "grid" else saving.samples_save and role != "mask":
+    wanted = saving.grid_save if role == "grid" else saving.samples_save and role != "mask"
+    if wanted and (saving.save_incomplete_images or not incomplete):
         try:
             path = save_picture(image, infotext, plan, k, ctx.folders.data, basename=basename, grid=role == "grid")
             film = save_beside(strip, infotext, path, "steps", ctx.folders.data) if strip else None
@@ -379,7 +409,7 @@ def publish(
         id=uuid.uuid4().hex, job=ctx.job, index=k if index is None else index, path=path,
         width=image.width, height=image.height, seed=plan.seeds[k], infotext=infotext, created=time.time(),
         problem=problem, filmstrip=film,
-        parents=parents_of(plan, k), role=role,
+        parents=parents_of(plan, k), role=role, incomplete=incomplete,
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

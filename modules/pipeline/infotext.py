@@ -78,6 +78,8 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     if drawing.deep_cache_interval > 1 and not drawing.first_block_cache_threshold:
         fields["Deep cache interval"] = drawing.deep_cache_interval
     fields |= _hypertile_fields(plan)
+    if plan.init_hashes:
+        fields["Init image hash"] = plan.init_hashes[source_of(plan, k)]
     if options.randn_source != "GPU":
         fields["RNG"] = options.randn_source
     if drawing.tiling:
@@ -122,6 +124,12 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
     fields |= more
     fields["Version"] = f"{NAME} {VERSION}" if told.add_version_to_infotext else None
     return infotext.format(plan.prompts[k], plan.negative_prompts[k], fields)
+
+
+def source_of(plan: Plan, k: int) -> int:
+    """Which of the source pictures number k is drawn from; a loop begins with the first."""
+    source = plan.request.source
+    return k % len(source.images) if source and not source.loopback else 0
 
 
 def _lengths_differ(plan: Plan, k: int) -> bool:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from modules.nets.hypertile import Tiling
 from modules.pipeline import depth, inversion, latents, networks, text
-from modules.pipeline.context import RunContext
+from modules.pipeline.context import BrokenOff, RunContext, Skipped
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.progress import Meter
 from modules.pipeline.text import PictureConditioning
 from modules.sampling import noise, samplers, schedules, table
-from modules.schema.errors import NotANumber
+from modules.schema.errors import Cancelled, NotANumber
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.request import Inversion
 from modules.weights.residency import LoadedModel
@@ -105,7 +105,8 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """The latents of one batch [B, C, h, w], denoised: out of nothing, or out of `start`.
 
-    `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`). Raises NotANumber.
+    `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`). Raises NotANumber, and BrokenOff where it
+    was stopped after its first step.
     """
     request, options, model = plan.request, plan.settings.sampling, models.current
     meter.size = run.size
@@ -179,7 +180,11 @@ def sample(
         x = walk.from_picture(start.latents, first, extra_noise=plan.settings.drawing.img2img_extra_noise)
 
     def on_step(step: int, _x: Tensor, denoised: Tensor, _sigma: float) -> None:
-        meter.step(step, models.current, denoised, denoiser.shown)
+        try:
+            meter.step(step, models.current, denoised, denoiser.shown)
+        except (Cancelled, Skipped) as stop:
+            latents = denoised if start is None else start.finished(denoised)
+            raise BrokenOff(latents, run.size, stop, start) from stop
 
     drawn = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
     if models.current.policy.check_numbers and not torch.isfinite(drawn).all():

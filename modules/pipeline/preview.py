@@ -20,6 +20,7 @@ SD_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), 
 SDXL_RGB = (
     (0.3448, 0.4168, 0.4395), (-0.1953, -0.0290, 0.0250), (0.1074, 0.0886, -0.0163), (-0.3730, -0.2499, -0.2088),
 )  # fmt: skip
+MOST_PIXELS = 4096 * 4096  # of the pictures of a batch side by side
 FRAME_SIDE = 192  # longer side of one frame of a filmstrip, in pixels
 
 

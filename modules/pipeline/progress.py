@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from modules.imaging.grid import sheet
 from modules.pipeline import preview
 from modules.pipeline.context import RunContext
 from modules.pipeline.preview import Film
@@ -71,7 +72,7 @@ class Meter:
 
     def step(self, index: int, model: LoadedModel, denoised: Tensor, shown: Tensor | None = None) -> None:
         """Step `index` (from 0) of this pass is done; `denoised` [B, C, h, w] is the present guess at the result.
-        `shown` [C, h, w] is what a preview shows, where that is not the first of them."""
+        `shown` [B, C, h, w] is what a preview shows instead."""
         self.ctx.check()
         self.steps_done = self.batch * self.per_batch + min(self.offset + index + 1, self.per_batch)
         self._emit()
@@ -90,8 +91,10 @@ class Meter:
             return
         self.previewed = now
         with torch.inference_mode():
-            latent = denoised[0] if shown is None else shown
-            image = preview.quick(model, latent, self._size, settings.show_progress_type)
+            latents = denoised if shown is None else shown
+            seen = latents if settings.show_progress_grid else latents[:1]
+            images = [preview.quick(model, latent, self._size, settings.show_progress_type) for latent in seen]
+            image = sheet(images, -1, preview.MOST_PIXELS) or images[0]
         self.ctx.emit(Preview(step=self.steps_done, format="jpeg", data=preview.encode(image)))
 
     def _emit(self) -> None:

@@ -119,8 +119,13 @@ def _draw(
         for made in pictures:
             index = first + made.k
             if index not in finished:
-                records.append(plain.publish(made.image, made.strip, made.plan, made.k, ctx, index=index, role=role))
-            if expansion.grids:
+                records.append(
+                    plain.publish(
+                        made.image, made.strip, made.plan, made.k, ctx, index=index, role=role,
+                        incomplete=made.incomplete,
+                    )
+                )  # fmt: skip
+            if expansion.grids and not made.incomplete:
                 ctx.kept[index] = Kept(made.plan, made.k, made.image)
 
 

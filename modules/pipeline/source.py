@@ -5,6 +5,8 @@ Everything here is pixels; `latents` makes tensors of it.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +24,12 @@ from modules.imaging.masks import (
     read_mask,
     unmasked,
 )  # fmt: skip
+from modules.imaging.metadata import read_infotext
 from modules.imaging.resize import Mode, Upscale, resize
+from modules.imaging.save import NameTaken, encode_picture, safe_write
 from modules.imaging.spectrum import matching_noise
 from modules.imaging.upscale import Find, find_upscaler
+from modules.schema.errors import DiskTrouble
 from modules.schema.folders import Folders
 from modules.schema.plan import Plan
 from modules.schema.request import Mask, Outpaint, Soft, Source
@@ -32,6 +37,8 @@ from modules.schema.request import Mask, Outpaint, Soft, Source
 RESIZE: tuple[Mode, ...] = ("stretch", "cover", "fit")
 LATENT_RESIZE = 3
 FILL_ORIGINAL, FILL_NOISE, FILL_NOTHING = 1, 2, 3
+PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Those that a PNG holds as they are."""
 OUTPAINT_CONTENT = {"latent noise": FILL_NOISE, "latent nothing": FILL_NOTHING}
 
 
@@ -112,6 +119,27 @@ def read(plan: Plan, folders: Folders) -> Pictures | None:
     background = plan.settings.drawing.img2img_background_color
     sources = tuple(flatten(inputs.load(folders.inputs, name), background) for name in source.images)
     return Pictures(sources, inputs.load(folders.inputs, source.mask.image) if source.mask else None)
+
+
+def put_by(plan: Plan, folders: Folders, warn: Callable[[str], None]) -> Plan:
+    """Where that is asked for, the source pictures saved under the MD5 of their pixels, which the plan then knows; one
+    that is there already is left as it is, one that cannot be saved is told of."""
+    source, saving = plan.request.source, plan.settings.saving
+    if source is None or not saving.save_init_img:
+        return plan
+    hashes = []
+    for name in source.images:
+        image = inputs.load(folders.inputs, name)
+        image = image if image.mode in PLAIN_MODES else image.convert("RGB")
+        hashes.append(hashlib.md5(image.tobytes(), usedforsecurity=False).hexdigest())
+        data, ending = encode_picture(image, read_infotext(image), saving)
+        try:
+            safe_write(folders.data / saving.outdir_init_images / f"{hashes[-1]}.{ending}", data)
+        except NameTaken:
+            pass
+        except DiskTrouble as error:
+            warn(error.message)
+    return plan.model_copy(update={"init_hashes": tuple(hashes)})
 
 
 def ready(plan: Plan, pictures: Pictures, find: Find = find_upscaler) -> tuple[Plan, Prepared]:

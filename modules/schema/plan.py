@@ -31,7 +31,7 @@ class Plan(Frozen):
     was drawn for each picture ("" for nothing).
     `networks`: the files of all extra networks that the prompts name; how strong each is, each prompt says itself.
     `not_applied`: names of those that do not fit the checkpoint, and `ti_hashes` for each picture: known only once
-    the checkpoint is open.
+    the checkpoint is open. `init_hashes`: MD5 of each source picture's pixels, where they are saved.
     Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size. `concat` ("inpaint",
     "edit" or "") is what the checkpoint wants to see besides noise; like its hash it is known once its file is open.
     """
@@ -54,6 +54,7 @@ class Plan(Frozen):
     networks: tuple[NetworkUse, ...] = ()
     not_applied: tuple[str, ...] = ()
     ti_hashes: tuple[str, ...] = ()
+    init_hashes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

@@ -20,7 +20,7 @@ class SavedRecord(Frozen):
     then its bytes are kept by the service until it stops, and `problem` says why. `filmstrip`: where the picture of its
     steps lies, if one was asked for. `parents`: SHA-256 of the files of the picture and the mask it was drawn from.
     `role`: a picture, a grid of pictures, a part of a grid that is not asked for by itself, or what shows the mask
-    of the picture before."""
+    of the picture before. `incomplete`: it was interrupted or skipped, and is shown as far as it came."""
 
     id: str
     job: str
@@ -35,6 +35,7 @@ class SavedRecord(Frozen):
     filmstrip: str | None = None
     parents: tuple[str, ...] = ()
     role: Role = "picture"
+    incomplete: bool = False
 
 
 class JobView(Frozen):

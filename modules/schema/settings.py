@@ -40,6 +40,12 @@ class Saving(Frozen):
     )  # fmt: skip
     grid_prevent_empty_spots: bool = fact(False, label="Prevent empty spots in grid (when set to autodetect)")
     grid_save: bool = fact(True, label="Save all generated image grids")
+    grid_only_if_multiple: bool = fact(True, label="Do not save grids consisting of one picture")
+    grid_extended_filename: bool = fact(
+        False, label="Add extended info (seed, prompt) to filename when saving grid",
+        hint="As pictures are named: grid-0012-7-a red house.png instead of grid-0012-7.png.",
+    )  # fmt: skip
+    grid_save_to_dirs: bool = fact(True, label="Save grids to a subdirectory", hint="As pictures: see below.")
     grid_format: Literal["png", "jpg", "jpeg", "webp", "avif"] = fact(
         "png", label="File format for grids", choices=("png", "jpg", "webp", "avif")
     )
@@ -63,6 +69,12 @@ class Saving(Frozen):
         False,
         label="Keep characters in file names that only Windows forbids",
         hint="of the file itself, not of folders",
+    )
+    use_original_name_batch: bool = fact(
+        True, label="Use original name for output filename during batch process in extras tab"
+    )
+    use_upscaler_name_as_suffix: bool = fact(
+        False, label="Use upscaler name as filename suffix in the extras tab", hint="00012-large-Lanczos.png"
     )
     save_images_add_number: bool = fact(True, label="Add number to filename when saving")
     save_images_before_highres_fix: bool = fact(
@@ -89,6 +101,15 @@ class Saving(Frozen):
         False, label="For inpainting, include masked composite in results for web",
         hint="The new part alone, the rest transparent; not saved.",
     )  # fmt: skip
+    save_incomplete_images: bool = fact(
+        False, label="Save incomplete images",
+        hint="Those that were interrupted or skipped; they are shown in any case, as far as they came.",
+    )  # fmt: skip
+    save_init_img: bool = fact(
+        False, label="Save init images when using img2img",
+        hint="Under the MD5 of their pixels, which the infotext then names: Init image hash.",
+    )  # fmt: skip
+    outdir_init_images: str = fact("outputs/init-images", label="Directory for saving init images when using img2img")
     outdir_save: str = fact("log/images", label="Directory for saving images using the Save button")
     use_save_to_dirs_for_ui: bool = fact(False, label="When using Save button, save images to a subdirectory")
     save_selected_only: bool = fact(True, label="When using Save button, only save a single selected image")
@@ -485,7 +506,13 @@ class Faces(Frozen):
 
 
 class Interrogating(Frozen):
-    """How pictures are described (Interrogate CLIP)."""
+    """How pictures are described (Interrogate CLIP and DeepBooru)."""
+
+    interrogate_return_ranks: bool = fact(
+        False,
+        label="Include ranks of model tags matches in results",
+        hint="(a cat:0.873): how sure it is, as a weight.",
+    )
 
     interrogate_clip_dict_limit: int = fact(
         1500, label="Maximum number of lines in text file", ge=0, le=1_000_000, soft_le=5000, step=1,
@@ -494,6 +521,11 @@ class Interrogating(Frozen):
     interrogate_clip_skip_categories: tuple[str, ...] = fact(
         (), label="Skip inquire categories", hint="Names of files in the folder interrogate."
     )
+    interrogate_deepbooru_score_threshold: float = fact(0.5, label="DeepBooru: score threshold", ge=0, le=1, step=0.01)
+    deepbooru_sort_alpha: bool = fact(True, label="DeepBooru: sort tags alphabetically", hint="Off: the surest first.")
+    deepbooru_use_spaces: bool = fact(True, label="DeepBooru: use spaces in tags", hint="Off: underscores.")
+    deepbooru_escape: bool = fact(True, label="DeepBooru: escape (\\) brackets", hint="So that they are no emphasis.")
+    deepbooru_filter_tags: str = fact("", label="DeepBooru: filter out those tags", hint="With commas between.")
 
 
 class Networks(Frozen):
@@ -533,6 +565,9 @@ class Preview(Frozen):
     live_previews_enable: bool = fact(True, label="Show live previews of the created image")
     show_progress_every_n_steps: int = fact(
         1, label="Live preview display period", ge=-1, le=32, step=1, hint="in steps; -1 shows only finished pictures"
+    )
+    show_progress_grid: bool = fact(
+        True, label="Show previews of all images generated in a batch as a grid", hint="Off: of the first alone."
     )
     live_preview_refresh_period: int = fact(
         300, label="Progressbar and preview update period", ge=0, le=60000, soft_le=5000, step=50,

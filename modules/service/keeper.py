@@ -197,8 +197,9 @@ def adopt(database: Database, jobs: JobStore, folders: Folders) -> int:
 
 
 def _outputs(saving: Saving, data: Path) -> set[Path]:
-    """Folders that jobs write to; what the Save button puts aside is no picture of its own."""
-    names = [name for name in type(saving).model_fields if name.startswith("outdir_") and name != "outdir_save"]
+    """Folders that jobs write to; what the Save button puts aside and what was drawn from are no pictures of theirs."""
+    others = {"outdir_save", "outdir_init_images"}
+    names = [name for name in type(saving).model_fields if name.startswith("outdir_") and name not in others]
     return {data / value for name in names if (value := getattr(saving, name))}
 
 

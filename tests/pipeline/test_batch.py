@@ -147,6 +147,16 @@ def test_extras_go_through_a_folder_too(folder: Path, studio: Studio, tmp_path: 
     assert [one.record.index for one in again] == [4, 5]
 
 
+def test_pictures_of_extras_are_called_as_the_settings_say(folder: Path, studio: Studio) -> None:
+    asked = Source(extras=Extras(upscaler_1="Nearest", upscaling_resize=2), batch=Batch(input_dir=str(folder)))
+    for wish, name in (
+        ({}, "b 2.png"), ({"use_upscaler_name_as_suffix": True}, "b 2-Nearest.png"),
+        ({"use_original_name_batch": False}, "-large.png"),
+    ):  # fmt: skip
+        made = studio.draw(source=asked, override_settings=wish)
+        assert Path(str(made[1].record.path)).name.endswith(name)
+
+
 def test_what_cannot_be_gone_through_is_said(studio: Studio, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="no folder") as caught:
         draw(studio, Batch(input_dir=str(tmp_path / "nowhere")))

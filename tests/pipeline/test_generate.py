@@ -18,6 +18,7 @@ from modules.prompt import infotext
 from modules.sampling.table import SAMPLER_NAMES
 from modules.schema.errors import BadRequest, Cancelled, NotANumber, NotFound
 from modules.schema.events import ImageReady, Preview, Progress, Warned
+from modules.schema.request import Hires
 from modules.schema.settings import Preview as PreviewSettings
 from modules.schema.settings import Saving, Settings
 from modules.weights import hashing
@@ -118,6 +119,24 @@ def test_previews_show_what_the_settings_ask_for(studio: Studio, content: str, c
     assert all(np.abs(first(other, 7) - alone).max() > 4 for other in others)
 
 
+@pytest.mark.parametrize("content", ["Prompt", "Combined"])
+def test_a_preview_shows_the_whole_batch_or_its_first_picture(content: str, studio: Studio) -> None:
+    def first(**fields: Any) -> np.ndarray:
+        shown = {"show_progress_every_n_steps": 1, "live_preview_refresh_period": 0, "live_preview_content": content}
+        settings = Settings().with_options(shown | {"show_progress_grid": fields.pop("grid", True)})
+        studio.draw(steps=2, prompt="a red house", settings=settings, **fields)
+        data = next(event.data for event in studio.events if isinstance(event, Preview))
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image).astype(int)
+
+    alone = [first(seed=5 + k) for k in range(2)]
+    both = first(seed=5, batch_size=2)
+    assert both.shape == (64, 128, 3)
+    assert np.abs(both[:, :64] - alone[0]).mean() < 4 > np.abs(both[:, 64:] - alone[1]).mean()  # JPEG
+    assert np.abs(alone[0] - alone[1]).mean() > 8
+    assert np.array_equal(first(seed=5, batch_size=2, grid=False), alone[0])
+
+
 def test_a_picture_is_saved_in_the_format_asked_for_with_a_text_beside_it(studio: Studio) -> None:
     settings = Settings().with_options({"samples_format": "webp", "webp_lossless": True, "save_txt": True})
     (made,) = studio.draw(seed=77, settings=settings)
@@ -141,7 +160,7 @@ def test_interrupt_takes_effect_at_the_next_step_and_keeps_what_is_finished(stud
     hand = Hand(cancel_at=lambda e: isinstance(e, Progress) and e.step == 5)
     with pytest.raises(Cancelled):
         studio.draw(hand, n_iter=3, steps=3)
-    assert len(studio.pictures) == 1
+    assert [(p.record.incomplete, p.record.path is None) for p in studio.pictures] == [(False, False), (True, True)]
     assert max(e.step for e in studio.events if isinstance(e, Progress)) == 5
     assert (studio.folders.data / str(studio.pictures[0].record.path)).exists()
 
@@ -149,7 +168,26 @@ def test_interrupt_takes_effect_at_the_next_step_and_keeps_what_is_finished(stud
 def test_skip_goes_on_with_the_next_picture(studio: Studio) -> None:
     hand = Hand(skip_at=lambda e: isinstance(e, Progress) and e.step == 4)
     pictures = studio.draw(hand, n_iter=3, steps=3)
-    assert [p.record.index for p in pictures] == [0, 2]
+    assert [(p.record.index, p.record.incomplete) for p in pictures] == [(0, False), (1, True), (2, False)]
+    assert [p.record.path is None for p in pictures] == [False, True, False]
+
+
+@pytest.mark.parametrize("hires", [None, Hires(hr_scale=2)])
+@pytest.mark.parametrize("at", [1, 6])
+def test_a_stopped_picture_is_saved_as_far_as_it_came_where_that_is_asked_for(
+    at: int, hires: Hires | None, studio: Studio, pixels: Pixels
+) -> None:
+    wish = {"save_incomplete_images": True}
+    made = {"steps": 8, "override_settings": wish, "hires": hires}
+    (whole,) = studio.draw(**made)
+    with pytest.raises(Cancelled):
+        studio.draw(Hand(cancel_at=lambda e: isinstance(e, Progress) and e.step == at), batch_size=2, **made)
+    first, second = studio.pictures
+    assert [one.record.incomplete for one in (first, second)] == [True, True]
+    assert pixels(studio, first) != pixels(studio, whole)
+    assert (first.record.width, first.record.height) == (64, 64)  # the second pass had not begun
+    shown = studio.draw(Hand(skip_at=lambda e: isinstance(e, Progress) and e.step == at), **made)
+    assert [pixels(studio, one) for one in shown] == [pixels(studio, first)]
 
 
 def test_skip_while_a_batch_is_decoded_keeps_what_is_finished(studio: Studio) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from PIL import Image
 
 from modules.imaging import inputs
-from modules.schema.errors import BadFile, BadRequest, NotFound
+from modules.prompt.infotext import parse
+from modules.schema.errors import BadFile, BadRequest, Cancelled, NotFound
 from modules.schema.events import ImageReady, Progress, Warned
-from modules.schema.request import Hires, Mask, Source
-from tests.pipeline.conftest import Studio
+from modules.schema.request import Hires, Mask, Soft, Source
+from tests.pipeline.conftest import Hand, Studio
 
 Pixels = Callable[[Studio, ImageReady], bytes]
 
@@ -187,6 +189,44 @@ def test_masks_and_what_was_before_are_kept_beside_a_picture(studio: Studio, pix
     (plain,) = studio.draw(source=source)
     with Image.open(beside["before-color-correction.png"]) as before:
         assert before.convert("RGB").tobytes() == pixels(studio, plain) != pixels(studio, ready)
+
+
+def test_the_source_is_kept_by_its_hash_and_the_infotext_names_it(studio: Studio, test_seed: int) -> None:
+    wish = {"save_init_img": True}
+    source = from_picture(studio, test_seed)
+    (plain,) = studio.draw(source=source)
+    assert "Init image hash" not in plain.record.infotext
+    hashes = [hashlib.md5(picture(test_seed + k).tobytes()).hexdigest() for k in range(2)]
+    pair = Source(images=tuple(keep(studio, picture(test_seed + k)) for k in range(2)))
+    for _ in range(2):  # once more: what is there is left as it is
+        made = studio.draw(source=pair, override_settings=wish)
+        assert [parse(one.record.infotext).fields["Init image hash"] for one in made] == hashes
+    kept = studio.folders.data / "outputs/init-images"
+    assert sorted(path.stem for path in kept.iterdir()) == sorted(hashes)
+    with Image.open(kept / f"{hashes[1]}.png") as image:
+        assert image.tobytes() == picture(test_seed + 1).tobytes()
+    (kept / f"{hashes[0]}.png").unlink()
+    (kept / f"{hashes[1]}.png").unlink()
+    kept.rmdir()
+    kept.write_text("in the way")
+    assert len(studio.draw(source=source, override_settings=wish)) == 1
+    assert any(isinstance(event, Warned) and "is not a folder" in event.message for event in studio.events)
+    kept.unlink()
+
+
+@pytest.mark.parametrize("mask", [{}, {"inpaint_full_res": True}, {"soft": Soft()}])
+def test_a_stopped_picture_lies_in_its_place(mask: dict[str, Any], studio: Studio, test_seed: int) -> None:
+    source = from_picture(studio, test_seed, mask, size=(96, 80), denoising_strength=1.0)
+    with pytest.raises(Cancelled):
+        studio.draw(
+            Hand(cancel_at=lambda event: isinstance(event, Progress) and event.step == 2),
+            source=source, width=96, height=80, steps=6, override_settings={"save_incomplete_images": True},
+        )  # fmt: skip
+    (ready,) = studio.pictures
+    got, before = array(studio, ready), np.asarray(picture(test_seed, (96, 80))).astype(int)
+    assert (np.abs(got - before).max(axis=2) > 0)[20:36, 20:36].mean() > 0.9
+    if "soft" not in mask:
+        assert np.array_equal(got[70:], before[70:])
 
 
 def test_masks_are_shown_after_their_pictures_and_not_saved(studio: Studio, test_seed: int) -> None:

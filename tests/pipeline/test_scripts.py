@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,3 +341,21 @@ def test_the_pictures_of_a_job_side_by_side(rows: int, empty: bool, size: tuple[
 def test_a_single_picture_has_no_grid(studio: Studio) -> None:
     (alone,) = studio.draw(settings=Settings().with_options({"return_grid": True}), steps=1)
     assert alone.record.role == "picture"
+    wish = {"return_grid": True, "grid_only_if_multiple": False}
+    assert [one.record.role for one in studio.draw(settings=Settings().with_options(wish), steps=1)] == [
+        "picture", "grid",
+    ]  # fmt: skip
+
+
+def test_grids_lie_and_are_called_as_the_settings_say(studio: Studio) -> None:
+    def where(**options: Any) -> tuple[str, str]:
+        settings = Settings().with_options({"return_grid": True, **options})
+        made = by_index(studio.draw(settings=settings, steps=1, n_iter=2, prompt="a red house", seed=7))
+        path = Path(str(made[0].record.path))
+        return path.parent.name, re.sub(r"^grid-\d{4}-", "", path.name)
+
+    today, name = where()
+    assert (re.fullmatch(r"\d{4}-\d\d-\d\d", today) is not None, name) == (True, "7.png")
+    assert where(grid_save_to_dirs=False) == ("txt2img-grids", "7.png")
+    assert where(grid_extended_filename=True) == (today, "7-a red house.png")
+    assert where(grid_extended_filename=True, samples_filename_pattern="[steps]")[1] == "1.png"
