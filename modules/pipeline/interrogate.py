@@ -54,7 +54,10 @@ class Interrogator:
         words: list[str] = []
         for lines, many in lists(self.folders, settings):
             likeness = (seen @ self._vectors(net, lines).T)[0]
-            words += [lines[int(k)] for k in likeness.topk(min(many, len(lines))).indices]
+            shares = (100 * likeness).softmax(0).tolist()
+            chosen = likeness.topk(min(many, len(lines))).indices.tolist()
+            ranked = settings.interrogating.interrogate_return_ranks
+            words += [f"({lines[k]}:{shares[k]:.3f})" if ranked else lines[k] for k in chosen]
         return ", ".join(dict.fromkeys(words))
 
     def _loaded(self, path: Path) -> ClipPair:

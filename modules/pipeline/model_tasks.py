@@ -15,6 +15,7 @@ from modules.imaging.naming import resolve_under
 from modules.imaging.save import safe_write
 from modules.pipeline.context import Control
 from modules.pipeline.interrogate import Interrogator
+from modules.pipeline.tagging import Tagger
 from modules.schema.errors import BadRequest, Cancelled, DiskTrouble
 from modules.schema.events import Event, Progress
 from modules.schema.folders import Folders
@@ -44,6 +45,7 @@ class Workshop:
         self.folders = folders
         self.catalogue = Catalogue(folders, folders.database)
         self.interrogator = Interrogator(folders)
+        self.tagger = Tagger(folders)
 
     def run(
         self, job: str, request: ModelTask, settings: Settings, emit: Callable[[Event], None], control: Control
@@ -51,7 +53,8 @@ class Workshop:
         """Do one task. The last progress says what was made. Raises EaselError."""
         if isinstance(request, InterrogateTask):
             image = inputs.load(self.folders.inputs, request.image)
-            words = self.interrogator.describe(image, settings)
+            asked = self.tagger if request.model == "deepdanbooru" else self.interrogator
+            words = asked.describe(image, settings)
             return emit(Progress(step=1, steps=1, text=words))
         say = _Speaker(emit, control)
         path = self.merge(request, say) if isinstance(request, MergeTask) else self.convert(request, say)

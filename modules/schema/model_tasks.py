@@ -44,10 +44,11 @@ class ConvertTask(Frozen):
 
 
 class InterrogateTask(Frozen):
-    """Words for a kept picture; the task's result is the text."""
+    """Words for a kept picture, chosen by CLIP, or the tags of DeepDanbooru; the task's result is the text."""
 
     kind: Literal["interrogate"] = "interrogate"
     image: InputName
+    model: Literal["clip", "deepdanbooru"] = "clip"
 
 
 ModelTask = Annotated[MergeTask | ConvertTask | InterrogateTask, Field(discriminator="kind")]

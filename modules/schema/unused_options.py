@@ -14,11 +14,11 @@ from modules.schema.settings import SECTION_OF
 
 MAX_CHARACTERS = 10_000
 _A1111: dict[str, Any] = {
-    "save_images_replace_action": "Replace", "grid_extended_filename": False, "grid_only_if_multiple": True,
+    "save_images_replace_action": "Replace",
     "export_for_4chan": True, "img_downscale_threshold": 4.0, "target_side_length": 4000, "img_max_size_mp": 200,
-    "use_original_name_batch": True, "use_upscaler_name_as_suffix": False, "save_init_img": False, "temp_dir": "",
-    "clean_temp_dir_at_start": False, "save_incomplete_images": False, "outdir_init_images": "outputs/init-images",
-    "grid_save_to_dirs": True, "realesrgan_enabled_models": ["R-ESRGAN 4x+", "R-ESRGAN 4x+ Anime6B"],
+    "temp_dir": "",
+    "clean_temp_dir_at_start": False,
+    "realesrgan_enabled_models": ["R-ESRGAN 4x+", "R-ESRGAN 4x+ Anime6B"],
     "dat_enabled_models": ["DAT x2", "DAT x3", "DAT x4"], "DAT_tile": 192, "DAT_tile_overlap": 8,
     "set_scale_by_when_changing_upscaler": False, "auto_launch_browser": "Local", "enable_console_prompts": False,
     "show_warnings": False, "show_gradio_deprecation_warnings": True, "memmon_poll_rate": 8,
@@ -35,9 +35,9 @@ _A1111: dict[str, Any] = {
     "sd_vae_encode_method": "Full", "img2img_batch_show_results_limit": 32, "persistent_cond_cache": True,
     "cache_fp16_weight": False, "auto_backcompat": True, "use_old_hires_fix_width_height": False,
     "hires_fix_use_firstpass_conds": False, "interrogate_keep_models_in_memory": False,
-    "interrogate_return_ranks": False, "interrogate_clip_num_beams": 1, "interrogate_clip_min_length": 24,
-    "interrogate_clip_max_length": 48, "interrogate_deepbooru_score_threshold": 0.5, "deepbooru_sort_alpha": True,
-    "deepbooru_use_spaces": True, "deepbooru_escape": True, "deepbooru_filter_tags": "",
+    "interrogate_clip_num_beams": 1, "interrogate_clip_min_length": 24,
+    "interrogate_clip_max_length": 48,
+
     "extra_networks_show_hidden_directories": True, "extra_networks_dir_button_function": False,
     "extra_networks_hidden_models": "When searched", "extra_networks_card_description_is_html": False,
     "extra_networks_tree_view_style": "Dirs", "extra_networks_tree_view_default_enabled": True,
@@ -49,7 +49,7 @@ _A1111: dict[str, Any] = {
     "hires_fix_show_sampler": False, "hires_fix_show_prompts": False, "txt2img_settings_accordion": False,
     "img2img_settings_accordion": False, "ui_reorder_list": [], "gradio_theme": "Default", "gradio_themes_cache": True,
     "enable_reloading_ui_scripts": False, "add_user_name_to_info": False, "show_progressbar": True,
-    "live_previews_image_format": "png", "show_progress_grid": True, "live_preview_allow_lowvram_full": False,
+    "live_previews_image_format": "png", "live_preview_allow_lowvram_full": False,
     "live_preview_fast_interrupt": False, "js_live_preview_in_modal_lightbox": False, "ddim_discretize": "uniform",
     "postprocessing_enable_in_main_ui": [], "postprocessing_disable_in_extras": [],
     "postprocessing_operation_order": [], "upscaling_max_images_in_cache": 5,

@@ -90,6 +90,11 @@ def clip_pair_file(folders: Folders) -> Path | None:
     return None
 
 
+def tagger_file(folders: Folders) -> Path | None:
+    """DeepDanbooru's file, where A1111 keeps it; None where there is none."""
+    return next(iter(sorted((folders.models / "torch_deepdanbooru").glob("*.pt"))), None)
+
+
 def upscaler_files(folders: Folders) -> dict[str, Path]:
     """Upscaler files by name (the file's without its ending); where two share one, the first folder's."""
     found: dict[str, Path] = {}

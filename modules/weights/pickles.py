@@ -20,7 +20,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,13 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class Contents:
-    """The tensors of a file by flat key, and every name its pickle mentions. `legacy`: the older stream layout."""
+    """The tensors of a file by flat key, and every name its pickle mentions. `legacy`: the older stream layout.
+    `words`: lists of texts that lie beside the weights, by key."""
 
     tensors: Mapping[str, TensorRecord]
     names: frozenset[str]
     legacy: bool
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def is_stubbed(name: str) -> bool:
@@ -97,7 +99,8 @@ def scan(path: Path) -> Contents:
             legacy = file.read(4) != b"PK\x03\x04"
             file.seek(0)
             root, names = _legacy(file, os.fstat(file.fileno()).st_size) if legacy else _zip(file)
-        return Contents(dict(_flat(unwrap(root))), names, legacy)
+        weights = unwrap(root)
+        return Contents(dict(_flat(weights)), names, legacy, _words(weights))
     except _Refused as error:
         raise BadFile(f"{name} {error}") from None
     except zipfile.BadZipFile as error:
@@ -369,6 +372,15 @@ def _legacy(file: io.BufferedReader, size: int) -> tuple[Any, frozenset[str]]:
     if end > size:
         raise _Refused(f"is incomplete: it promises {end:,} bytes, the file has {size:,}; download it again.")
     return root, frozenset(machine.names)
+
+
+def _words(root: Any) -> dict[str, tuple[str, ...]]:
+    found = root.items() if isinstance(root, Mapping) else ()
+    return {
+        str(key): tuple(map(str, value))
+        for key, value in found
+        if isinstance(value, list) and value and all(isinstance(word, str) for word in value)
+    }
 
 
 def _flat(root: Any) -> Iterator[tuple[str, TensorRecord]]:

@@ -114,7 +114,7 @@ TABS = ("txt2img", "img2img", "extras", "pnginfo", "modelmerger", "settings")
 BUTTONS = (
     "T_generate", "T_interrupt", "T_skip", "T_clear_prompt", "T_style_apply", "T_styles_edit_button",
     "T_res_switch_btn", "T_random_seed", "T_reuse_seed", "T_random_subseed", "T_reuse_subseed", "paste",
-    "interrogate", "img2img_detect_image_size_btn", "refresh_sd_model_checkpoint",
+    "interrogate", "deepbooru", "img2img_detect_image_size_btn", "refresh_sd_model_checkpoint",
 )  # fmt: skip
 IN_PAGE = (
     "T_gallery", "image_buttons_T", "save_T", "save_zip_T", "T_open_folder", "T_send_to_img2img",

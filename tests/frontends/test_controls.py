@@ -142,7 +142,7 @@ NOT_HERE = {
     "of another page: its controls are always there, or fold by themselves": (
         "samplers_in_dropdown", "dimensions_and_batch_together", "hires_fix_show_sampler", "hires_fix_show_prompts",
         "compact_prompt_box", "txt2img_settings_accordion", "img2img_settings_accordion", "ui_reorder_list",
-        "gradio_theme", "gradio_themes_cache", "enable_reloading_ui_scripts", "show_progressbar", "show_progress_grid",
+        "gradio_theme", "gradio_themes_cache", "enable_reloading_ui_scripts", "show_progressbar",
         "js_live_preview_in_modal_lightbox", "js_modal_lightbox_gamepad", "sd_webui_modal_lightbox_",
         "open_dir_button_choice", "img2img_batch_show_results_limit", "set_scale_by_when_changing_upscaler",
         "extra_options_", "canvas_", "extra_networks_show_hidden", "extra_networks_dir_button",
@@ -151,15 +151,13 @@ NOT_HERE = {
         "postprocessing_",
     ),
     "of files that are written otherwise: never replaced, sources kept, one rule for grids": (
-        "save_images_replace_action", "temp_dir", "clean_temp_dir_at_start", "save_init_img", "outdir_init_images",
-        "grid_only_if_multiple", "grid_extended_filename", "grid_save_to_dirs", "use_original_name_batch",
-        "use_upscaler_name_as_suffix", "export_for_4chan", "img_downscale_threshold", "target_side_length",
-        "img_max_size_mp", "add_user_name_to_info",
+        "save_images_replace_action", "temp_dir", "clean_temp_dir_at_start",
+        "export_for_4chan", "img_downscale_threshold", "target_side_length", "img_max_size_mp", "add_user_name_to_info",
     ),
     "of what is not built": (
-        "save_incomplete_images", "sd_vae_encode_method",
-        "interrogate_keep_models_in_memory", "interrogate_return_ranks", "interrogate_clip_num_beams",
-        "interrogate_clip_min_length", "interrogate_clip_max_length", "interrogate_deepbooru_", "deepbooru_",
+        "sd_vae_encode_method",
+        "interrogate_keep_models_in_memory", "interrogate_clip_num_beams", "interrogate_clip_min_length",
+        "interrogate_clip_max_length",
     ),
     "of the program's own console, files and training": (
         "auto_launch_browser", "enable_console_prompts", "show_warnings", "show_gradio_", "memmon_poll_rate",

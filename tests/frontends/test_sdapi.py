@@ -284,6 +284,8 @@ REFUSED = [
     ("png-info", {}, 422, "image"),
     ("interrogate", {}, 404, "image"),
     ("interrogate", {"image": "x", "model": "clip"}, 404, "model"),
+    ("interrogate", {"image": "x", "model": "deepdanbooru"}, 404, "model"),
+    ("interrogate", {"image": "x", "model": "deepbooru"}, 404, "model"),
     ("options", {"no_such_setting": 1}, 422, "no_such_setting"),
     ("options", {"sd_model_checkpoint": "no such"}, 404, None),
     ("create/embedding", {"name": "x"}, 404, None),

@@ -48,12 +48,13 @@ from modules.schema.request import GenerationRequest, Source
 from modules.schema.scripts import scripts_of
 from modules.schema.settings import SECTION_OF, Api, is_place
 from modules.schema.unused_options import UNUSED
-from modules.weights.library import clip_pair_file
+from modules.weights.library import clip_pair_file, tagger_file
 
 NO_CLIP = (
     "Model 'clip' not found: put a CLIP with both towers (ViT-L-14 in Hugging Face's or open_clip's layout, "
     ".safetensors) into models/CLIP."
 )
+NO_TAGGER = "Model 'deepdanbooru' not found: put model-resnet_custom_v3.pt into models/torch_deepdanbooru."
 LATENT_UPSCALE_MODES = (
     "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
     "Latent (nearest-exact)",
@@ -74,7 +75,7 @@ class PngInfoBody(BaseModel):
 
 
 class InterrogateBody(ImageBody):
-    model: str = "clip"
+    model: str = "clip"  # or deepdanbooru
 
 
 class CreateEmbedding(Lenient):
@@ -233,17 +234,17 @@ def make_router(
 
     @router.post("/interrogate")
     def interrogate(body: InterrogateBody, mine: Mine) -> a.Caption:
-        """Words for a picture, where the CLIP for it is there."""
+        """Words or tags for a picture, where the model for it is there."""
         if not body.image:
             raise Refused(404, "Image not found: image is empty.", field="image")
-        if body.model == "deepdanbooru":
-            raise Refused(404, "DeepBooru is not built in, whatever files there are; ask for clip.", field="model")
-        if body.model != "clip":
-            raise Refused(404, f"Model {body.model[:40]!r} not found; ask for clip.", field="model")
-        if clip_pair_file(mine.library.folders) is None:
+        if body.model not in ("clip", "deepdanbooru"):
+            raise Refused(404, f"Model {body.model[:40]!r} not found; ask for clip or deepdanbooru.", field="model")
+        if body.model == "clip" and clip_pair_file(mine.library.folders) is None:
             raise Refused(404, NO_CLIP, field="model")
+        if body.model == "deepdanbooru" and tagger_file(mine.library.folders) is None:
+            raise Refused(404, NO_TAGGER, field="model")
         kept = mine.keep_input(from_text(body.image, "image", mine.settings))
-        task = mine.model_tasks.submit(InterrogateTask(image=kept))
+        task = mine.model_tasks.submit(InterrogateTask(image=kept, model=body.model))
         while (view := mine.model_tasks.view(task)).state in ("queued", "running"):
             time.sleep(0.05)
         if view.result is None:

@@ -89,6 +89,7 @@ class Panel:
                     self.icon("edit", "🖌️", f"{tab}_styles_edit_button")
                     if tab == "img2img":
                         self.icon("interrogate", "📎", "interrogate")
+                        self.icon("deepbooru", "📦", "deepbooru")
                     self.icon("clear", "🗑️", f"{tab}_clear_prompt")
             # "hidden" keeps them in the page for the script; False would leave them out.
             self.button("reload", "", f"{tab}_styles_reload", visible="hidden")
@@ -230,7 +231,8 @@ class Panel:
         in_browser(buttons["edit"].click, f"() => {{ window.easel.editStyles('{tab}'); }}")
         in_browser(buttons["networks"].click, f"() => {{ window.easel.openNetworks('{tab}'); }}")
         if "interrogate" in buttons:
-            in_browser(buttons["interrogate"].click, "() => { window.easel.interrogate(); }")
+            in_browser(buttons["interrogate"].click, "() => { window.easel.interrogate('clip'); }")
+            in_browser(buttons["deepbooru"].click, "() => { window.easel.interrogate('deepdanbooru'); }")
         in_browser(buttons["clear"].click, f"() => {{ window.easel.clearPrompts('{tab}'); }}")
         size = [fields["width"], fields["height"]]
         in_browser(buttons["switch"].click, "(width, height) => [height, width]", size, size)

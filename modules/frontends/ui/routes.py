@@ -22,7 +22,7 @@ from modules.sampling.table import SAMPLER_NAMES, find_sampler
 from modules.schema.errors import BadRequest, EaselError
 from modules.schema.memory import MemoryEstimate
 from modules.schema.settings import SECTION_OF
-from modules.weights.library import clip_pair_file
+from modules.weights.library import clip_pair_file, tagger_file
 
 LONGEST_TOLD = 20_000  # characters of one text of a picture that are shown
 
@@ -68,6 +68,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
             "shared": shared,
             "edits": [view.name for view in mine.checkpoints() if view.concat == "edit"],
             "noWords": "" if clip_pair_file(mine.folders) else NO_CLIP,
+            "tagger": tagger_file(mine.folders) is not None,
             "options": {key: mine.settings.option(key) for key in PAGE_OPTIONS},
         }
         script = f"window.easelPage = {json.dumps(told, ensure_ascii=True)};"

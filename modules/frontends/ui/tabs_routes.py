@@ -17,7 +17,6 @@ from modules.frontends.ui.aside import Aside, PutAside
 from modules.frontends.ui.own_forms import Part
 from modules.schema.errors import NotFound
 from modules.schema.model_tasks import InterrogateTask, TaskView
-from modules.schema.request import InputName
 from modules.service.presets import Preset
 
 Ids = Annotated[list[str], Body(embed=True, min_length=1, max_length=1000)]
@@ -85,9 +84,9 @@ def make_tabs_router(shared: bool) -> APIRouter:
         return aside.put(mine, ids)
 
     @router.post("/easel/interrogate", status_code=201, include_in_schema=False)
-    def interrogate(mine: Mine, image: Annotated[InputName, Body(embed=True)]) -> TaskView:
-        """Words for a kept picture: a task that /model-tasks tells of."""
-        return mine.model_tasks.view(mine.model_tasks.submit(InterrogateTask(image=image)))
+    def interrogate(mine: Mine, asked: InterrogateTask) -> TaskView:
+        """Words or tags for a kept picture: a task that /model-tasks tells of."""
+        return mine.model_tasks.view(mine.model_tasks.submit(asked))
 
     @router.post("/easel/grid", include_in_schema=False)
     def grid_of(mine: Mine, ids: Ids) -> Response:

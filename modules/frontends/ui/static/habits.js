@@ -98,13 +98,13 @@
 
     // ---- words for the source picture ----
 
-    window.easel.interrogate = async () => {
-        const source = window.easel.source, button = byId("interrogate");
+    window.easel.interrogate = async (model) => {
+        const source = window.easel.source, button = byId(model === "clip" ? "interrogate" : "deepbooru");
         if (!source?.image) return toast(t("There is no picture yet that could be described."));
         button.disabled = true;
         try {
             const picture = source.strokes.paint.length ? await new Promise((done) => source.painted().toBlob(done, "image/png")) : source.blob;
-            let view = await ask("easel/interrogate", "POST", { image: await store(picture) });
+            let view = await ask("easel/interrogate", "POST", { image: await store(picture), model });
             while (["queued", "running"].includes(view.state)) {
                 await pause(300);
                 view = await ask(`model-tasks/${view.id}`);
@@ -121,6 +121,11 @@
         button.setAttribute("aria-label", t("Describe the source picture in the prompt (CLIP)"));
         button.title = t(window.easel.noWords || "Describe the source picture in the prompt (CLIP)");
         button.disabled = Boolean(window.easel.noWords);
+    });
+    window.easel.whenThere(["deepbooru"], (button) => {
+        button.hidden = !window.easel.tagger;  // few have its file, and the row is full
+        button.title = t("Write the source picture's tags into the prompt (DeepBooru)");
+        button.setAttribute("aria-label", button.title);
     });
 
     // ---- the screen stays awake while something is drawn ----
