@@ -23,8 +23,10 @@ MAX_VALUE = 128  # characters of one text value in a name, usually
 MAX_COMPONENT = 255  # bytes of one part of a path on common file systems
 _NAME_ROOM = MAX_COMPONENT - 40  # what a number, a `-<n>` suffix and the extension may need
 _UNSAFE = re.compile(r'[#<>:"/\\|?*\n\r\t]')
-_UNSAFE_ON_DISK = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]')
-_UNSAFE_ON_UNIX = re.compile(r"[/\x00-\x1f\x7f\ud800-\udfff]")
+# Breaks of lines, and what turns the direction of writing: with it a name can show another ending than it has.
+_MISLEADING = r"\x00-\x1f\x7f\u0085\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSAFE_ON_DISK = re.compile(rf'[<>:"\\|?*{_MISLEADING}]')
+_UNSAFE_ON_UNIX = re.compile(rf"[/{_MISLEADING}]")
 _RESERVED = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
 _TOKEN = re.compile(r"\[([^\[\]]+)\]")
 _LAST_ARGUMENT = re.compile(r"^(.*)<([^>]*)>$", re.DOTALL)

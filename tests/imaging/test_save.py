@@ -274,7 +274,7 @@ def test_a_leftover_does_not_keep_pictures_from_being_saved(tmp_path: Path) -> N
 ODD = [
     "ü" * 300, "\U0001f3f3\ufe0f\u200d\U0001f308" * 90, "e\u0301" * 200, "日本" * 100, "\u202eabc", "a\0b", "a\nb",
     "\ud800", "CON", "con.txt", "..", ". .", "", "x" * 300, "a/../../b", "C:\\x", "\\\\host\\x", "a:b", "nul", "-", "~",
-    "~/x", "%s", "[seed", "ﷺ" * 90,
+    "~/x", "a\u2028b\u2066c\ufeff\x85d", "%s", "[seed", "ﷺ" * 90,
 ]  # fmt: skip
 
 
@@ -288,6 +288,7 @@ def test_odd_prompts_make_names_that_stay_in_their_folder(tmp_path: Path, test_s
         assert path.exists()
         assert path.resolve().is_relative_to(root.resolve())
         assert len(path.name.encode()) <= 255
+        assert not set(path.as_posix()) & set("\n\x85\u2028\u202e\u2066\ufeff")
         with Image.open(path) as image:
             image.load()
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == len(odd)
