@@ -97,6 +97,46 @@ def test_waiting_jobs_change_places_by_drag_by_key_and_by_button(page, queued):
     assert started == sorted(started)
 
 
+COVERED = """(tab) => [...document.querySelectorAll(`#tab_${tab} :is(button, input, select, textarea)`)]
+  .filter((one) => {
+    if (innerWidth < 900) one.scrollIntoView({ block: 'center', behavior: 'instant' });
+    const { left, top, width, height } = one.getBoundingClientRect(), [x, y] = [left + width / 2, top + height / 2];
+    if (!width || x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) return false;
+    return document.elementFromPoint(x, y)?.closest('#easel_toasts');
+}).map((one) => one.id || one.innerText || one.title)"""
+
+
+def test_messages_lie_over_nothing_that_is_clicked_and_escape_takes_them_away(page, queued):
+    hold(page, queued, "one", "two")
+    for width in (1440, 768, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("easel.tools.toast('A long sentence of what went wrong. '.repeat(4), 'error')")
+        page.evaluate("easel.tools.toast('Another one.', 'error')")
+        assert page.evaluate(COVERED, "queue") == []
+        if width == 390:
+            page.evaluate("easel.tools.openTab('txt2img', 'txt2img_gallery')")
+            page.wait_for_selector("#txt2img_generate:visible")
+            page.wait_for_function(f"({COVERED})('txt2img').length === 0")  # Generate, fixed at the bottom, among them
+            page.evaluate("easel.tools.openTab('queue', 'queue_page')")
+        page.focus("#queue_hold")
+        page.keyboard.press("Escape")
+        page.wait_for_function("document.querySelectorAll('.easel-toast').length === 1")
+        page.keyboard.press("Escape")
+        page.wait_for_function("document.querySelectorAll('.easel-toast').length === 0")
+    # Over a window that lies over the page they can be reached, and they outlive it.
+    page.evaluate("""() => {
+        const over = document.createElement('dialog');
+        over.id = 'over';
+        over.onclose = () => over.remove();
+        document.body.append(over);
+        over.showModal();
+        for (const words of ['Said meanwhile.', 'Said too.']) easel.tools.toast(words, 'error');
+    }""")
+    page.click("#over .easel-toast:has-text('too') button")
+    page.evaluate("document.querySelector('#over').close()")
+    page.click("body > #easel_toasts .easel-toast:has-text('meanwhile') button")
+
+
 def test_jobs_are_passed_over_taken_out_and_brought_back(page, queued):
     a, b = hold(page, queued, "one", "two")
     page.focus(f"[data-id='{a}']")
