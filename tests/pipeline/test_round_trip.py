@@ -159,6 +159,7 @@ def form_of(rng: random.Random, tab: str = "txt2img", refiner: str | None = None
             "hires.hr_negative_prompt": rng.choice(["", prompt()]),
             "hires.hr_sampler_name": rng.choice([forms.SAME_SAMPLER, *SAMPLER_NAMES]),
             "hires.hr_scheduler": rng.choice([forms.SAME_SCHEDULER, *SCHEDULE_LABELS]),
+            "hires.hr_checkpoint_name": rng.choice([forms.SAME_CHECKPOINT] * 3 + [refiner or forms.SAME_CHECKPOINT]),
         }  # fmt: skip
     if rng.random() < 0.3:
         values["cfg_rescale"] = rng.randint(1, 20) / 20
@@ -170,6 +171,10 @@ def form_of(rng: random.Random, tab: str = "txt2img", refiner: str | None = None
             "source.mask.inpaint_full_res_padding": rng.choice([0, 8, 32]), "source.mask.soft": rng.random() < 0.3,
             "source.mask.soft.schedule_bias": rng.choice([1, 2.5]), "resize_by": rng.randrange(2),
             "source.mask.soft.mask_influence": rng.choice([0, 0.5]), "scale": rng.choice([0.75, 1, 1.2]),
+            "source.mask.soft.preservation_strength": rng.choice([0.5, 0, 4]),
+            "source.mask.soft.transition_contrast_boost": rng.choice([4, 1, 20]),
+            "source.mask.soft.difference_threshold": rng.choice([0.5, 3]),
+            "source.mask.soft.difference_contrast": rng.choice([2, 0, 8]),
         }  # fmt: skip
     values["override_settings"] = overrides(rng)
     return values
@@ -185,13 +190,15 @@ def left_behind(tab: str) -> dict[str, Any]:
     if tab == "txt2img":
         return left | {
             "hires": True, "hires.hr_scale": 3, "hires.hr_prompt": "left over", "hires.hr_resize_x": 640,
-            "hires.hr_second_pass_steps": 3, "hires.hr_sampler_name": "Heun",
+            "hires.hr_second_pass_steps": 3, "hires.hr_sampler_name": "Heun", "hires.hr_checkpoint_name": "tiny",
         }  # fmt: skip
     return left | {
         "source.resize_mode": 2, "source.mask.mask_blur_x": 7, "source.mask.inpainting_mask_invert": 1,
         "source.mask.inpainting_fill": 2, "source.mask.inpaint_full_res": 1, "source.mask.soft": True,
         "source.mask.inpaint_full_res_padding": 100, "source.mask.soft.schedule_bias": 4, "resize_by": 1, "scale": 2,
-        "source.denoising_strength": 0.1,
+        "source.denoising_strength": 0.1, "source.mask.soft.preservation_strength": 3,
+        "source.mask.soft.difference_contrast": 5, "source.mask.soft.difference_threshold": 1,
+        "source.mask.soft.transition_contrast_boost": 2,
     }  # fmt: skip
 
 

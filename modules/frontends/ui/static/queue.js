@@ -225,12 +225,13 @@
             return row;
         },
         overRow(view) {
-            const shown = view.images.slice(0, 6).map((record) => {
+            const saved = view.images.filter(({ path }) => path);  // others are in no history: masks, what was stopped
+            const shown = saved.slice(0, 6).map((record) => {
                 const image = make("img", { loading: "lazy", alt: "" });
                 image.src = address(`pictures/${encodeURIComponent(record.id)}/thumbnail`);
                 return button(t("Open this picture in the history"), image, () => window.easel.history?.open(record.id), { class: "easel-job-picture" });
             });
-            if (view.images.length > 6) shown.push(make("span", { class: "easel-job-more" }, `+${view.images.length - 6}`));
+            if (saved.length > 6) shown.push(make("span", { class: "easel-job-more" }, `+${saved.length - 6}`));
             const states = { done: t("Done"), failed: t("Failed"), cancelled: t("Interrupted") };
             const took = view.started ? duration(view.finished - view.started) : "";
             return make("li", { class: `easel-job over ${view.state}`, tabindex: "-1" },
