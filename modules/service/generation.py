@@ -580,7 +580,7 @@ class GenerationService:
 
     def _put_away(self) -> None:
         """At the end, what could not be saved in its own folder goes into ours."""
-        for record in self._to_save:
+        for record in tuple(self._to_save):
             data = self._unsaved.get(record.id)
             if data is None:
                 continue
