@@ -146,3 +146,28 @@ def test_the_server_side_never_loads_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_engine_starts_without_what_few_pictures_need() -> None:
+    """Packages that take seconds to import are imported where they are used: in no module that the engine imports."""
+    late, seen, waiting = (
+        {"transformers", "spandrel", "torchvision", "open_clip"},
+        set[Path](),
+        ["modules.pipeline.run"],
+    )
+    while waiting:
+        path = ROOT / (waiting.pop().replace(".", "/") + ".py")
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            found = late & {name.partition(".")[0] for name in names}
+            assert not found, f"{path}:{node.lineno} imports {found} at every start of the engine"
+            waiting += names
+    assert len(seen) > 100

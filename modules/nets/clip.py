@@ -1,24 +1,21 @@
-"""CLIP text towers through transformers' modules, with an input of our own.
+"""CLIP text towers with an input of our own.
 
-Radford et al. 2021 (arXiv:2103.00020); OpenCLIP's ViT-H and ViT-bigG (Cherti et al., arXiv:2212.07143) differ in size
-and activation only. The encoder takes token embeddings, so textual-inversion rows are just rows; it returns every
-hidden state, so which layer is used (clip skip, a family's own choice) is the caller's. Keys are those of a Hugging
-Face CLIP text model without the `text_model.` prefix, whichever transformers release builds it.
+Radford et al. 2021 (arXiv:2103.00020, section 2.4); OpenCLIP's ViT-H and ViT-bigG (Cherti et al., arXiv:2212.07143)
+differ in size and activation only. The encoder takes token embeddings, so textual-inversion rows are just rows; it
+returns every hidden state, so which layer is used (clip skip, a family's own choice) is the caller's. Keys are those of
+a Hugging Face CLIP text model without the `text_model.` prefix; that library builds the same net, but importing it
+takes longer than importing all else of the engine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modules.nets.layers import PLAIN, Ops
-from modules.nets.torchvision_fit import fit_torchvision
-
-fit_torchvision()
-from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402  (needs the line above)
 
 
 @dataclass(frozen=True)
@@ -38,30 +35,70 @@ class ClipConfig:
     projection: int | None = None
 
 
+class SelfAttention(nn.Module):
+    def __init__(self, config: ClipConfig, ops: Ops) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (ops.Linear(config.width, config.width) for _ in "kvqo")
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, N, width], mask [N, N] added to the scores, whose softmax is taken in float32."""
+        q, k, v = (
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        scores = (q @ k.transpose(2, 3)) * q.shape[3] ** -0.5 + mask
+        seen = scores.softmax(-1, dtype=torch.float32).to(x.dtype) @ v
+        return self.out_proj(seen.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ClipConfig, ops: Ops) -> None:
+        super().__init__()
+        self.quick = config.activation == "quick_gelu"
+        self.fc1 = ops.Linear(config.width, config.mlp)
+        self.fc2 = ops.Linear(config.mlp, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc1(x)
+        return self.fc2(h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h))
+
+
+class Layer(nn.Module):
+    """Residual attention and feed-forward, each behind its norm."""
+
+    def __init__(self, config: ClipConfig, ops: Ops) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config, ops)
+        self.layer_norm1 = nn.LayerNorm(config.width)
+        self.mlp = FeedForward(config, ops)
+        self.layer_norm2 = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab, config.width)
+        self.position_embedding = nn.Embedding(config.positions, config.width)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: ClipConfig, ops: Ops) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config, ops) for _ in range(config.layers))
+
+
 class TextEncoder(nn.Module):
     def __init__(self, config: ClipConfig, ops: Ops = PLAIN) -> None:
         super().__init__()
         self.config = config
-        options: dict[str, Any] = {
-            "vocab_size": config.vocab,
-            "hidden_size": config.width,
-            "intermediate_size": config.mlp,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "max_position_embeddings": config.positions,
-            "hidden_act": config.activation,
-            "eos_token_id": 49407,  # the class default, 2, selects a legacy pooling rule
-            "attn_implementation": "eager",  # exact additive mask; too small for fused kernels to matter
-        }
-        model = CLIPTextModel(CLIPTextConfig(**options))
-        inner = getattr(model, "text_model", model)  # transformers < 5 nests the tower one level deeper
-        # The buffer would stay on the meta device after loading; positions are added from the table directly.
-        del inner.embeddings.position_ids
-        if ops is not PLAIN:
-            _give_linears(inner, ops)
-        self.embeddings = inner.embeddings
-        self.encoder = inner.encoder
-        self.final_layer_norm = inner.final_layer_norm
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config, ops)
+        self.final_layer_norm = nn.LayerNorm(config.width)
+        _initialise(self, config)
         if config.projection is not None:
             self.text_projection = nn.Linear(config.width, config.projection, bias=False)
 
@@ -76,11 +113,10 @@ class TextEncoder(nn.Module):
         """
         n = embeds.shape[1]
         h = embeds + self.embeddings.position_embedding.weight[:n]
-        mask = torch.full((n, n), torch.finfo(h.dtype).min, dtype=h.dtype, device=h.device).triu(1)[None, None]
+        mask = torch.full((n, n), torch.finfo(h.dtype).min, dtype=h.dtype, device=h.device).triu(1)
         states = [h]
         for layer in self.encoder.layers:
-            out = layer(h, mask)
-            h = out[0] if isinstance(out, tuple) else out  # transformers < 5 returns a tuple
+            h = layer(h, mask)
             states.append(h)
         return states
 
@@ -94,9 +130,14 @@ class TextEncoder(nn.Module):
         return self.text_projection(self.final_layer_norm(last[rows, ends]))
 
 
-def _give_linears(net: nn.Module, ops: Ops) -> None:
-    """Another kind of linear layer in the place of each that transformers has built."""
-    for owner in list(net.modules()):
-        for name, layer in list(owner.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(owner, name, ops.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))
+def _initialise(tower: TextEncoder, config: ClipConfig) -> None:
+    """Normal weights as in the published code of CLIP; biases begin at zero."""
+    embedding, narrow, inside = 0.02, config.width**-0.5, (2 * config.width * config.layers) ** -0.5
+    spread = {"token_embedding": embedding, "position_embedding": embedding, "out_proj": narrow, "fc1": narrow / 2**0.5}
+    for name, parameter in tower.named_parameters():
+        if parameter.is_meta or "norm" in name:
+            continue
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=spread.get(name.split(".")[-2], inside))

@@ -15,9 +15,6 @@ from torch.nn import functional as F
 
 from modules.nets.torchvision_fit import fit_torchvision
 
-fit_torchvision()
-from transformers import CLIPConfig, CLIPModel  # noqa: E402  (needs the line above)
-
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HEAD = 64  # channels of an attention head, in every published size
 _TOP = {
@@ -75,6 +72,8 @@ class ClipPair(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor], activation: str) -> None:
         super().__init__()
+        fit_torchvision()
+        from transformers import CLIPConfig, CLIPModel  # 2 s, only for those who caption pictures
 
         def side(name: str) -> dict[str, Any]:
             width = weights[f"{name}.encoder.layers.0.layer_norm1.weight"].shape[0]

@@ -25,9 +25,20 @@ ROWS_HINT = 256
 
 def ordered(weight: Tensor) -> list[Tensor]:
     """[O, C, 3, 3] -> for each of the 16 positions, columns first, [O, C] in oneDNN's order."""
-    kernel = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
-    positions = torch.einsum("ax,oixy,by->baoi", kernel, weight.double(), kernel).to(weight.dtype).flatten(0, 1)
-    return [torch.ops.mkldnn._reorder_linear_weight(position.contiguous(), ROWS_HINT) for position in positions]
+    columns = _kernel(weight.permute(3, 2, 0, 1).contiguous())
+    positions = [position for column in columns for position in _kernel(column)]
+    return [torch.ops.mkldnn._reorder_linear_weight(position, ROWS_HINT) for position in positions]
+
+
+def _kernel(lines: Tensor) -> Tensor:
+    """The three lines of a kernel, [3, …] -> their transforms, [4, …]: a, (a + b + c) / 2, (a - b + c) / 2, c."""
+    a, b, c = lines
+    out = a.new_empty(4, *a.shape)
+    out[0], out[3] = a, c
+    torch.add(a, c, out=out[2]).mul_(0.5)
+    torch.add(out[2], b, alpha=0.5, out=out[1])
+    out[2].sub_(b, alpha=0.5)
+    return out
 
 
 def convolve(picture: Tensor, positions: Sequence[Tensor], bias: Tensor | None, padding: tuple[int, int]) -> Tensor:

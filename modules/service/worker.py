@@ -37,6 +37,17 @@ ENGINE = "modules.pipeline.run:Engine"
 CLOSE_SECONDS = 5.0
 FACTS_SECONDS = 1.0
 """So often a worker that draws tells of its memory."""
+ENVIRONMENT = {
+    # OpenMP threads that spin while they wait starve each other on a busy machine: a denoiser call of 0.2 s took 14 s
+    # beside other processes. A short spin before they sleep keeps most of the speed: a postcard takes 0.7 s on two
+    # quiet cores, 1.2 s without.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "1000",
+    # Feature maps of 2 MB and more in pages of 2 MB (Linux): the system then spends a quarter of the time on handing
+    # over new ones, which is up to a quarter of a large convolution.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""What the drawing process is to have before its tensor library is loaded, which reads it."""
 log = logging.getLogger("easel.worker")
 
 
@@ -477,14 +488,8 @@ def _why(code: int | None) -> str:
 
 def child_main(pipe: Connection, engine_path: str, folders: Folders) -> None:
     """The child: one thread reads what the server asks, this one draws. It ends when the server is gone."""
-    # OpenMP threads that spin while they wait starve each other on a busy machine: a denoiser call of 0.2 s took 14 s
-    # beside other processes. A short spin before they sleep keeps most of the speed: a postcard takes 0.7 s on two
-    # quiet cores, 1.2 s without. Read when the engine loads its tensor library; a user's own values win.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # Feature maps of 2 MB and more in pages of 2 MB (Linux): the system then spends a quarter of the time on handing
-    # over new ones, which is up to a quarter of a large convolution.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for name, value in ENVIRONMENT.items():  # a user's own values win
+        os.environ.setdefault(name, value)
     # Ctrl+C in a terminal reaches both; the server decides when the child ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to(folders.state / "log", "worker.log")

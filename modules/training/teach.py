@@ -133,33 +133,25 @@ class LoraLearner:
         self.rank, self.alpha = rank, alpha
         generator = torch.Generator().manual_seed(seed)
         self.pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-        self._layers: list[nn.Module] = []
+        self._layers: list[Linear | Conv2d] = []
         for name, layer in lora_layers(base, convolutions, text):
-            weight: Tensor = layer.weight  # type: ignore[assignment]
+            weight = layer.weight
             down = torch.randn(rank, *weight.shape[1:], generator=generator) / math.sqrt(weight[0].numel())
             up = torch.zeros(weight.shape[0], rank, *[1] * (weight.dim() - 2))
             self.pairs[name] = nn.Parameter(down), nn.Parameter(up)
             self._attach(layer, *self.pairs[name])
 
-    def _attach(self, layer: nn.Module, down: Tensor, up: Tensor) -> None:
+    def _attach(self, layer: Linear | Conv2d, down: Tensor, up: Tensor) -> None:
         def changed(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
             delta = (up.flatten(1) @ down.flatten(1)).view_as(weight)
             return weight + delta * (self.alpha / self.rank), bias
 
-        if isinstance(layer, (Linear, Conv2d)):
-            layer.delta = changed
-        else:  # transformers' layers have no slot
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            layer.forward = lambda x: nn.functional.linear(x, changed(weight, None)[0], layer.bias)  # type: ignore
+        layer.delta = changed
         self._layers.append(layer)
 
     def close(self) -> None:
         for layer in self._layers:
-            if isinstance(layer, (Linear, Conv2d)):
-                layer.delta = None
-            else:
-                del layer.forward
+            layer.delta = None
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for pair in self.pairs.values() for parameter in pair]
@@ -180,7 +172,7 @@ class LoraLearner:
         return found
 
 
-def lora_layers(base: Base, convolutions: bool, text: bool) -> Iterator[tuple[str, nn.Module]]:
+def lora_layers(base: Base, convolutions: bool, text: bool) -> Iterator[tuple[str, Linear | Conv2d]]:
     """Layers and their names in a LoRA file: of the transformers, with `convolutions` of everything between the first
     and the last layer of the U-Net."""
     renamed = diffusers_names(base.unet)
@@ -191,7 +183,7 @@ def lora_layers(base: Base, convolutions: bool, text: bool) -> Iterator[tuple[st
             if inside or (convolutions and not edge):
                 yield "lora_unet_" + renamed.get(path, path).replace(".", "_"), layer
     for path, layer in base.text.named_modules():
-        if text and path.startswith("encoder.") and isinstance(layer, nn.Linear):
+        if text and path.startswith("encoder.") and isinstance(layer, Linear):
             yield "lora_te_text_model_" + path.replace(".", "_"), layer
 
 

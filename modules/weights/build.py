@@ -86,25 +86,51 @@ def fill(
     `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, `pinned` where that fits.
     """
     names = [name for name, _ in net.named_parameters()]
+    desk = _Desk(dtype)
     for own_name in sorted(names, key=lambda name: file.place(component.prefix + component.where(name).key)):
         module_name, _, name = own_name.rpartition(".")
         module = net.get_submodule(module_name)
         read = weight_of(file, component, own_name)
         stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
         streamed = isinstance(module, Streamed) and device.type != "cpu"
-        value = read.to(device="cpu" if streamed else device, dtype=stored)
-        if channels_last and value.dim() == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
+        kernel = read.dim() == 4 and read.shape[2:].numel() > 1
+        order = torch.channels_last if channels_last and kernel else torch.preserve_format
+        packed = module if isinstance(module, Packed) and name == "weight" else None
+        converted = read.dtype != dtype or order is torch.channels_last
+        if converted and packed is not None and packed.would_pack(device, dtype):
+            value = desk.copy(read, order)
+        else:
+            value = read.to(device="cpu" if streamed else device, dtype=stored, memory_format=order)
         if streamed and pinned:
             value = _pinned(value)
         setattr(module, name, nn.Parameter(value, requires_grad=False))
         copied = value.device != read.device or value.data_ptr() != read.data_ptr()
         del read, value
-        if isinstance(module, Packed) and name == "weight":
-            module.pack()
-            copied = copied or module.packed is not None
+        if packed is not None:
+            packed.pack()
+            copied = copied or packed.packed is not None
         if copied:
             file.let_go(component.prefix + component.where(own_name).key)
+
+
+class _Desk:
+    """Memory in which one weight after the other lies, in another number type or order, until it is packed.
+
+    Into new memory that takes more than twice as long (1280 channels to 1280, one core: 30 ms and 12 ms).
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._memory = torch.empty(0, dtype=dtype)
+
+    def copy(self, value: Tensor, order: torch.memory_format) -> Tensor:
+        """The same until the next call."""
+        if self._memory.numel() < value.numel():
+            self._memory = self._memory.new_empty(value.numel())
+        here = self._memory[: value.numel()]
+        if order is torch.channels_last:
+            a, b, c, d = value.shape
+            return here.view(a, c, d, b).permute(0, 3, 1, 2).copy_(value)
+        return here.view(value.shape).copy_(value)
 
 
 def _pinned(value: Tensor) -> Tensor:

@@ -15,32 +15,28 @@ import gc
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from modules.memory import devices
-from modules.memory.fastest import Fastest
 from modules.memory.machine import dtype_of
-from modules.memory.policy import choose
 from modules.nets.autoencoder import AutoencoderConfig
-from modules.pipeline.run import Engine, candidates
+from modules.pipeline.run import Engine
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
-from modules.weights.catalogue import Catalogue
-from modules.weights.residency import LoadedModel, Residency
-from modules.weights.sizes import sizes_of
+from modules.service.worker import ENVIRONMENT
+from modules.weights.residency import LoadedModel
 from tests.benchmarks.peers import PEERS, Peer
+from tests.benchmarks.programs import FAMILIES, added, easel, folders_of, inputs, their_text, theirs
 from tests.weights.full_size import LAYOUTS
 from tests.weights.tiny import write_layout, write_tiny_sd15
 
@@ -48,38 +44,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "easel-benchmarks"
-
-
-@dataclass(frozen=True)
-class Family:
-    """`latent`: side of the native picture's latents. `theirs`: arguments of diffusers' U-Net. `context`, `vector`:
-    widths of what the net is told."""
-
-    layout: str
-    latent: int
-    theirs: dict[str, Any]
-    context: int = 768
-    vector: int = 0
-
-
-FAMILIES = {
-    "sd1": Family("SD 1.x", 64, {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}),
-    "sdxl": Family(
-        "SDXL",
-        128,
-        {
-            "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "sample_size": 128,
-            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        },
-        context=2048, vector=2816,
-    ),
-    # No family: a net of a second, by which a run of everything is rehearsed. Without a peer.
-    "tiny": Family("", 8, {}, context=32),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,10 +62,6 @@ class Row:
         return {"name": self.name, "easel": self.easel, "peer": self.peer, "ratio": round(self.ratio, 3)}
 
 
-def folders_of(cache: Path) -> Folders:
-    return Folders.under(cache)
-
-
 def model_file(family: str, cache: Path) -> Path:
     """The random file, made at the first asking (SD 1.x: 2.1 GB, SDXL: 6.9 GB; a minute or three)."""
     path = folders_of(cache).checkpoint_dirs[0] / f"{family}.safetensors"
@@ -114,61 +74,6 @@ def model_file(family: str, cache: Path) -> Path:
             write_layout(making, LAYOUTS[FAMILIES[family].layout], 1, vae=AutoencoderConfig())
         making.rename(path)
     return path
-
-
-# ------------------------------------------------------------------------------------------------ the two programs
-
-
-def easel(path: Path, cache: Path, dtype: torch.dtype, device: str, **options: Any) -> LoadedModel:
-    """Loaded as a job would load it; its VAE in the same number type, as diffusers has it. `options`: settings."""
-    folders = folders_of(cache)
-    catalogue = Catalogue(folders, folders.database)
-    facts = devices.detect(use_cpu=device == "cpu")
-    name = str(dtype).removeprefix("torch.")
-    settings = Settings().with_options({"precision": name, "vae_precision": name, **options})
-    checkpoint = catalogue.find(path.stem)
-    policy = choose(facts, settings, sizes_of(checkpoint))
-    residency = Residency(catalogue, facts, Fastest(candidates(facts), facts.name))
-    with residency.lease(checkpoint, replace(policy, text=name)) as model:
-        return model
-
-
-def theirs(path: Path, family: str, part: str, dtype: torch.dtype, device: str) -> Any:
-    """A net of diffusers or transformers from the same file, as a user loads it."""
-    import diffusers as typed
-
-    diffusers: Any = typed  # its annotations say less than it takes
-    with tempfile.TemporaryDirectory() as folder:
-        if part == "unet":
-            with torch.device("meta"):
-                diffusers.UNet2DConditionModel(**FAMILIES[family].theirs).save_config(folder)
-            net = diffusers.UNet2DConditionModel.from_single_file(str(path), config=folder, torch_dtype=dtype)
-        else:
-            with torch.device("meta"):
-                diffusers.AutoencoderKL(
-                    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                    block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                ).save_config(folder)  # fmt: skip
-            net = diffusers.AutoencoderKL.from_single_file(str(path), config=folder, torch_dtype=dtype)
-    return net.to(device).eval()
-
-
-def their_text(dtype: torch.dtype, device: str) -> Any:
-    """CLIP-L as transformers builds it (its weights do not matter for its speed)."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    sizes = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-    return CLIPTextModel(CLIPTextConfig(**sizes, num_attention_heads=12)).to(device, dtype).eval()  # type: ignore[arg-type]
-
-
-def inputs(family: str, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """x [2, 4, h, w], timesteps, context and SDXL's vector for one guided call."""
-    asked = FAMILIES[family]
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 4, asked.latent, asked.latent, generator=generator).to(device, dtype)
-    context = torch.randn(2, 77, asked.context, generator=generator).to(device, dtype)
-    y = torch.randn(2, asked.vector, generator=generator).to(device, dtype) if asked.vector else None
-    return x, torch.tensor([500.0, 500.0], device=device), context, y
 
 
 # ------------------------------------------------------------------------------------------------ measuring
@@ -268,11 +173,6 @@ def _text(model: LoadedModel, dtype: torch.dtype, device: str) -> Pair:
     return pair
 
 
-def added(y: Tensor | None) -> dict[str, Any]:
-    """What diffusers' SDXL wants beside the text."""
-    return {} if y is None else {"added_cond_kwargs": {"text_embeds": y[:, :1280], "time_ids": torch.zeros(2, 6).to(y)}}
-
-
 def remainder(family: str, dtype: torch.dtype, cache: Path, steps: int) -> Iterator[Row]:
     """A job of the whole program: the processor seconds of all but denoiser and decoder, beside theirs in 20 steps.
 
@@ -318,50 +218,22 @@ class Hand:
 
 def cold(family: str, dtype: str, cache: Path, device: str) -> Iterator[Row]:
     """From a fresh process to the end of the first guided call, and the most memory each needed for it."""
-    found = {}
+    path, found = model_file(family, cache), {}
     for who in ("easel", "diffusers"):
-        command = [sys.executable, "-m", "tests.benchmarks.bench_speed", "--cold", who, "--family", family]
-        command += ["--dtype", dtype, "--cache", str(cache), "--device", device]
+        command = [sys.executable, "-m", "tests.benchmarks.programs", who, family, dtype, str(path), str(cache), device]
+        environ = {**ENVIRONMENT, **os.environ} if who == "easel" else None  # as the drawing process has it
         wall = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        found[who] = (time.perf_counter() - wall, json.loads(done.stdout.splitlines()[-1]))
+        with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            line = next(line for line in child.stdout if line.startswith("{"))
+            found[who] = (time.perf_counter() - wall, json.loads(line))
     (wall, mine), (their_wall, other) = found["easel"], found["diffusers"]
     label = f"{family} {dtype}"
     yield Row(f"{label} cold process to first step, s", round(wall, 2), round(their_wall, 2))
     yield Row(f"{label} the same, processor s", mine["processor"], other["processor"])
-    yield Row(f"{label} file to loaded denoiser, s", mine["load"], other["load"])
+    yield Row(f"{label} file to loaded nets, s", mine["load"], other["load"])
     yield Row(f"{label} peak RSS, MB", mine["rss"], other["rss"])
-    yield Row(f"{label} peak RSS / file", mine["rss"], round(model_file(family, cache).stat().st_size / 1e6))
-
-
-def cold_run(who: str, family: str, dtype: torch.dtype, cache: Path, device: str) -> None:
-    """The child of `cold`: load, one call, tell."""
-    path = model_file(family, cache)
-    x, t, context, y = inputs(family, dtype, device)
-    began = time.perf_counter()
-    with torch.inference_mode():
-        if who == "easel":
-            model = easel(path, cache, dtype, device)
-            load = time.perf_counter() - began
-            model.unet(x, t, context, y)
-        else:
-            unet = theirs(path, family, "unet", dtype, device)
-            kept = theirs(path, family, "vae", dtype, device), their_text(dtype, device)
-            load = time.perf_counter() - began
-            unet(x, t, context, **added(y))
-            del kept
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    facts = {"load": load, "processor": used.ru_utime + used.ru_stime, "rss": peak_rss() / 1e6}
-    print(json.dumps({name: round(value, 2) for name, value in facts.items()}))
-
-
-def peak_rss() -> float:
-    """Bytes. Linux's getrusage would tell the parent's peak where that was larger."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS tells bytes
+    yield Row(f"{label} peak RSS / file", mine["rss"], round(path.stat().st_size / 1e6))
 
 
 # ------------------------------------------------------------------------------------------------ telling
@@ -399,12 +271,9 @@ def main() -> None:
     parser.add_argument("--peer", choices=PEERS, help="another program than diffusers")
     parser.add_argument("--peer-path", type=Path, help="folder of its checkout")
     parser.add_argument("--peer-python", default=sys.executable, help="the interpreter that has what it needs")
-    parser.add_argument("--cold", choices=["easel", "diffusers"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    if asked.cold:
-        return cold_run(asked.cold, asked.family[0], dtype_of(asked.dtype[0]), asked.cache, asked.device)
     if asked.peer and not (asked.peer_path and asked.peer_path.is_dir()):
         parser.error("--peer needs --peer-path, the folder of that program's checkout")
     if asked.peer and asked.write:
