@@ -48,6 +48,7 @@ def test_generate_forever_goes_on_until_it_is_cancelled(page, served):
     page.click("#txt2img_generate", button="right")
     page.click(".easel-menu >> text=Cancel generate forever")
     page.wait_for_selector("#txt2img_forever", state="detached")
+    page.wait_for_function("!easel.sending")  # one may be on its way
     page.wait_for_selector(IDLE)
     count = len(served.service.jobs(1000))
     assert count >= before + 2

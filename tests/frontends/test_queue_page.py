@@ -166,7 +166,7 @@ def test_jobs_are_passed_over_taken_out_and_brought_back(page, queued):
 
 
 def test_a_running_job_is_followed_and_interrupted_and_a_failed_one_says_why(page, queued):
-    slow = queued.service.submit(ask("slow step=0.05", steps=150))
+    slow = queued.service.submit(ask("slow step=0.4", steps=150))  # longer than a busy machine takes to show it
     page.wait_for_selector("#queue_now .easel-job.running .easel-queue-picture img")
     page.wait_for_function(
         "/^Sampling · \\d+\\/150 · \\d+%/.test(document.querySelector('#queue_now .easel-job-left').innerText)"

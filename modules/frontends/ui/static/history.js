@@ -216,7 +216,7 @@
         tile(index) {
             let tile = this.tiles.get(index);
             if (!tile) {
-                tile = make("div", { class: "easel-tile", role: "option", "aria-selected": "false", tabindex: "-1", "data-index": String(index) });
+                tile = make("div", { class: "easel-tile", role: "option", "aria-selected": "false", "aria-label": t("On its way…"), tabindex: "-1", "data-index": String(index) });
                 this.tiles.set(index, tile);
                 this.canvas.append(tile);
             }
