@@ -78,11 +78,17 @@ class Layer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Left to `_initialise`: drawn by torch for a net on the meta device, it imports torch's compiler, which takes more
+    than a second of every start."""
+    return nn.Embedding(count, width, _weight=torch.empty(count, width))
+
+
 class Embeddings(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab, config.width)
-        self.position_embedding = nn.Embedding(config.positions, config.width)
+        self.token_embedding = _embedding(config.vocab, config.width)
+        self.position_embedding = _embedding(config.positions, config.width)
 
 
 class Encoder(nn.Module):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.memory.devices import DeviceFacts, empty_cache, is_memory
+from modules.memory.pages import small_pages
 from modules.memory.policy import Policy
 from modules.memory.streaming import CardLink, Link, Stream
 from modules.nets.attention import ATTENTIONS, Attention, attention_of, upcast
@@ -354,8 +355,9 @@ class Residency:
                     for tower in nets.towers
                 ),
             ]  # fmt: skip
-            for _, filling in sorted(fillings, key=lambda pair: _last_place(file, pair[0])):
-                filling()
+            with small_pages():
+                for _, filling in sorted(fillings, key=lambda pair: _last_place(file, pair[0])):
+                    filling()
         if device.type == "cuda":  # on a processor three products take as long as one (docs/benchmarks.md)
             nets.unet.fuse()
         stream = None
