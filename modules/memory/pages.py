@@ -12,7 +12,7 @@ SET_THP_DISABLE, GET_THP_DISABLE = 41, 42  # prctl(2)
 
 @contextmanager
 def small_pages() -> Iterator[None]:
-    """New memory comes in pages of 4 KB meanwhile, for the whole process, whatever `THP_MEM_ALLOC_ENABLE` asks of torch.
+    """New memory comes in pages of 4 KB meanwhile, in all the process, whatever `THP_MEM_ALLOC_ENABLE` asks of torch.
 
     Pages of 2 MB help feature maps, which are handed over anew for each layer. Weights are handed over once, and where
     a virtual machine gives its memory back to the host, each large page of theirs is fetched from there again.
