@@ -51,7 +51,7 @@ MIXTURE_OF_PAIRS = Mixture(counts=(5, 45, 50), apart=0.85, twins=0.12, small=0.6
 class RefineRecipe:
     """All that decides the refined denoiser, beside the file it starts from, latents and scenes."""
 
-    cycles: tuple[int, ...] = (750, 1050, 1200, 1300)
+    cycles: tuple[int, ...] = (1000, 1500, 2000)
     """Steps by which the learning rate has fallen; after each but the last it begins anew, with what was learned."""
     batch: int = 44
     learning_rate: float = 5e-4
@@ -63,24 +63,24 @@ class RefineRecipe:
     blind: tuple[tuple[int, float], ...] = ((0, 0.18),)
     """From each step on, this share of a batch is all noise (see `denoiser_loop.make_batch`)."""
     blind_weight: float = 6.0
-    told: float = 0.14
+    told: float = 0.12
     """Share of a batch that hears of two things without their places and learns what the file before made of a caption
     that says them: a target with far less chance in it than one picture."""
-    joined: float = 0.2
+    joined: float = 0.14
     """Share of a batch, in threes that see the same x and hear of one thing of a pair, of the other, and nothing. The
     first three see noise and learn what the file before makes of the same captions; the others see a pair half drawn
     (`half_drawn`), and those that hear of one thing learn what the file before makes of the caption of both."""
     joined_weight: float = 3.0
     """Factor on the loss of those that see something, and of `lone` ones: their targets hold no chance, so their errors
     are small."""
-    lone: float = 0.0
+    lone: float = 0.18
     """Share of a batch that sees one thing half drawn and learns what the file before makes of its caption: beside the
     joined ones alone it learns to draw second things nobody asked for."""
     half_drawn: int = 320
     """How many pairs, and how many single things, are drawn for them."""
-    kept: float = 0.16
+    kept: float = 0.18
     """Share of a batch that learns what the file before made of a stressed word, and a quarter of it of no caption."""
-    contradictions: float = 0.3
+    contradictions: float = 0.45
     """Share of the other captions that contradict themselves."""
     near: float = 2.5
     """Weight of the squared error around a thing; `near_small` around a small one. Elsewhere 1."""
@@ -91,15 +91,9 @@ class RefineRecipe:
     bfloat16: bool = True
     seed: int = 2
 
-    small_said: float | None = 0.95
-    """See `Habits.small`: otherwise a thing whose size is not said comes out small at first."""
-    changes: tuple[tuple[int, tuple[tuple[str, float | None], ...]], ...] = (
-        (750, (("joined", 0.14), ("lone", 0.14), ("kept", 0.18), ("contradictions", 0.4))),
-        (1050, (("lone", 0.18), ("contradictions", 0.5))),
-        (1200, (("small_said", None), ("half_drawn", 100))),
-    )
-    """What is different from a step on: after 750 steps second things were drawn that nobody asked for, and weights
-    did less than before; after 1050 "small" still beat "(big:1.4)", and did until silence meant either size again."""
+    small_said: float | None = None
+    """See `Habits.small`."""
+    changes: tuple[tuple[int, tuple[tuple[str, float | None], ...]], ...] = ()
 
     def at(self, step: int) -> RefineRecipe:
         """The recipe with the changes up to that step."""
