@@ -631,9 +631,9 @@ EXAMPLES = (
 
 
 LIMITS = (
-    "Its limits: two things need their places, on the left and so on, and one is sometimes drawn twice; the smallest",
-    "melt now and then, and 6 steps of DPM++ 2M on Karras's schedule are too few. Other sizes than 128 x 128 were not",
-    "learned.",
+    "Its limits: of two things one is now and then drawn as another kind; small ones melt at times, and 6 steps of",
+    "DPM++ 2M on Karras's schedule are too few. A thing whose size is not said may come out big or small. Other sizes",
+    "than 128 x 128 were not learned.",
 )
 """Sentences of the card on what comes out wrong."""
 

@@ -135,6 +135,13 @@ def test_two_things_stand_where_and_in_the_colour_they_are_named(model):
     assert true.all.right == len(scenes), "the rule is right on true pictures"
 
 
+def test_two_things_without_places_have_the_colours_they_are_named_in_from_left_to_right(model):
+    def paint(wanted: Sequence[Drawing]) -> np.ndarray:
+        return evaluate.draw(model, [replace(one, steps=STEPS) for one in wanted])
+
+    assert evaluate.silent_pairs(paint, 12, 5000).color.right >= 8
+
+
 def test_scenes_of_all_sorts_are_the_ones_asked(model):
     def paint(wanted: Sequence[Drawing]) -> np.ndarray:
         return evaluate.draw(model, [replace(one, steps=STEPS) for one in wanted])
