@@ -85,7 +85,8 @@ class Engine:
         finished = set(control.finished)
         wishes = settings.performance
         self._attention.without = frozenset({"xformers"} if wishes.disable_xformers else ())
-        torch.use_deterministic_algorithms(wishes.deterministic, warn_only=True)
+        if torch.are_deterministic_algorithms_enabled() != wishes.deterministic:  # saying it imports torch's compiler
+            torch.use_deterministic_algorithms(wishes.deterministic, warn_only=True)
         request = with_seeds(request)  # what goes on after a failure is the same job
         kept: dict[int, Kept] = {}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +115,21 @@ def test_a_seamless_picture_has_no_seam(postcards: Studio) -> None:
     inside = np.abs(np.diff(values, axis=1)).mean(axis=(0, 2))
     seam = np.abs(values[:, 0] - values[:, -1]).mean()
     assert seam <= inside.max() + 1
+
+
+def test_a_first_picture_imports_nothing_that_takes_seconds_for_nothing(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from modules.pipeline.run import Engine
+from modules.schema.folders import Folders
+from tests.pipeline.conftest import Studio
+folders = Folders.under(Path({str(tmp_path)!r}), Path("models").resolve())
+engine = Engine(folders)
+assert len(Studio(engine, folders).draw(checkpoint="postcards", width=128, height=128, steps=1)) == 1
+engine.close()
+late = {{"torch._dynamo", "torch._inductor", "sympy", "transformers", "spandrel", "gradio"}} & set(sys.modules)
+assert not late, late
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
