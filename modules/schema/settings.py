@@ -40,7 +40,9 @@ class Saving(Frozen):
     )  # fmt: skip
     grid_prevent_empty_spots: bool = fact(False, label="Prevent empty spots in grid (when set to autodetect)")
     grid_save: bool = fact(True, label="Save all generated image grids")
-    grid_only_if_multiple: bool = fact(True, label="Do not save grids consisting of one picture")
+    grid_only_if_multiple: bool = fact(
+        True, label="Do not save grids consisting of one picture", hint="Off: each job has a grid."
+    )
     grid_extended_filename: bool = fact(
         False, label="Add extended info (seed, prompt) to filename when saving grid",
         hint="As pictures are named: grid-0012-7-a red house.png instead of grid-0012-7.png.",
@@ -71,8 +73,9 @@ class Saving(Frozen):
         hint="of the file itself, not of folders",
     )
     use_original_name_batch: bool = fact(
-        True, label="Use original name for output filename during batch process in extras tab"
-    )
+        True, label="Use original name for output filename during batch process in extras tab",
+        hint="Off: a number, as single pictures have.",
+    )  # fmt: skip
     use_upscaler_name_as_suffix: bool = fact(
         False, label="Use upscaler name as filename suffix in the extras tab", hint="00012-large-Lanczos.png"
     )
@@ -109,7 +112,11 @@ class Saving(Frozen):
         False, label="Save init images when using img2img",
         hint="Under the MD5 of their pixels, which the infotext then names: Init image hash.",
     )  # fmt: skip
-    outdir_init_images: str = fact("outputs/init-images", label="Directory for saving init images when using img2img")
+    outdir_init_images: str = fact(
+        "outputs/init-images",
+        label="Directory for saving init images when using img2img",
+        hint="Below the data folder.",
+    )
     outdir_save: str = fact("log/images", label="Directory for saving images using the Save button")
     use_save_to_dirs_for_ui: bool = fact(False, label="When using Save button, save images to a subdirectory")
     save_selected_only: bool = fact(True, label="When using Save button, only save a single selected image")
@@ -521,7 +528,9 @@ class Interrogating(Frozen):
     interrogate_clip_skip_categories: tuple[str, ...] = fact(
         (), label="Skip inquire categories", hint="Names of files in the folder interrogate."
     )
-    interrogate_deepbooru_score_threshold: float = fact(0.5, label="DeepBooru: score threshold", ge=0, le=1, step=0.01)
+    interrogate_deepbooru_score_threshold: float = fact(
+        0.5, label="DeepBooru: score threshold", hint="Tags it is less sure of are left out.", ge=0, le=1, step=0.01
+    )
     deepbooru_sort_alpha: bool = fact(True, label="DeepBooru: sort tags alphabetically", hint="Off: the surest first.")
     deepbooru_use_spaces: bool = fact(True, label="DeepBooru: use spaces in tags", hint="Off: underscores.")
     deepbooru_escape: bool = fact(True, label="DeepBooru: escape (\\) brackets", hint="So that they are no emphasis.")

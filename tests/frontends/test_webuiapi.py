@@ -77,16 +77,16 @@ def test_it_draws(api, test_seed):
 
 def test_it_draws_from_a_picture_and_within_a_mask(api, test_seed):
     seed = test_seed % 10_000
-    start = api.txt2img(prompt="a red house", seed=seed, **SMALL).image
-    little = api.img2img(images=[start], prompt="a red house", seed=seed, denoising_strength=0.3, **SMALL).image
-    much = api.img2img(images=[start], prompt="a blue boat", seed=seed, denoising_strength=0.9, **SMALL).image
+    start = api.txt2img(prompt="a red house, night", seed=seed, **SMALL).image
+    little = api.img2img(images=[start], prompt="a red house, night", seed=seed, denoising_strength=0.3, **SMALL).image
+    much = api.img2img(images=[start], prompt="a blue boat, day", seed=seed, denoising_strength=0.9, **SMALL).image
     change = [np.abs(pixels(image) - pixels(start)).mean() for image in (little, much)]
     assert change[0] < change[1]
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 64, 24))
     half = api.img2img(
-        images=[start], mask_image=mask, mask_blur=0, inpainting_fill=1, inpaint_full_res=False, prompt="a blue boat",
-        seed=seed, denoising_strength=0.9, **SMALL,
+        images=[start], mask_image=mask, mask_blur=0, inpainting_fill=1, inpaint_full_res=False,
+        prompt="a blue boat, day", seed=seed, denoising_strength=0.9, **SMALL,
     ).image  # fmt: skip
     assert np.abs(pixels(half)[32:] - pixels(start)[32:]).max() <= 1
     assert np.abs(pixels(half)[:24] - pixels(start)[:24]).mean() > 2
