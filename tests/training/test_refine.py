@@ -203,7 +203,7 @@ def test_of_a_half_drawn_pair_it_hears_one_thing_and_learns_what_the_file_before
     assert all(is_apart(scenes[i]) for i in pairs.scene)
     assert pairs.timesteps.min() >= 100
     assert pairs.timesteps.max() <= 850, "both are there already"
-    mine = recipe(test_seed, joined=0.6, told=0.0, kept=0.0)
+    mine = recipe(test_seed, joined=0.6, lone=0.0, told=0.0, kept=0.0)
     batch = refine_batch(torch.zeros(len(scenes), 4, 16, 16), scenes, vocabulary, mine, 0, half_drawn)
     assert (batch.joined, batch.taught) == (slice(4, 10), 6)
     for part in (batch.x[4:], batch.timesteps[4:]):
@@ -231,7 +231,7 @@ def test_of_one_thing_half_drawn_it_learns_what_the_file_before_makes_of_it(scen
 
 
 def test_errors_that_cancel_in_joined_prompts_count_half(scenes, vocabulary, half_drawn, test_seed):
-    mine = recipe(test_seed, joined=0.6, told=0.0, kept=0.0)
+    mine = recipe(test_seed, joined=0.6, lone=0.0, told=0.0, kept=0.0)
     nets, other = small(vocabulary, 1), small(vocabulary, 1)
     batch = refine_batch(torch.zeros(len(scenes), 4, 16, 16), scenes, vocabulary, mine, 0, half_drawn)
     batch = replace(batch, rows=torch.cat([batch.rows[:4], batch.before_rows]))
