@@ -22,6 +22,7 @@ SMALL_ON_CPU = 1024 * 1024
 """There other programs disturb a measurement, and a small picture should not hang on what was measured where."""
 TRIES = 3
 HOPELESS = 10
+BEHIND = 1.5
 HEADS_ON_CPU = 2
 """There so many heads of one picture are enough to tell, and the first picture waits an eighth of the time."""
 
@@ -81,7 +82,7 @@ class Fastest:
 def _seconds(way: Callable[..., Tensor], inputs: tuple, known: float) -> float:
     """The best of a few calls after one that warms up; infinite where it cannot do it.
 
-    One that warms up ten times slower than the best `known` is not asked again.
+    One that warms up ten times slower than the best `known`, or is half slower when warm, is not asked again.
     """
     best = float("inf")
     try:
@@ -93,6 +94,8 @@ def _seconds(way: Callable[..., Tensor], inputs: tuple, known: float) -> float:
             took = time.perf_counter() - began
             if attempt:
                 best = min(best, took)
+                if best > BEHIND * known:
+                    break
             elif took > HOPELESS * known:
                 return took
     except (RuntimeError, ImportError, NotImplementedError, ValueError):  # ValueError: xformers has no kernel for it

@@ -82,3 +82,11 @@ def test_on_a_processor_two_heads_of_one_picture_tell_which():
 def test_a_processor_does_not_try_what_takes_all_scores_at_once():
     assert set(candidates(DeviceFacts("cpu", "a CPU", 2**34, 2**34))) == {"sdp", "split", "onednn"}
     assert "Doggettx" in candidates(DeviceFacts("cuda", "a card", 2**34, 2**34))
+
+
+def test_one_that_is_far_behind_is_asked_no_further():
+    calls: list[str] = []
+    choice = Fastest({"fast": way(0.005, calls, "fast"), "slow": way(0.03, calls, "slow")}, "here")
+    choice(*inputs())
+    assert set(choice.known.values()) == {"fast"}
+    assert calls.count("slow") <= 2  # to warm up, and once warm
