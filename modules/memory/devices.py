@@ -69,10 +69,12 @@ def empty_cache(kind: DeviceKind) -> None:
 
 
 FULL = re.compile(
-    r"out of memory|not enough memory|(can't|cannot|unable to) allocate|alloc_failed|out_of_(device|host)_memory",
+    r"out of memory|not enough memory|(can't|cannot|unable to) allocate|alloc_failed|out_of_(device|host)_memory"
+    r"|unable to find an engine to execute",
     re.IGNORECASE,
 )
-"""How allocators say it that have no error of their own for it: of the processor, cuBLAS, cuDNN, Metal, Level Zero."""
+"""How allocators say it that have no error of their own for it: of the processor, cuBLAS, cuDNN (which looks for a way
+that needs less memory, and does not find one), Metal, Level Zero."""
 
 
 def is_memory(error: BaseException) -> bool:

@@ -14,12 +14,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from modules.nets.hypertile import Tiling
+from modules.nets.layers import Conv2d, Slot
+from modules.nets.streamed import Stored
 from modules.nets.unet import Cache, Prompted
 
 MOST = 4
@@ -34,83 +36,121 @@ def calling(net: nn.Module, how: str) -> Callable[..., Tensor]:
     return Compiled(net) if how == "torch.compile" else net
 
 
+def forget(call: Callable[..., Tensor]) -> None:
+    """Let go of what is kept to call a net faster, where anything is."""
+    if isinstance(call, _Before):
+        call.forget()
+
+
 class _Before:
     """What both share: inputs as plain tensors, and the key they have."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
         self._weight = next(net.parameters())
+        self._convolution = next((layer for layer in net.modules() if isinstance(layer, Conv2d)), None)
+        beside = any(isinstance(layer, Stored) for layer in net.modules())  # else adapters are merged
+        self._slots = [layer for layer in net.modules() if beside and isinstance(layer, Slot)]
 
     def inputs(self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None) -> list[Tensor]:
         tokens = context.tokens if isinstance(context, Prompted) else context
         return [x, timesteps, tokens, *([] if y is None else [y])]
 
     def key(self, given: list[Tensor], *options: Any) -> tuple:
+        """What a call is the same under: sizes, where the weights lie, and at which edges a picture goes on."""
         shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in given)
-        return shapes, options, self._weight.device, self._weight.data_ptr()
+        wrap = self._convolution.wrap if self._convolution else None
+        return shapes, options, wrap, self._weight.device, self._weight.data_ptr()
+
+    def altered(self) -> bool:
+        """Whether layers make their weights anew at each call, as those do that an adapter changes from beside."""
+        return any(layer.delta is not None for layer in self._slots)
+
+    def forget(self) -> None:
+        """Let go of what was recorded."""
+        raise NotImplementedError
+
+
+class _Graph(NamedTuple):
+    graph: Any
+    inputs: list[Tensor]
+    out: Tensor
 
 
 class Recorded(_Before):
     """Calls are recorded once per key as a CUDA graph and then replayed: the card is told once, not layer by layer."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, call: Callable[..., Tensor] | None = None) -> None:
+        """`call`: what is recorded in place of the net itself."""
         super().__init__(net)
-        self._graphs: OrderedDict[tuple, tuple[Any, list[Tensor], Tensor] | None] = OrderedDict()
+        self.call = net if call is None else call
+        self._graphs: OrderedDict[tuple, _Graph | str] = OrderedDict()
+        """By key; before it is recorded "met", and where that cannot be, "plain"."""
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
         context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or cache is not None or not x.is_cuda:
+        if context_map is not None or cache is not None or not x.is_cuda or self.altered():
             return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
         given = self.inputs(x, timesteps, context, y)
+        more: dict[str, Any] = {"merging": merging, "tiling": tiling} if merging or tiling is not None else {}
         key = self.key(given, merging, tiling)
         if key not in self._graphs:
-            self._graphs[key] = None
+            self._graphs[key] = "met"
             while len(self._graphs) > MOST:
                 self._graphs.popitem(last=False)
             # The first call warms up all that is measured or loaded.
-            return self.net(x, timesteps, given[2], y, merging=merging, tiling=tiling)
+            return self.call(x, timesteps, given[2], y, **more)
         self._graphs.move_to_end(key)
-        found = self._graphs[key] or self._record(key, given, merging, tiling)
-        if found is None:
-            return self.net(x, timesteps, context, y, merging=merging, tiling=tiling)
-        graph, kept, out = found
-        for place, tensor in zip(kept, given):
+        if self._graphs[key] == "met":
+            self._graphs[key] = self._record(given, more) or "plain"  # not tried again at every step
+        found = self._graphs[key]
+        if not isinstance(found, _Graph):
+            return self.call(x, timesteps, given[2] if self.call is not self.net else context, y, **more)
+        for place, tensor in zip(found.inputs, given):
             place.copy_(tensor)
-        graph.replay()
-        return out.clone()
+        found.graph.replay()
+        return found.out.clone()
 
     def forget(self) -> None:
-        """Let go of what was recorded: the net has moved, and graphs know weights by their address."""
-        self._graphs.clear()
+        """Let go of what was recorded: the net has moved, and graphs know weights by their address; or memory is
+        wanted, of which they hold what a call takes."""
+        for key, found in self._graphs.items():
+            self._graphs[key] = "met" if isinstance(found, _Graph) else found
 
-    def _record(
-        self, key: tuple, given: list[Tensor], merging: float, tiling: Tiling | None
-    ) -> tuple[Any, list[Tensor], Tensor] | None:
+    def _record(self, given: list[Tensor], more: dict[str, Any]) -> _Graph | None:
         kept = [tensor.clone() for tensor in given]
         graph = torch.cuda.CUDAGraph()
+        # What one graph leaves in its memory nobody reads after its replay, so all may use the same.
+        pool = next((other.graph.pool() for other in self._graphs.values() if isinstance(other, _Graph)), None)
         try:
-            with torch.cuda.graph(graph):
-                out = self.net(*kept[:3], kept[3] if len(kept) > 3 else None, merging=merging, tiling=tiling)
-        except torch.OutOfMemoryError:
-            self._graphs.clear()
-            raise
-        except RuntimeError as error:  # something in the net waits for the card: it stays as it was
+            # The outer `with` gives the drawing its stream back where recording fails. Other threads (a compiler, the
+            # gauge) may go on calling the card meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+            ):
+                out = self.call(*kept[:3], kept[3] if len(kept) > 3 else None, **more)
+        except RuntimeError as error:  # memory ran out, or something in the net waits for the card
             log.warning("the denoiser cannot be recorded: %s", error)
-            return None
-        self._graphs[key] = graph, kept, out
-        return self._graphs[key]
+        else:
+            return _Graph(graph, kept, out)
+        # By now the error is gone, and with it what it held; the net by itself takes less than net and graphs.
+        del graph, kept
+        self.forget()
+        torch.cuda.empty_cache()
+        return None
 
 
 class Compiled(_Before):
-    """Calls go to a compiled net as soon as it is ready for their key."""
+    """Calls go to a compiled net as soon as it is ready for their key; on a card that is recorded besides."""
 
     def __init__(self, net: nn.Module, **options: Any) -> None:
         """`options`: of torch.compile."""
         super().__init__(net)
         self._options = options
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Recorded | None = None
         self._ready: set[tuple] = set()
         self._asked: set[tuple] = set()
         self._working: threading.Thread | None = None
@@ -119,18 +159,25 @@ class Compiled(_Before):
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
         context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or cache is not None or merging or tiling is not None:
+        if context_map is not None or cache is not None or merging or tiling is not None or self.altered():
             return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
         given = self.inputs(x, timesteps, context, y)
         key = self.key(given)
         if key in self._ready and self._compiled is not None:
             return self._compiled(x, timesteps, given[2], y)
+        out = self.net(x, timesteps, context, y)
+        # After the net's own call: what is measured once has been by now.
         if key not in self._asked and (self._working is None or not self._working.is_alive()):
             self._asked.add(key)
             examples = [tensor.clone() for tensor in given]
             self._working = threading.Thread(target=self._compile, args=(key, examples), name="compile", daemon=True)
             self._working.start()
-        return self.net(x, timesteps, context, y)
+        return out
+
+    def forget(self) -> None:
+        """Let go of recordings; what was compiled stays."""
+        if self._compiled is not None:
+            self._compiled.forget()
 
     def wait(self) -> None:
         """Until what is being compiled is ready."""
@@ -140,9 +187,9 @@ class Compiled(_Before):
     def _compile(self, key: tuple, given: list[Tensor]) -> None:
         try:
             if self._compiled is None:
-                self._compiled = torch.compile(self.net, **self._options)
+                self._compiled = Recorded(self.net, torch.compile(self.net, **self._options))
             with torch.inference_mode():
-                self._compiled(*given[:3], given[3] if len(given) > 3 else None)
+                self._compiled.call(*given[:3], given[3] if len(given) > 3 else None)
         except Exception as error:  # whatever the compiler cannot do, the net can
             log.warning("the denoiser cannot be compiled: %s", error)
         else:

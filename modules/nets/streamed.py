@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modules.nets.layers import Conv2d, Linear, Ops, Slot, UpConv2d
 
 Source = Callable[[], tuple[Tensor, ...]]
-"""Gives (weight,) or (weight, bias) on the device that computes."""
+"""Gives (weight,) on the device that computes."""
 
 
 class Stored(Slot):
@@ -33,15 +33,15 @@ class Stored(Slot):
 
 
 class Streamed(Stored):
-    """Weights come from `source`, where there is one."""
+    """Weights come from `source`, where there is one; biases, which are small, lie where all is computed."""
 
     source: Source | None = None
 
     def stored(self) -> tuple[Tensor, Tensor | None]:
         if self.source is None:
             return super().stored()
-        weight, *rest = self.source()
-        return weight, rest[0] if rest else None
+        (weight,) = self.source()
+        return weight, self.bias
 
 
 class StoredLinear(Stored, Linear):  # type: ignore[misc]  # Linear declares weight more loosely
@@ -77,6 +77,5 @@ def connect(net: nn.Module, add: Callable[[int, tuple[Tensor, ...]], None], take
     for layer in net.modules():
         if isinstance(layer, Streamed):
             key = id(layer)
-            tensors = (layer.weight.detach(), *(() if layer.bias is None else (layer.bias.detach(),)))
-            add(key, tensors)
+            add(key, (layer.weight.detach(),))
             layer.source = lambda key=key: take(key)

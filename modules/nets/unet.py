@@ -195,12 +195,16 @@ class CrossAttention(nn.Module):
         return self.to_q.weight is q and self.to_k.weight is k and self.to_v.weight is v
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossAttention:
-        """Moved or converted: torch does that weight by weight."""
-        fused = self.fused is not None
+        """Moved or converted: torch does that weight by weight. What stays where it is stays one."""
+        fused, parts = self.fused, self.parts
         self.fused, self.parts = None, ()
         super()._apply(fn, recurse)
-        if fused:
-            self.fuse()
+        if fused is not None:
+            self.fused, self.parts = fused, parts
+            first = self.to_q.weight
+            same = (first.device, first.dtype, first.data_ptr()) == (fused.device, fused.dtype, fused.data_ptr())
+            if not (same and self._whole()):
+                self.fuse()
         return self
 
     def _joined(self, out: Tensor, x: Tensor) -> Tensor:

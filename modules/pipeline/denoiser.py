@@ -237,7 +237,7 @@ class Denoiser:
         if not rescale:
             return guided
         prompted = guidance.combine(parts, weights, negative, 1.0)
-        return guidance.rescale(guided, prompted, x, float(sigma), rescale)
+        return guidance.rescale(guided, prompted, x, sigma.double(), rescale)
 
     def _predict(self, x: Tensor, sigma: Tensor, rows: list[_Row]) -> Tensor:
         """One call of the net for rows of equal text length -> denoised [R, C, h, w]."""
@@ -248,8 +248,9 @@ class Denoiser:
         scaled, timesteps = self.predictor.inputs(x, sigma)
         if self.extra is not None and model.facts.concat:  # a refiner may want none of it
             extra = self.extra[of_picture]
-            unseen = [i for i, row in enumerate(rows) if not row.sees_picture]
-            extra[unseen] = 0
+            unseen = tuple(i for i, row in enumerate(rows) if not row.sees_picture)
+            if unseen:
+                extra.index_fill_(0, self._places(unseen, extra.device), 0)
             scaled = torch.cat([scaled, extra.to(scaled)], dim=1)
         context, y = self._said(model, rows, device, dtype)
         cache = self._cache(rows)

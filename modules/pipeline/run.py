@@ -34,13 +34,16 @@ from modules.weights.catalogue import Catalogue
 from modules.weights.residency import Residency
 from modules.weights.sizes import sizes_of
 
+ON_NVIDIA = ("sdp", "xformers")
+"""torch has fused kernels for every head size there; Doggettx would take a gigabyte for being measured."""
 ON_A_CARD = ("sdp", "xformers", "split", "Doggettx")
 ON_A_PROCESSOR = ("sdp", "split", "onednn")
 
 
 def candidates(facts: DeviceFacts) -> dict[str, Attention]:
     """Attentions among which a device's best is found. Many scores at once never win on a processor, and take 1 GB."""
-    names = ON_A_CARD if facts.is_card else ON_A_PROCESSOR
+    others = ON_A_CARD if facts.is_card else ON_A_PROCESSOR
+    names = ON_NVIDIA if facts.kind == "cuda" and torch.version.hip is None else others
     return {name: ATTENTIONS[name] for name in names if name != "xformers" or find_spec("xformers")}
 
 
@@ -146,6 +149,7 @@ class Engine:
         self.upscalers.close()
         self.faces.close()
         self.conditionings.clear()
+        self.residency.forget_calls()
         devices.empty_cache(self.facts.kind)
         return left[0]
 

@@ -41,11 +41,13 @@ def three_way(cond: Tensor, image_only: Tensor, uncond: Tensor, scale: float, im
     return uncond + (cond - image_only) * scale + (image_only - uncond) * image_scale
 
 
-def rescale(guided: Tensor, cond: Tensor, x: Tensor, sigma: float, amount: float, *, velocity: bool = True) -> Tensor:
+def rescale(
+    guided: Tensor, cond: Tensor, x: Tensor, sigma: float | Tensor, amount: float, *, velocity: bool = True
+) -> Tensor:
     """Guidance that keeps the contrast of the prompt's own prediction (Lin et al. 2023, arXiv:2305.08891, eq. 15).
 
-    All [C, h, w]. `amount` 0 changes nothing, 0.7 is usual. The standard deviations are compared in v space, where
-    the paper has them; with `velocity` off as noise.
+    All [C, h, w]; `sigma` a number, or one on the device, float64. `amount` 0 changes nothing, 0.7 is usual. The
+    standard deviations are compared in v space, where the paper has them; with `velocity` off as noise.
     """
     if amount == 0:
         return guided

@@ -315,6 +315,9 @@ class BatchNoise:
         return self._stack([path.increment(low, high) * (sign * per_root) for path in self._paths])
 
     def _stack(self, noises: Sequence[Tensor]) -> Tensor:
+        if self.device.type == "cuda" and noises[0].device.type == "cpu":
+            # Out of pinned memory: the program would else wait for all that the card has still to do.
+            return torch.stack(list(noises)).pin_memory().to(self.device, non_blocking=True)
         return torch.stack([noise.to(self.device) for noise in noises])
 
 

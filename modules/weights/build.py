@@ -83,7 +83,8 @@ def fill(
 
     On the CPU, where file and net agree in dtype, the parameters are the mapped file itself. Elsewhere what was read of
     the file is let go of at once, so that memory holds the weights once. Packed layers are packed here; weights of
-    `Stored` ones are kept in `storage`; those of `Streamed` ones stay in RAM, `pinned` where that fits.
+    `Stored` ones are kept in `storage`; those of `Streamed` ones, not their biases, stay in RAM, `pinned` where that
+    fits.
     """
     names = [name for name, _ in net.named_parameters()]
     desk = _Desk(dtype)
@@ -92,7 +93,7 @@ def fill(
         module = net.get_submodule(module_name)
         read = weight_of(file, component, own_name)
         stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
-        streamed = isinstance(module, Streamed) and device.type != "cpu"
+        streamed = isinstance(module, Streamed) and name == "weight" and device.type != "cpu"
         kernel = read.dim() == 4 and read.shape[2:].numel() > 1
         order = torch.channels_last if channels_last and kernel else torch.preserve_format
         packed = module if isinstance(module, Packed) and name == "weight" else None

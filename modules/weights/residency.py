@@ -34,7 +34,7 @@ from modules.nets.autoencoder import Autoencoder
 from modules.nets.float8 import FLOAT8, FLOAT8_STREAMED
 from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import PACKED, Packed
-from modules.nets.recorded import Recorded, calling
+from modules.nets.recorded import calling, forget
 from modules.nets.streamed import STORED, STREAMED, connect
 from modules.nets.unet import UNet
 from modules.schema.errors import BadFile, NotFound, OutOfMemory
@@ -262,6 +262,12 @@ class Residency:
                     _move(model, torch.device("cpu"))
             empty_cache(self.facts.kind)
 
+    def forget_calls(self) -> None:
+        """Let go of what is kept to call denoisers faster: recorded calls hold as much memory as drawing takes."""
+        with self._lock:
+            for model in self._kept.values():
+                forget(model.call)
+
     def held(self) -> dict[str, int]:
         """Bytes of weights: of the models that stay, on the device that draws (`weights`), and in RAM beside a card."""
         on_device = in_ram = 0
@@ -440,11 +446,13 @@ def _last_place(file: ModelFile, component: Component) -> tuple[str, int]:
 
 def _move(model: LoadedModel, device: torch.device) -> None:
     """All nets but a VAE that is on the processor anyway."""
-    if isinstance(model.call, Recorded) and next(model.unet.parameters()).device.type != device.type:
-        model.call.forget()
     vae = () if model.policy.vae_apart else (model.vae,)
     for net in (model.unet, *vae, *(tower.net for tower in model.towers)):
-        net.to(device)
+        # One that is there stays as it is: recorded calls know its weights by their address.
+        if any(parameter.device != device for parameter in net.parameters()):
+            if net is model.unet:
+                forget(model.call)
+            net.to(device)
 
 
 def _identity(checkpoint: CheckpointView, policy: Policy) -> _Identity:

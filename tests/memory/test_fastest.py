@@ -79,9 +79,17 @@ def test_on_a_processor_two_heads_of_one_picture_tell_which():
     assert shapes[-1] == q.shape
 
 
-def test_a_processor_does_not_try_what_takes_all_scores_at_once():
+def test_what_takes_all_scores_at_once_is_tried_only_where_torch_may_lack_fused_kernels():
     assert set(candidates(DeviceFacts("cpu", "a CPU", 2**34, 2**34))) == {"sdp", "split", "onednn"}
-    assert "Doggettx" in candidates(DeviceFacts("cuda", "a card", 2**34, 2**34))
+    assert set(candidates(DeviceFacts("cuda", "a card", 2**34, 2**34))) <= {"sdp", "xformers"}
+    assert "Doggettx" in candidates(DeviceFacts("xpu", "a card", 2**34, 2**34))
+
+
+def test_the_only_way_is_not_measured():
+    calls: list[str] = []
+    choice = Fastest({"only": way(0, calls, "only")}, "here")
+    choice(*inputs())
+    assert calls == ["only"]
 
 
 def test_one_that_is_far_behind_is_asked_no_further():

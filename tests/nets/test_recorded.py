@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from modules.nets.hypertile import Tiling
+from modules.nets.layers import seamless
 from modules.nets.recorded import Compiled, Recorded, calling
+from modules.nets.streamed import STORED
 from modules.nets.unet import SHALLOW, Deep, FirstBlock, Prompted, UNet
 from tests.weights.tiny import UNET, randomise
 
@@ -178,10 +180,18 @@ def test_a_recorded_net_answers_as_itself(net, test_seed):
             for seed in range(3):
                 given: Any = tuple(tensor.cuda() for tensor in inputs(test_seed + seed, side=side))
                 assert torch.allclose(call(given[0], given[1], Prompted(given[2])), net(*given), atol=1e-4)
-        assert sum(entry is not None for entry in call._graphs.values()) == 2
+        assert sum(isinstance(entry, tuple) for entry in call._graphs.values()) == 2
         net.out[2].weight.mul_(2)  # a LoRA is merged in place
         assert torch.allclose(call(*given), net(*given), atol=1e-4)
-        assert sum(entry is not None for entry in call._graphs.values()) == 2
+        assert sum(isinstance(entry, tuple) for entry in call._graphs.values()) == 2
+        with seamless([net]):  # the same sizes, another picture
+            for _ in range(3):
+                assert torch.allclose(call(*given), net(*given), atol=1e-4)
+        for _ in range(3):
+            assert torch.allclose(call(*given, merging=0.5), net(*given, merging=0.5), atol=1e-4)
+        assert all(isinstance(entry, tuple) for entry in call._graphs.values())
+        call.forget()
+        assert torch.allclose(call(*given), net(*given), atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -194,7 +204,46 @@ def test_a_compiled_net_answers_as_itself_on_a_card(net, test_seed):
         call(*given)
         call.wait()
         assert call._ready
-        assert torch.allclose(call(*given), net(*given), atol=1e-2)
+        for _ in range(3):  # from the second on as a graph of what was compiled
+            assert torch.allclose(call(*given), net(*given), atol=1e-2)
+        assert call._compiled is not None
+        assert all(isinstance(entry, tuple) for entry in call._compiled._graphs.values())
+
+
+def test_what_draws_otherwise_is_not_taken_for_the_same_call(net, test_seed):
+    call, given = Recorded(net), list(inputs(test_seed))
+    before = call.key(given)
+    with seamless([net]):
+        assert call.key(given) != before  # a graph of the other would show seams
+    assert call.key(given) == before
+
+
+def test_what_adapters_change_from_beside_is_left_to_the_net(test_seed):
+    """A graph would go on without them: they make weights anew at each call."""
+    net = randomise(UNet(UNET, STORED), torch.Generator().manual_seed(test_seed))
+    given = inputs(test_seed)
+    call = Compiled(net, backend="eager")
+    with torch.inference_mode():
+        call(*given)
+        call.wait()
+        layer: Any = net.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_q")
+        layer.delta = lambda weight, bias: (2 * weight, bias)
+        changed = net(*given)
+        assert Recorded(net).altered()
+        assert torch.equal(call(*given), changed)
+        layer.delta = None
+        assert not torch.allclose(call(*given), changed)
+
+
+def test_a_net_that_stays_where_it_is_keeps_its_addresses(net):
+    """Graphs know weights by them, and every job brings its model to the card, where it is already."""
+    net.fuse()
+    before = {name: parameter.data_ptr() for name, parameter in net.named_parameters()}
+    net.to("cpu")
+    assert {name: parameter.data_ptr() for name, parameter in net.named_parameters()} == before
+    attention = net.middle_block[1].transformer_blocks[0].attn1
+    assert attention.fused is not None
+    assert attention.fused.data_ptr() == attention.to_q.weight.data_ptr()
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 12), (16, 7)])
