@@ -31,7 +31,8 @@ def detect(use_cpu: bool = False, index: int = 0) -> DeviceFacts:
         bf16 = torch.version.hip is not None or capability >= (8, 0)
         fp8 = torch.version.hip is None and capability >= (8, 9)
         more = frozenset(["xformers"] * bool(find_spec("xformers")) + ["fp8"] * fp8)
-        return DeviceFacts("cuda", card.name, card.total_memory, ram, fp16, bf16, index, torch.get_num_threads(), more)
+        memory = int(card.total_memory * torch.cuda.get_per_process_memory_fraction(index))
+        return DeviceFacts("cuda", card.name, memory, ram, fp16, bf16, index, torch.get_num_threads(), more)
     if not use_cpu and torch.xpu.is_available():
         found = torch.xpu.get_device_properties(index)
         bf16 = torch.xpu.is_bf16_supported()

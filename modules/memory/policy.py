@@ -22,8 +22,11 @@ CONTEXT = int(0.6 * GB)
 """What a driver, its kernels and the screen take of a card."""
 TILE = 512
 """Side in pixels of what the VAE decodes at once where it decodes in tiles."""
-LOWVRAM_SHARE = 0.2
-"""Of the denoiser's weights, so much stays on the card with --lowvram; the rest streams through."""
+LOWVRAM_SHARE, LOWVRAM_LEAST = 0.27, int(0.6 * GB)
+"""Of the denoiser's weights, so much, and at least so many bytes, stay on the card with --lowvram; the rest streams
+through. With what drawing takes, SD 1 is then below 1 GB and SDXL below 2."""
+LOWVRAM_DECODING = int(0.8 * GB), int(0.2 * GB)
+"""There what decoding may take before it goes by tiles, and the weights that stay meanwhile."""
 
 Placement = Literal["resident", "parked", "streamed"]
 
@@ -36,6 +39,7 @@ class Policy:
 
     `placement`: all weights on the device; or those of the denoiser or the VAE, as they are needed; or a few at a time.
     `weights_budget`: bytes of weights on the device at once, None where all of them. Then text encoders run on the CPU.
+    `vae_budget`: the same while the VAE works, where it is smaller.
     `calls`: how the denoiser is called (`nets.recorded`).
     `storage`, `text_storage`: the number type in which the weights of the denoiser and the text encoders lie where it
     is not the one they compute in; `float8_products`: the denoiser's linear layers multiply in it.
@@ -62,6 +66,7 @@ class Policy:
     packed: bool = False
     placement: Placement = "resident"
     weights_budget: int | None = None
+    vae_budget: int | None = None
     storage: str | None = None
     float8_products: bool = False
     text_storage: str | None = None
@@ -157,9 +162,6 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         policy = replace(policy, text_storage=wishes.text_precision)
     elif wishes.text_precision != "auto":
         policy = replace(policy, text=wishes.text_precision)
-    retry = ("bfloat16",) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
-    retry += ("float32",) * wishes.auto_vae_precision
-    policy = replace(policy, vae_retry=retry if policy.vae == "float16" else ())
     if wishes.fp8_storage == "Enable" or (wishes.fp8_storage == "Enable for SDXL" and sizes.is_large):
         last = policy.channels_last and not (policy.packed and policy.denoiser == "float32")
         policy = replace(policy, storage=wishes.fp8_format, packed=False, channels_last=last)
@@ -172,6 +174,9 @@ def choose(facts: DeviceFacts, settings: Settings, sizes: Sizes | None = None, s
         policy = replace(policy, calls=wishes.denoiser_calls)
     if facts.is_card:
         policy = _placed(policy, facts, settings, sizes, shape)
+    retry = ("bfloat16",) * (wishes.auto_vae_precision_bfloat16 and facts.bf16)
+    retry += ("float32",) * wishes.auto_vae_precision
+    policy = replace(policy, vae_retry=retry if policy.vae == "float16" else ())
     if saving >= SAVINGS.index("VAE in tiles") or _decodes_badly(policy, facts, sizes, shape):
         policy = replace(policy, vae_tile=TILE)
     return policy
@@ -323,9 +328,7 @@ def _attention(facts: DeviceFacts, settings: Settings, default: str) -> str:
 def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes, shape: Shape) -> Policy:
     """Where the weights are, on a card: as its owner wishes, else as much of them as fits beside the drawing."""
     wishes = settings.performance
-    wish = wishes.memory_use_sdxl if sizes.is_large and wishes.memory_use_sdxl != "auto" else wishes.memory_use
-    if SAVINGS.index(wishes.memory_saving) >= SAVINGS.index("weights streamed"):
-        wish = "lowvram"
+    wish = _wished(settings, sizes)
     denoiser = sizes.denoiser * BYTES[policy.storage or policy.denoiser]
     largest = max(denoiser, 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae])
     need = predict(sizes, replace(shape, batch=1), policy)
@@ -341,10 +344,24 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
     placement = wishes_to[wish]
     if placement == "resident":
         return policy
-    most = largest if placement == "parked" else int(denoiser * LOWVRAM_SHARE) if wish == "lowvram" else left
+    if wish == "lowvram":
+        most = max(LOWVRAM_LEAST, int(denoiser * LOWVRAM_SHARE))
+        policy = replace(policy, vae_budget=LOWVRAM_DECODING[1])
+        if wishes.vae_precision == "auto" and policy.vae == "float32" and facts.fp16 and not sizes.is_large:
+            policy = replace(policy, vae="float16")  # that of SDXL overflows
+    else:
+        most = largest if placement == "parked" else left
     budget = max(int(0.1 * GB), min(most, left))
     text = "float32" if wishes.text_precision == "auto" else policy.text  # the processor's
     return replace(policy, placement=placement, weights_budget=budget, text=text)
+
+
+def _wished(settings: Settings, sizes: Sizes) -> str:
+    """Where the weights are to be: "auto", "normal", "medvram" or "lowvram"."""
+    wishes = settings.performance
+    if SAVINGS.index(wishes.memory_saving) >= SAVINGS.index("weights streamed"):
+        return "lowvram"
+    return wishes.memory_use_sdxl if sizes.is_large and wishes.memory_use_sdxl != "auto" else wishes.memory_use
 
 
 def _decodes_badly(policy: Policy, facts: DeviceFacts, sizes: Sizes, shape: Shape) -> bool:
@@ -353,5 +370,7 @@ def _decodes_badly(policy: Policy, facts: DeviceFacts, sizes: Sizes, shape: Shap
         decoding = decode_peak(sizes.vae_width, shape.width, shape.height, BYTES[policy.vae])
         return max(shape.width, shape.height) > TILE and decoding > facts.ram * 0.9
     need = predict(sizes, shape, replace(policy, vae_tile=None))
+    if policy.vae_budget is not None and max(shape.width, shape.height) > TILE and need.decoding > LOWVRAM_DECODING[0]:
+        return True
     reserve = CONTEXT if facts.is_card else 0
     return max(shape.width, shape.height) > TILE and need.weights + need.decoding > facts.memory * 0.9 - reserve

@@ -369,8 +369,9 @@ class Residency:
         stream = None
         if policy.weights_budget is not None:
             stream = Stream(self._link(device), policy.weights_budget)
-            for net in (nets.unet, nets.vae)[: 1 if policy.vae_apart else 2]:
-                connect(net, stream.add, stream.take)
+            connect(nets.unet, stream.add, stream.take)
+            if not policy.vae_apart:
+                connect(nets.vae, partial(stream.add, budget=policy.vae_budget), stream.take)
         towers = [tower.net for tower in nets.towers]
         networks = Networks(
             nets.unet,

@@ -30,7 +30,7 @@ TABLE: list[tuple[str, DeviceFacts, Sizes, dict[str, Any]]] = [
     ("--medvram", CARD, Sizes(), {"placement": "parked", "text_on": "cpu"}),
     ("--medvram-sdxl", CARD, SDXL, {"placement": "parked"}),
     ("--medvram-sdxl", CARD, Sizes(), {"placement": "resident"}),
-    ("--lowvram", CARD, Sizes(), {"placement": "streamed", "weights_budget": 343_808_385}),
+    ("--lowvram", CARD, Sizes(), {"placement": "streamed", "weights_budget": 600_000_000}),
     ("--always-low-vram", CARD, Sizes(), {"placement": "streamed"}),
     ("--always-no-vram", CARD, Sizes(), {"placement": "streamed"}),
     ("--always-gpu", OLD, SDXL, {"placement": "resident"}),

@@ -94,6 +94,20 @@ def test_where_the_weights_are(gb, sizes, options, placement, tiled):
         assert predict(sizes, shape, policy).peak < gb * GB
 
 
+@pytest.mark.parametrize(("sizes", "side", "most"), [(Sizes(), 512, 1.0), (SDXL, 1024, 2.0)])
+def test_lowvram_keeps_to_little_on_any_card(sizes, side, most):
+    """In GB, with a reserve for what libraries take to work with."""
+    shape = Shape(side, side)
+    policy = choose(card("H200", 150), Settings().with_options({"memory_use": "lowvram"}), sizes, shape)
+    need = predict(sizes, shape, policy)
+    assert policy.weights_budget is not None
+    assert policy.vae_budget is not None
+    assert policy.weights_budget + need.denoising < 0.9 * most * GB
+    assert policy.vae_budget + need.decoding < 0.7 * most * GB
+    assert policy.vae_retry == ((F32,) if policy.vae == F16 else ())
+    assert (policy.vae == F16) == (not sizes.is_large)
+
+
 def test_a_card_without_half_precision_draws_in_float32():
     policy = choose(card("GTX 1650, 4 GB", 4.2, fp16=False, bf16=False), Settings())
     assert (policy.denoiser, policy.vae, policy.placement) == (F32, F32, "streamed")
@@ -258,4 +272,9 @@ def test_detection_on_cuda():
     facts = detect()
     assert facts.kind == "cuda"
     assert facts.memory == torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    try:
+        assert detect().memory == facts.memory // 2
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert choose(facts, Settings()).on == CUDA

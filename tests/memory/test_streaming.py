@@ -94,6 +94,17 @@ def test_another_net_takes_the_room_of_one_that_is_done():
     assert stream.on_device == 0
 
 
+def test_a_net_that_asks_for_room_has_what_another_left_go():
+    link, weights = CountingLink(), layers(20, 10)
+    stream = Stream(link, budget=100)
+    for key, tensors in weights.items():
+        stream.add(key, tensors, budget=40 if key >= 10 else None)
+    one, other = dict(list(weights.items())[:10]), dict(list(weights.items())[10:])
+    assert walk(stream, link, one) == 100
+    assert max(walk(stream, link, other) for _ in range(3)) <= 40
+    assert max(walk(stream, link, one) for _ in range(2)) == 100
+
+
 def test_a_changed_weight_is_copied_anew():
     stream = Stream(CountingLink(), budget=100)
     stream.add("a", (torch.zeros(4),))
