@@ -103,7 +103,7 @@ def fill(
         else:
             value = read.to(device="cpu" if streamed else device, dtype=stored, memory_format=order)
         if streamed and pinned:
-            value = _pinned(value)
+            value = pinned_copy(value)
         setattr(module, name, nn.Parameter(value, requires_grad=False))
         copied = value.device != read.device or value.data_ptr() != read.data_ptr()
         del read, value
@@ -134,7 +134,7 @@ class _Desk:
         return here.view(value.shape).copy_(value)
 
 
-def _pinned(value: Tensor) -> Tensor:
+def pinned_copy(value: Tensor) -> Tensor:
     """The same in memory a card copies from by itself; where there is no more of that, as it was."""
     try:
         return value.pin_memory()

@@ -285,7 +285,7 @@ class Networks:
     def _write(self, target: Target, steps: list[_Step]) -> None:
         module: Any = self._modules[target]
         if self._beside and hasattr(module, "delta"):
-            module.delta = self._delta(steps) if steps else None
+            module.delta = self._delta(steps, again=True) if steps else None
             return
         for name, value in self._values(target, module, steps):
             if isinstance(module, Packed):
@@ -303,11 +303,11 @@ class Networks:
             weight, bias = self._delta(steps)(weight.to(device), None if bias is None else bias.to(device))
         return [("weight", weight), *([("bias", bias)] if bias is not None else [])]
 
-    def _delta(self, steps: list[_Step]) -> Delta:
+    def _delta(self, steps: list[_Step], again: bool = False) -> Delta:
         def changed(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
             for step in steps:
                 layer = step.file.match.fitting[step.target]
-                parts = step.file.adapter.parts(layer, weight.device)
+                parts = step.file.adapter.parts(layer, weight.device, again)
                 weight = table.changed(parts, weight, step.multiplier, step.ranks)
                 if bias is not None:
                     bias = table.changed_bias(parts, bias, step.multiplier)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from modules.schema.errors import BadFile
 from modules.weights.adapters.family import family_of
-from modules.weights.adapters.parts import Parts
+from modules.weights.adapters.parts import NUMBERS, Parts
+from modules.weights.build import pinned_copy
 from modules.weights.keymaps import LayerName, split_key
 from modules.weights.reading import DTYPES, ModelFile, open_model
 
@@ -33,15 +34,26 @@ class Adapter:
     unread: tuple[str, ...] = ()
     bundled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     scales: Mapping[LayerName, float] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """By key, in memory that a card copies from."""
 
     @property
     def family(self) -> str | None:
         header = self.file.header
         return family_of({key: info.shape for key, info in header.tensors.items()}, header.metadata)
 
-    def parts(self, layer: LayerName, device: torch.device) -> Parts:
-        """The tensors of a layer, read now."""
-        return self._parts(layer, {part: self.file.tensor(key).to(device) for part, key in self.layers[layer].items()})
+    def parts(self, layer: LayerName, device: torch.device, again: bool = False) -> Parts:
+        """The tensors of a layer, read now, on a device; single numbers stay where the program reads them. `again`:
+        they will be asked for at every call, so a card copies them by itself."""
+        found = {}
+        for part, key in self.layers[layer].items():
+            if again and device.type == "cuda" and part not in NUMBERS:
+                if key not in self.kept:
+                    self.kept[key] = pinned_copy(self.file.tensor(key))
+                found[part] = self.kept[key].to(device, non_blocking=True)
+            else:
+                found[part] = self.file.tensor(key).to("cpu" if part in NUMBERS else device)
+        return self._parts(layer, found)
 
     def shapes(self, layer: LayerName) -> Parts:
         """As `parts`, but nothing is read except single numbers: shapes without content (device "meta")."""

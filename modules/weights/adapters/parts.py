@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+NUMBERS = ("alpha", "scale", "on_input")
+"""Parts of one element, asked for by `Parts.number` alone."""
+
 
 class Parts:
     """The tensors of one layer under their kohya/LyCORIS names, as float32."""
