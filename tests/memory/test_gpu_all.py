@@ -19,18 +19,29 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_part_of_the_run_on_a_card_can_be_rehearsed(cache: None) -> None:
-    ways = gpu_all.speed("tiny")
+    found = {name: dict(part("tiny")) for name, part in gpu_all.PARTS.items()}
     for way in (
-        "sdp", "sdp, CUDA graph", "sdp, compiled", "sdp, queries, keys and values apart", "sdp, float8 weights",
-        "sdp, float8 products", "Doggettx", "split", "sub-quadratic",
+        "sdp", "sdp, CUDA graph", "sdp, queries, keys and values apart", "sdp, float8 weights", "sdp, float8 products",
+        "Doggettx", "split", "sub-quadratic",
     ):  # fmt: skip
-        assert ways[f"{way}, calls/s"] > 0
-    assert gpu_all.file("tiny")["MB"] >= 1
-    placed = gpu_all.memory("tiny")
-    assert {f"{use}, ms" for use in ("normal", "medvram", "lowvram")} <= placed.keys()
-    assert placed["largest difference of answers"] == 0
-    told = gpu_all.prediction("tiny")
-    assert told["weights, predicted/measured"] > 1
+        assert found["speed"][f"{way}, calls/s"] > 0
+    assert found["file"]["MB"] >= 1
+    assert {f"{use}, ms" for use in ("normal", "medvram", "lowvram")} <= found["memory"].keys()
+    assert found["memory"]["largest difference of answers"] == 0
+    assert found["prediction"]["weights, predicted/measured"] > 1
+    assert found["compiled"]["ready"] == 1
+    assert found["compiled"]["largest difference of answers"] < 1e-4
+    assert found["job"]["CUDA graphs, it/s"] > 0
+    assert found["placed"]["normal, a step beside one with all weights there"] == 1
+    assert found["limit"]["1.0 GB, ladder"] == 0
+
+
+def test_what_a_part_has_told_stays_whatever_becomes_of_it(tmp_path: Path) -> None:
+    program = "import time\nprint('{\"it/s\": 3.5}', flush=True)\nprint('warm')\ntime.sleep(60)"
+    found = gpu_all.run("hangs", ["-c", program], tmp_path, 5)
+    assert (found["exit code"], found["it/s"]) == (-1, 3.5)
+    found = gpu_all.run("fails", ["-c", "raise OSError('no card')"], tmp_path, 30)
+    assert (found["exit code"], found["last line"]) == (1, "OSError: no card")
 
 
 def test_another_program_takes_turns_with_easel(cache: None, tmp_path: Path) -> None:
@@ -60,4 +71,6 @@ def test_every_part_names_a_program_and_a_measure_that_exist() -> None:
             assert arguments[arguments.index("--family") + 1] in bench_speed.FAMILIES
         if arguments[1].startswith("tests."):
             assert (gpu_all.ROOT / (arguments[1].replace(".", "/") + ".py")).exists()
-    assert len(seen) == 12
+    assert len(seen) >= 18
+    assert set(gpu_all.LONGER) <= set(seen)
+    assert seen.index("job sd1") < seen.index("tests") < seen.index("compiled sd1")
