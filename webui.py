@@ -47,7 +47,7 @@ def main() -> int:
             from_flags=options.settings,
             webhooks=options.flags["webhook"],
             most_waiting=MOST_WAITING if options.is_local else SHARED_MOST_WAITING,
-            freeze=Freeze.of(options.flags),
+            freeze=Freeze.of(options.flags, options.extension_access),
         )
     except EaselError as error:
         print(error.message, file=sys.stderr)

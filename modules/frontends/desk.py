@@ -17,6 +17,7 @@ from modules.schema.record import CheckpointView, JobView, QueueView, SavedRecor
 from modules.schema.request import GenerationRequest
 from modules.schema.settings import Settings
 from modules.service.cards import Cards
+from modules.service.extensions import ExtensionStore
 from modules.service.freezing import Freeze
 from modules.service.history import History
 from modules.service.importing import Importer
@@ -45,6 +46,7 @@ class FrontDesk(Protocol):
     cards: Cards
     model_tasks: ModelTasks
     importer: Importer
+    extensions: ExtensionStore
 
     @property
     def history(self) -> History: ...
@@ -120,6 +122,10 @@ class FrontDesk(Protocol):
 
     def load(self) -> Any: ...
 
+    def renew(self) -> Any:
+        """The worker begins anew once it draws nothing."""
+        ...
+
     def estimate(self, request: GenerationRequest, /) -> MemoryEstimate | None:
         """The memory a job would take; None as long as nothing is known of the device."""
         ...
@@ -142,7 +148,7 @@ class OwnDesk:
         self.ui_config, self.presets = desk.ui_config, desk.presets
         self.styles, self.prompts, self.model_files = desk.styles, desk.prompts, desk.model_files
         self.library, self.model_tasks, self.cards = desk.library, desk.model_tasks, desk.cards
-        self.importer = desk.importer
+        self.importer, self.extensions = desk.importer, desk.extensions
 
     @property
     def history(self) -> History:
@@ -240,6 +246,9 @@ class OwnDesk:
 
     def load(self) -> Any:
         return self._desk.load()
+
+    def renew(self) -> Any:
+        return self._desk.renew()
 
     def estimate(self, request: GenerationRequest, /) -> MemoryEstimate | None:
         return self._desk.estimate(request)

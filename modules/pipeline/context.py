@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.memory.devices import DeviceFacts
 from modules.memory.gauge import Gauge
+from modules.pipeline.extensions import Hooks
 from modules.pipeline.faces import Faces
 from modules.pipeline.latents import Start
 from modules.pipeline.text import ConditioningCache
@@ -78,7 +79,8 @@ class BrokenOff(Exception):
 @dataclass(frozen=True)
 class RunContext:
     """`emit` takes events as they happen; `conditionings` outlives jobs (its keys hold all that matters). `kept`: what
-    a script holds on to for its grids, by number of the picture; it outlives an attempt that ran out of memory."""
+    a script holds on to for its grids, by number of the picture; it outlives an attempt that ran out of memory.
+    `hooks`: of the extensions that take part, None where none does."""
 
     job: str
     emit: Callable[[Event], None]
@@ -94,6 +96,7 @@ class RunContext:
     gauge: Gauge
     said: set[str] = field(default_factory=set)
     kept: dict[int, Kept] = field(default_factory=dict)
+    hooks: Hooks | None = None
 
     def warn(self, message: str) -> None:
         """Tell the user something, once in a job."""

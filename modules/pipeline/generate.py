@@ -21,6 +21,7 @@ from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
 from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source, upscalers
 from modules.pipeline.context import BrokenOff, Kept, RunContext, Skipped
+from modules.pipeline.extensions import Hooks, Listener
 from modules.pipeline.infotext import infotext_of, source_of
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
@@ -66,8 +67,11 @@ def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     with closing(drawn(request, ctx)) as pictures:
         for made in pictures:
             records.append(
-                publish(made.image, made.strip, made.plan, made.k, ctx, beside=made.beside, incomplete=made.incomplete)
-            )
+                publish(
+                    made.image, made.strip, made.plan, made.k, ctx, beside=made.beside, incomplete=made.incomplete,
+                    told=made.told,
+                )
+            )  # fmt: skip
             for number, image in enumerate(made.shown):
                 index = MASK_INDEX + len(MASKS) * made.k + number
                 records.append(publish(image, None, made.plan, made.k, ctx, index=index, role="mask"))
@@ -98,8 +102,13 @@ def side_by_side(ctx: RunContext) -> list[SavedRecord]:
 def planned(request: GenerationRequest, ctx: RunContext) -> Plan:
     """The plan of a request, with what its styles files have wrong among its warnings."""
     known_styles, problems = styles.load_styles(ctx.folders.styles_files)
-    places = wildcards.places(ctx.folders.wildcards, ctx.folders.extensions)
-    plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, wildcards.folder_lookup(*places))
+    places = wildcards.places(ctx.folders.wildcards, ctx.folders.extensions, ctx.settings.extensions.disables)
+    lookup = wildcards.folder_lookup(*places)
+    if ctx.hooks is None:
+        plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, lookup)
+    else:
+        plan = make_plan(request, ctx.settings, ctx.catalogue, known_styles, lookup, ctx.hooks.expand_prompt)
+        plan = ctx.hooks.amend_plan(plan)
     if not (problems and request.styles):
         return plan
     return plan.model_copy(update={"warnings": (*problems, *plan.warnings)})
@@ -115,6 +124,8 @@ def steps_of(plan: Plan, given: Pictures | None, ctx: RunContext) -> tuple[int, 
 
 def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, None]:
     """The pictures of a request, one by one as they are finished; raises as `generate`. To be closed by who uses it."""
+    if ctx.hooks is not None:
+        ctx.hooks.begin("plan")
     plan = planned(request, ctx)
     for message in plan.warnings:
         ctx.emit(Warned(message=message))
@@ -137,11 +148,12 @@ def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, 
         job = Job(models, ctx, meter)
         asked = plan.request.source
         if asked is not None and asked.tiles is not None and given is not None:
-            yield from in_tiles(plan, given, asked.tiles, job)
+            made = in_tiles(plan, given, asked.tiles, job)
         elif asked is not None and asked.loopback is not None and given is not None:
-            yield from in_loops(plan, given, asked.loopback, job)
+            made = in_loops(plan, given, asked.loopback, job)
         else:
-            yield from pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
+            made = pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
+        yield from made if ctx.hooks is None else (_extended(one, ctx.hooks) for one in made)
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,8 @@ class Job:
 @dataclass(frozen=True)
 class Made:
     """A finished picture: number k of its plan, which is by now complete for it. `beside`: what is kept with it, by the
-    word that its name ends with; `shown`: what is shown after it, and not saved. `incomplete`: it was stopped."""
+    word that its name ends with; `shown`: what is shown after it, and not saved. `incomplete`: it was stopped. `parts`:
+    extensions that took part, by folder; `told`: what its infotext tells of them."""
 
     plan: Plan
     k: int
@@ -165,6 +178,14 @@ class Made:
     beside: Mapping[str, Image.Image] = field(default_factory=dict)
     shown: Sequence[Image.Image] = ()
     incomplete: bool = False
+    parts: Mapping[str, Listener] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _extended(made: Made, hooks: Hooks) -> Made:
+    """A picture after the last that extensions do to it, and what its infotext tells of them."""
+    image = made.image if made.incomplete else hooks.before_save(made.image, made.plan, made.k)
+    return replace(made, image=image, told=hooks.told({**made.parts, **hooks.parts}))
 
 
 def pictures(
@@ -174,6 +195,9 @@ def pictures(
     for number, batch in enumerate(batches, first):
         if finished.issuperset(batch):
             continue
+        hooks = job.ctx.hooks
+        if hooks is not None:
+            hooks.begin("batch")
         try:
             model = job.models.use(plan.checkpoint, networks.at_start(plan, batch.start))
             plan = networks.settled(plan, batch, model, job.ctx)
@@ -186,6 +210,9 @@ def pictures(
                 method, size = plan.settings.model.sd_vae_decode_method, passes.passes(plan)[-1].size
                 with job.ctx.gauge.phase("decoding") if method == "Full" else nullcontext():
                     image = decode.decode(job.models.current, latent, size, method, job.ctx.warn)
+                if hooks is not None:
+                    hooks.begin("picture")
+                    image = image if _is_tile(plan) else hooks.after_decode(image, plan, k)
                 beside = {}
                 if first_pass is not None and plan.settings.saving.save_images_before_highres_fix:
                     size = passes.passes(plan)[0].size
@@ -204,7 +231,8 @@ def pictures(
                     word: masks[word] for word, save, _ in MASKS if getattr(plan.settings.saving, save) and masks
                 }
                 shown = [masks[word] for word, _, show in MASKS if getattr(plan.settings.saving, show) and masks]
-                yield Made(plan, k, image, job.meter.film.strip(i) if job.meter.film else None, beside, shown)
+                strip, parts = job.meter.film.strip(i) if job.meter.film else None, hooks.parts if hooks else {}
+                yield Made(plan, k, image, strip, beside, shown, parts=parts)
         except BrokenOff as stopped:
             yield from _as_far_as(stopped, plan, batch, prepared, job)
             if isinstance(stopped.cause, Cancelled):
@@ -223,7 +251,12 @@ def _as_far_as(stopped: BrokenOff, plan: Plan, batch: range, prepared: Prepared 
         image = decode.decode(job.models.current, latent, stopped.size, method, job.ctx.warn)
         if prepared is not None:
             image = prepared.finish(image, k, stopped.start.seen(stopped.latents, i) if stopped.start else None)
-        yield Made(plan, k, image, incomplete=True)
+        yield Made(plan, k, image, incomplete=True, parts=job.ctx.hooks.parts if job.ctx.hooks else {})
+
+
+def _is_tile(plan: Plan) -> bool:
+    """Whether a picture of this plan is a part of one."""
+    return plan.request.source is not None and plan.request.source.tiles is not None
 
 
 def _of_source(
@@ -272,7 +305,12 @@ def in_tiles(plan: Plan, given: Pictures, tiles: Tiles, job: Job) -> Iterator[Ma
         made = [one for one in tiled if not one.incomplete]
         if len(made) == len(cut.prepared.images):
             told = {"not_applied": made[0].plan.not_applied, "ti_hashes": made[0].plan.ti_hashes[:1] * plan.pictures}
-            yield Made(plan.model_copy(update=told), k, cut.joined([one.image for one in made]))
+            image, parts = cut.joined([one.image for one in made]), {}
+            if (hooks := job.ctx.hooks) is not None:
+                hooks.begin("picture")
+                image = hooks.after_decode(image, plan, k)
+                parts = {key: each for one in made for key, each in one.parts.items()}
+            yield Made(plan.model_copy(update=told), k, image, parts=parts)
 
 
 def in_loops(plan: Plan, given: Pictures, loopback: Loopback, job: Job) -> Iterator[Made]:

@@ -11,6 +11,7 @@ from modules.nets.hypertile import Tiling
 from modules.pipeline import depth, inversion, latents, networks, text
 from modules.pipeline.context import BrokenOff, RunContext, Skipped
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
+from modules.pipeline.hooks import Batch
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.progress import Meter
@@ -179,19 +180,26 @@ def sample(
         first = source.initial if run.second else source.initial * noise_multiplier(plan)
         x = walk.from_picture(start.latents, first, extra_noise=plan.settings.drawing.img2img_extra_noise)
 
-    def on_step(step: int, _x: Tensor, denoised: Tensor, _sigma: float) -> None:
+    hooks, about = ctx.hooks, Batch(plan, batch, run.size, run.second)
+    denoise = hooks.wrapped(denoiser, about, sampler.cfg_factor) if hooks else denoiser
+
+    def on_step(step: int, _x: Tensor, denoised: Tensor, sigma: float) -> None:
         try:
             meter.step(step, models.current, denoised, denoiser.shown)
         except (Cancelled, Skipped) as stop:
             latents = denoised if start is None else start.finished(denoised)
             raise BrokenOff(latents, run.size, stop, start) from stop
+        if hooks:
+            hooks.on_step(step, denoised, sigma, about)
 
-    drawn = samplers.sample(sampler, denoiser, x, walk.sigmas, source, on_step, options, levels)
+    drawn = samplers.sample(sampler, denoise, x, walk.sigmas, source, on_step, options, levels)
     if models.current.policy.check_numbers and not torch.isfinite(drawn).all():
         raise NotANumber(
             "The denoiser produced numbers that are not finite; the checkpoint may be damaged or need float32: "
             "set Precision to float32 in the settings."
         )
+    if hooks:
+        drawn = hooks.after_sampling(drawn, about)
     return drawn if start is None else start.finished(drawn)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from modules.pipeline import faces, hires, networks, rounds, upscalers
 from modules.prompt import parse, styles, wildcards
@@ -26,6 +27,8 @@ from modules.weights.catalogue import Catalogue
 SEED_RANGE = 4294967294
 MAX_BATCH = 64
 MAX_SIDE = 16384
+Expand = Callable[[str, str, int], tuple[str, str]]
+"""(prompt, negative prompt, seed) of a picture -> what they become."""
 
 
 def with_seeds(request: GenerationRequest) -> GenerationRequest:
@@ -39,8 +42,12 @@ def make_plan(
     catalogue: Catalogue,
     known_styles: Mapping[str, styles.Style],
     lookup: wildcards.Lookup = wildcards.no_files,
+    expand: Expand = lambda prompt, negative, seed: (prompt, negative),
 ) -> Plan:
-    """Look up names, draw seeds and wildcards, merge styles. Raises BadRequest or NotFound with the field named."""
+    """Look up names, draw seeds and wildcards, merge styles. Raises BadRequest or NotFound with the field named.
+
+    `expand` has the last word on each picture's prompts, before networks are looked for in them.
+    """
     known = {key: value for key, value in request.override_settings.items() if key in SECTION_OF}
     settings = settings.with_options(known)
     checkpoint = (
@@ -68,14 +75,14 @@ def make_plan(
     seed, subseed = request.seed, request.subseed
     varied = request.subseed_strength > 0
     seeds = tuple(seed if varied else seed + k for k in range(count))
-    drawn = [_draw(prompt, negative, one, settings, lookup) for one in seeds]
+    drawn = [_draw(prompt, negative, one, settings, lookup, expand) for one in seeds]
     warnings = list(vae_warnings)
     warnings += [f"No style is called {one!r}; it was left out." for one in request.styles if one not in known_styles]
     warnings += [
         f"No setting is called {key!r}; it was ignored." for key in request.override_settings if key not in known
     ]
     prompts = networks.with_defaults([one.prompt for one in drawn], settings.networks, catalogue.networks)
-    second = _second(request, settings, catalogue, known_styles, lookup, prompts, drawn, seeds)
+    second = _second(request, settings, catalogue, known_styles, lookup, expand, prompts, drawn, seeds)
     found, problems = networks.find([*prompts, *(second.prompts if second else ())], catalogue.networks)
     warnings += problems
     warnings += [
@@ -152,6 +159,7 @@ def _second(
     catalogue: Catalogue,
     known_styles: Mapping[str, styles.Style],
     lookup: wildcards.Lookup,
+    expand: Expand,
     prompts: tuple[str, ...],
     drawn: Sequence[wildcards.Drawn],
     seeds: Sequence[int],
@@ -177,7 +185,7 @@ def _second(
     )  # fmt: skip
     if settings.prompting.enable_prompt_comments:
         prompt, negative = parse.strip_comments(prompt), parse.strip_comments(negative)
-    own = [_draw(prompt, negative, seed, settings, lookup) for seed in seeds]
+    own = [_draw(prompt, negative, seed, settings, lookup, expand) for seed in seeds]
     own_prompts = networks.with_defaults([one.prompt for one in own], settings.networks, catalogue.networks)
     checkpoint = None
     if asked.hr_checkpoint_name not in (None, "", SAME_CHECKPOINT):
@@ -196,9 +204,13 @@ def _second(
     )
 
 
-def _draw(prompt: str, negative: str, seed: int, settings: Settings, lookup: wildcards.Lookup) -> wildcards.Drawn:
+def _draw(
+    prompt: str, negative: str, seed: int, settings: Settings, lookup: wildcards.Lookup, expand: Expand
+) -> wildcards.Drawn:
     """The prompts of the picture with this seed."""
     mode = settings.prompting.prompt_wildcards
-    if mode == "Off":
-        return wildcards.Drawn(prompt, negative)
-    return wildcards.draw_prompts(prompt, negative, seed, lookup, braces=mode == "Files and choices")
+    drawn = wildcards.Drawn(prompt, negative)
+    if mode != "Off":
+        drawn = wildcards.draw_prompts(prompt, negative, seed, lookup, braces=mode == "Files and choices")
+    prompt, negative = expand(drawn.prompt, drawn.negative_prompt, seed)
+    return replace(drawn, prompt=prompt, negative_prompt=negative)

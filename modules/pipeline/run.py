@@ -20,6 +20,7 @@ from modules.memory.machine import DeviceFacts
 from modules.nets.attention import ATTENTIONS, Attention
 from modules.pipeline import text
 from modules.pipeline.context import Control, Kept, RunContext, Share
+from modules.pipeline.extensions import HookFailed, Library
 from modules.pipeline.faces import Faces
 from modules.pipeline.plan import with_seeds
 from modules.pipeline.scripted import generate
@@ -60,10 +61,12 @@ class Engine:
         self.upscalers = Upscalers(folders, self.facts)
         self.faces = Faces(folders, self.facts)
         self.gauge = Gauge(self.facts)
+        self.extensions = Library(folders.extensions, folders.extension_mark)
         self._noted: tuple[str, ...] = ()
 
     def warm(self, settings: Settings) -> None:
         """Load the model a first job would most likely ask for, so that it need not wait."""
+        self.extensions.load(settings)
         checkpoint = self.catalogue.default(settings.model.sd_model_checkpoint)
         checkpoint, _ = self.catalogue.dressed(checkpoint, settings.model)
         chosen = policy.choose(self.facts, settings, sizes_of(checkpoint, self.folders))
@@ -83,7 +86,8 @@ class Engine:
     ) -> None:
         """Draw one job, telling `emit` what happens; raises EaselError.
 
-        A job that runs out of memory goes on with its unfinished pictures, saving more memory each time.
+        A job that runs out of memory goes on with its unfinished pictures, saving more memory each time; one in which
+        an extension fails, without it.
         """
         finished = set(control.finished)
         wishes = settings.performance
@@ -102,18 +106,22 @@ class Engine:
         for message in notes if notes != self._noted else ():  # once, not for every job
             told(Warned(message=message))
         self._noted = notes
+        hooks = self.extensions.hooks_for(settings, request.extensions, lambda said: told(Warned(message=said)))
         try:
             while True:
                 ctx = RunContext(
                     job, told, Share(control, frozenset(finished)), self.folders, settings, self.catalogue,
                     self.residency, self.facts, self.conditionings, self.upscalers, self.faces, self.gauge,
-                    kept=kept,
+                    kept=kept, hooks=hooks,
                 )  # fmt: skip
                 parts = "all" if settings.performance.memory_saving == SAVINGS[-1] else wishes.use_cpu
                 self.upscalers.use(policy.for_part(self.facts, parts, *policy.UPSCALING))
                 self.faces.use(policy.for_part(self.facts, parts, *policy.RESTORING))
                 self.gauge.begin()
-                saving = self._drawn(request, ctx)
+                try:
+                    saving = self._drawn(request, ctx)
+                except HookFailed:  # that extension is asked no more
+                    continue
                 if saving is None:
                     return self._learn()
                 told(Warned(message=f"The memory of {self.facts.name} ran out; going on with: {saving}."))
@@ -200,6 +208,7 @@ class Engine:
             "machine": {**asdict(self.facts), "features": sorted(self.facts.features)},
             "fixed": self.gauge.fixed,
             "now": self.gauge.now(),
+            "extensions": dict(self.extensions.problems),
             "held": {**self.residency.held(), "cache": self.conditionings.bytes + self.upscalers.bytes},
             **self.gauge.card(),
         }

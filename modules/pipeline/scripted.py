@@ -36,7 +36,19 @@ class Cell:
 
 @torch.inference_mode()
 def generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
-    """Draw a request, with its script where it has one; as `generate.generate`."""
+    """Draw a request, with its script where it has one, and with extensions where some listen; as
+    `generate.generate`."""
+    hooks = ctx.hooks
+    if hooks is None or (request.source is not None and request.source.extras is not None):
+        return _generate(request, replace(ctx, hooks=None))
+    hooks.begin("job")
+    request = hooks.amend_request(request)
+    records = _generate(request, ctx)
+    hooks.after_job(request, records)
+    return records
+
+
+def _generate(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
     if request.script is None:
         return plain.generate(request, ctx)
     if request.source is not None and request.source.extras is not None:
@@ -122,7 +134,7 @@ def _draw(
                 records.append(
                     plain.publish(
                         made.image, made.strip, made.plan, made.k, ctx, index=index, role=role,
-                        incomplete=made.incomplete,
+                        incomplete=made.incomplete, told=made.told,
                     )
                 )  # fmt: skip
             if expansion.grids and not made.incomplete:

@@ -258,13 +258,16 @@ def no_files(name: str) -> Sequence[str]:
     return ()
 
 
-def places(wildcards: Path, extensions: Path | None) -> tuple[Path, ...]:
-    """The folders with wildcard files: our own, then those that extensions brought (`extensions/*/wildcards`)."""
+def places(
+    wildcards: Path, extensions: Path | None, disables: Callable[[str], bool] = lambda key: False
+) -> tuple[Path, ...]:
+    """The folders with wildcard files: our own, then those that extensions brought (`extensions/*/wildcards`), but for
+    the extensions that `disables` names."""
     try:
         brought = sorted(path for path in extensions.glob("*/wildcards") if path.is_dir()) if extensions else []
     except OSError:
         brought = []
-    return (wildcards, *brought)
+    return (wildcards, *(path for path in brought if not disables(path.parent.name)))
 
 
 def folder_lookup(*folders: Path) -> Lookup:

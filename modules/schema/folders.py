@@ -56,6 +56,11 @@ class Folders:
         return self.state / "memory.json"
 
     @property
+    def extension_mark(self) -> Path:
+        """Names the extension whose code is being loaded, so that one that ends the process is known."""
+        return self.state / "extension-loading"
+
+    @property
     def inputs(self) -> Path:
         """Source pictures of jobs, by content (`imaging.inputs`)."""
         return self.state / "inputs"

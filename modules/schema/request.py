@@ -323,6 +323,9 @@ class GenerationRequest(Frozen):
 
     override_settings: dict[str, Any] = fact({}, label="Override settings")
     script: Script | None = fact(None, label="Script", hint="Makes several requests of this one.")
+    extensions: dict[str, dict[str, Any]] = fact(
+        {}, label="Extensions", hint="Sections that are on, by the extension's folder, each with values by name."
+    )
 
 
 SEEDS = ("seed", "subseed")

@@ -668,6 +668,30 @@ class Api(Frozen):
     api_useragent: str = fact("", label="User agent for requests")
 
 
+class Extensions(Frozen):
+    """Which extensions take part, and what each was set to. The Extensions tab switches them."""
+
+    enabled_extensions: dict[str, tuple[str, ...]] = fact(
+        {}, label="Extensions switched on", hint="By folder, each with what it then said that it needs."
+    )
+    disabled_extensions: tuple[str, ...] = fact((), label="Disable these extensions")
+    disable_all_extensions: Literal["none", "extra", "all"] = fact(
+        "none", label="Disable all extensions", choices=("none", "extra", "all"),
+        hint="None is shipped, so extra and all mean the same.",
+    )  # fmt: skip
+    extension_settings: dict[str, dict[str, Any]] = fact({}, label="Settings of extensions", hint="By folder and name.")
+
+    def disables(self, key: str) -> bool:
+        """Whether nothing of the folder `key` is read, not even wildcards, tags and translations."""
+        return self.disable_all_extensions != "none" or key in self.disabled_extensions
+
+    def on(self, key: str, needs: tuple[str, ...]) -> bool:
+        """Whether the extension in the folder `key` takes part: it was switched on, and needs no more than then."""
+        if self.disables(key):
+            return False
+        return key in self.enabled_extensions and set(needs) <= set(self.enabled_extensions[key])
+
+
 class Settings(Frozen):
     """All settings. `option(key)` and `with_options({...})` speak A1111's flat names."""
 
@@ -684,6 +708,7 @@ class Settings(Frozen):
     preview: Preview = Preview()
     page: Page = Page()
     api: Api = Api()
+    extensions: Extensions = Extensions()
 
     def option(self, key: str) -> Any:
         """The value of one option by its flat key; KeyError where there is none."""

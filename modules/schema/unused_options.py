@@ -53,7 +53,7 @@ _A1111: dict[str, Any] = {
     "live_preview_fast_interrupt": False, "js_live_preview_in_modal_lightbox": False, "ddim_discretize": "uniform",
     "postprocessing_enable_in_main_ui": [], "postprocessing_disable_in_extras": [],
     "postprocessing_operation_order": [], "upscaling_max_images_in_cache": 5,
-    "postprocessing_existing_caption_action": "Ignore", "disabled_extensions": [], "disable_all_extensions": "none",
+    "postprocessing_existing_caption_action": "Ignore",
     "restore_config_state_file": "", "lora_bundled_ti_to_infotext": True, "lora_show_all": False,
     "lora_hide_unknown_for_versions": [], "lora_in_memory_limit": 0, "lora_not_found_warning_console": False,
     "lora_not_found_gradio_warning": False, "lora_functional": False, "hypertile_max_depth_vae": 3,

@@ -19,20 +19,29 @@ A1111_SECTIONS = {
 }  # fmt: skip
 """Its names of sections, and where their settings mostly are here."""
 
+SWITCHES = ("enabled_extensions", "disabled_extensions", "disable_all_extensions")
+"""Settings that switch extensions."""
+NOT_FROM_OUTSIDE = (
+    "Extensions cannot be switched: others reach this page (--listen, --share or --server-name), and Easel was started "
+    "without --enable-insecure-extension-access."
+)
+
 
 @dataclass(frozen=True)
 class Freeze:
     """`everything`; `sections` by their names in `schema.settings`; `names` of settings; with `places` folders and
-    patterns of file names are not even shown."""
+    patterns of file names are not even shown. `switching`: extensions may not be switched on or off."""
 
     everything: bool = False
+    switching: bool = False
     sections: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     places: bool = False
 
     @classmethod
-    def of(cls, flags: Mapping[str, Any]) -> Freeze:
-        """As flags by A1111's dests say. BadRequest for a section or setting that there is not."""
+    def of(cls, flags: Mapping[str, Any], extension_access: bool = True) -> Freeze:
+        """As flags by A1111's dests say, and whether extensions may be switched from the page. BadRequest for a section
+        or setting that there is not."""
         sections = {A1111_SECTIONS.get(name, name) for name in _listed(flags.get("freeze_settings_in_sections"))}
         names = set(_listed(flags.get("freeze_specific_settings")))
         for name in sorted(sections - Settings.model_fields.keys()):
@@ -41,7 +50,7 @@ class Freeze:
         for name in sorted(names - SECTION_OF.keys()):
             raise BadRequest(f"--freeze-specific-settings: no setting is called {name!r}; config.json has their names.")
         everything, places = bool(flags.get("freeze_settings")), bool(flags.get("hide_ui_dir_config"))
-        return cls(everything, frozenset(sections), frozenset(names), places)
+        return cls(everything, not extension_access, frozenset(sections), frozenset(names), places)
 
     def hides(self, key: str) -> bool:
         """Whether a setting is not shown."""
@@ -49,6 +58,8 @@ class Freeze:
 
     def reason(self, key: str) -> str:
         """Why a setting cannot be changed; empty where it can."""
+        if self.switching and key in SWITCHES:
+            return NOT_FROM_OUTSIDE
         for flag, holds in (
             ("--freeze-settings", self.everything),
             ("--freeze-settings-in-sections", SECTION_OF.get(key) in self.sections),

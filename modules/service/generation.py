@@ -35,10 +35,11 @@ from modules.schema.folders import Folders
 from modules.schema.memory import MemoryEstimate, MemoryNow
 from modules.schema.record import FINAL_STATES, CheckpointView, JobView, QueueView, SavedRecord
 from modules.schema.request import GenerationRequest
-from modules.schema.settings import Settings, is_place
+from modules.schema.settings import SECTION_OF, Settings, is_place
 from modules.service.cards import Cards
 from modules.service.database import Database
-from modules.service.freezing import NOTHING_FROZEN, Freeze
+from modules.service.extensions import ExtensionStore
+from modules.service.freezing import NOTHING_FROZEN, SWITCHES, Freeze
 from modules.service.gallery import Gallery
 from modules.service.history import History
 from modules.service.importing import Importer
@@ -122,6 +123,9 @@ class GenerationService:
         self.model_files = ModelFiles(folders)
         self.styles = StyleStore(folders.styles_files, folders.state / "styles")
         self.prompts = PromptDesk(folders, self.catalogue, self.styles, lambda: self.settings)
+        self.extensions = ExtensionStore(
+            folders.extensions, lambda: self.settings, lambda: self._worker.stats().get("extensions", {})
+        )
 
         self._changed = threading.Condition()  # guards what follows; notified whenever a follower may have news
         self._running: str | None = None
@@ -195,11 +199,12 @@ class GenerationService:
                 "That webhook is not one of those this server was started with (--webhook).", field="webhook"
             )
         for name in request.override_settings:
-            if is_place(name):
+            if is_place(name) or SECTION_OF.get(name) == "extensions":
                 raise BadRequest(
                     f"A request cannot choose {name!r}; it is the owner's setting.",
                     field="override_settings",
                 )
+        request = self.extensions.checked(request)
         try:
             job = self._jobs.add(request, self.settings, owner, key, webhook, self._most_waiting)
         except (PydanticSerializationError, UnicodeError):
@@ -407,14 +412,24 @@ class GenerationService:
         return self._settings.unused
 
     def change_settings(self, changes: dict[str, Any]) -> Settings:
-        """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends."""
+        """By A1111's flat names. BadRequest, nothing changed; DiskTrouble, changed until the program ends. Where
+        extensions were switched, the worker begins anew."""
         self.freeze.check(self.settings, changes, self.unused_options)
         self._try_again = 0.0  # perhaps another folder was chosen
+        before = [self.settings.option(key) for key in SWITCHES]
         try:
             return self._settings.change(changes)
         finally:
+            if [self.settings.option(key) for key in SWITCHES] != before:
+                self.renew()
             with self._changed:
                 self._changed.notify_all()
+
+    def renew(self) -> None:
+        """The worker begins anew once it draws nothing: the code of extensions is read from their folders again."""
+        with contextlib.suppress(OSError):
+            self.folders.extension_mark.unlink()
+        self._worker.renew(self.settings)
 
     def unload(self) -> None:
         """The worker lets go of its model once it draws nothing; the next job loads one again."""
@@ -487,7 +502,9 @@ class GenerationService:
     def _draw(self, job: Job) -> None:
         ended = False
         try:
-            for event in self._worker.submit(job.id, job.request, job.settings, job.finished):
+            # Which extensions run is never decided by what was allowed when the job was queued.
+            now = {key: self.settings.option(key) for key in SWITCHES}
+            for event in self._worker.submit(job.id, job.request, job.settings.with_options(now), job.finished):
                 if self._closing:  # read on to the end, so that the worker is free to hear that it shall close
                     self._jobs.put_back(job.id)
                     ended = True

@@ -43,7 +43,7 @@ class PromptDesk:
         self.folders, self.catalogue, self.styles, self.settings = folders, catalogue, styles, settings
         self._lock = threading.Lock()
         self._words: tuple[object, tokens.Embeddings] | None = None
-        self._tag_files = TagFiles(folders.data, folders.extensions)
+        self._tag_files = TagFiles(folders.data, folders.extensions, self._disables)
 
     def check(
         self,
@@ -168,8 +168,11 @@ class PromptDesk:
             return "sd1", WIDTHS["sd1"]
         return view.family, tuple(sorted(view.towers)) or WIDTHS.get(view.family, ())
 
+    def _disables(self, key: str) -> bool:
+        return self.settings().extensions.disables(key)
+
     def _wildcard_places(self) -> tuple[Path, ...]:
-        return wildcards.places(self.folders.wildcards, self.folders.extensions)
+        return wildcards.places(self.folders.wildcards, self.folders.extensions, self._disables)
 
     def _is_network(self, kind: str, name: str) -> bool:
         return self.catalogue.networks.has("hypernet" if kind == "hypernet" else "lora", name)

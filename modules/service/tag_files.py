@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import heapq
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,11 @@ class _Tag:
 class TagFiles:
     """Thread-safe; each file is read once for each state of it."""
 
-    def __init__(self, data: Path, extensions: Path | None = None) -> None:
-        self._data, self._extensions = data, extensions
+    def __init__(
+        self, data: Path, extensions: Path | None = None, disables: Callable[[str], bool] = lambda key: False
+    ) -> None:
+        """`disables` tells of the name of an extension's folder whether its tags are left out."""
+        self._data, self._extensions, self._disables = data, extensions, disables
         self._lock = threading.Lock()
         self._read: dict[tuple[Path, int, int], list[_Tag]] = {}
 
@@ -57,7 +60,7 @@ class TagFiles:
 
     def _paths(self) -> list[Path]:
         brought = sorted(self._extensions.glob("*/tags")) if self._extensions else []
-        folders = [self._data / "tags", *brought]
+        folders = [self._data / "tags", *(path for path in brought if not self._disables(path.parent.name))]
         return [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
 
     def _tags(self, path: Path) -> list[_Tag]:

@@ -62,6 +62,10 @@ class Worker(Protocol):
         """Lets go of the loaded model once nothing is drawn with it; returns at once."""
         ...
 
+    def renew(self, settings: Settings) -> None:
+        """Begins anew once nothing is drawn, where that is possible, and warms up; returns at once."""
+        ...
+
     def submit(
         self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
     ) -> Iterator[ev.Event]:
@@ -236,6 +240,10 @@ class ThreadWorker:
         if self._engine is not None:
             threading.Thread(target=unload_engine, args=(self._engine,), name="unload", daemon=True).start()
 
+    def renew(self, settings: Settings) -> None:
+        """What a thread has loaded, stays."""
+        self.warm(settings)
+
     def submit(
         self, job_id: str, request: GenerationRequest, settings: Settings, finished: frozenset[int] = frozenset()
     ) -> Iterator[ev.Event]:
@@ -291,6 +299,7 @@ class ProcessWorker:
         self._reading = threading.Lock()
         self._child: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._asked: BaseProcess | None = None
         self._ready = False
         self._facts: dict[str, Any] = {}
         self._restarts = 0
@@ -305,6 +314,18 @@ class ProcessWorker:
 
     def unload(self) -> None:
         self._send({"do": "unload"})
+
+    def renew(self, settings: Settings) -> None:
+        child = self._child
+
+        def follow() -> None:
+            if child is not None:
+                child.join()
+            with self._reading, contextlib.suppress(OSError):  # its last words are read; the next job tells of errors
+                self.warm(settings)
+
+        if self._send({"do": "end"}):
+            threading.Thread(target=follow, name="renew", daemon=True).start()
 
     def _start(self) -> Connection | None:
         """The pipe to a living child, started if need be; None after `close`."""
@@ -371,7 +392,7 @@ class ProcessWorker:
                     return
             if taken:
                 break
-            dying = self._child
+            dying = self._asked
             if dying is not None:  # its pipe closes a moment before it counts as dead, and it must not be asked again
                 dying.join(timeout=CLOSE_SECONDS)
         yield self._lost()
@@ -379,18 +400,19 @@ class ProcessWorker:
     def _talk(self, message: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
         """Gives a job to the child and tells what the child says of it, until the child is gone."""
         try:
-            pipe = self._start()
+            with self._lock:  # what is sent, the very child gets that is listened to
+                pipe = self._start()
+                child = self._asked = self._child
+                if pipe is None or child is None or not self._send(message):
+                    return
         except OSError:
             log.exception("the drawing process cannot be started")
             return
-        child = self._child
-        if pipe is None or child is None or not self._send(message):
-            return
         with self._reading:
             while True:
-                # The child's last words come before its death: read the pipe to its end first.
-                wait([pipe, child.sentinel])
                 try:
+                    # The child's last words come before its death: read the pipe to its end first.
+                    wait([pipe, child.sentinel])
                     if not pipe.poll():
                         return
                     got, data = self._receive(pipe)
@@ -572,6 +594,8 @@ def _listen(pipe: Connection, controls: _Controls, asked: queue.Queue[dict[str, 
             controls.cancel(message["job"])
         elif message["do"] == "skip":
             controls.skip(message["job"])
+        elif message["do"] == "end":
+            asked.put(None)  # after what was asked before
         else:
             if not controls.close():
                 os._exit(0)  # also while the engine is still being loaded: there is nothing to finish

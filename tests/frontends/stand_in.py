@@ -40,6 +40,7 @@ from modules.schema.settings import Settings
 from modules.schema.unused_options import UNUSED
 from modules.service.cards import Cards
 from modules.service.database import Database
+from modules.service.extensions import ExtensionStore
 from modules.service.freezing import NOTHING_FROZEN
 from modules.service.history import History, enter
 from modules.service.importing import Importer
@@ -117,6 +118,8 @@ class StandIn:
         self._database = Database(None)
         self.history = History(self._database, folders)
         self.importer = Importer(self._database, folders)
+        self.extensions = ExtensionStore(folders.extensions, lambda: self.settings)
+        self.renewed = 0
         self.warnings: list[str] = []
         self.freeze = NOTHING_FROZEN
         self._held = False
@@ -176,6 +179,9 @@ class StandIn:
 
     def load(self) -> None:
         pass
+
+    def renew(self) -> None:
+        self.renewed += 1
 
     def keep_input(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()

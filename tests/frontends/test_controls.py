@@ -164,7 +164,7 @@ NOT_HERE = {
         "samples_log_stdout", "multiple_tqdm", "enable_upscale_progressbar", "print_hypernet_extra",
         "list_hidden_files", "hide_ldm_prints", "dump_stacks_on_signal", "profiling_", "textual_inversion_print",
         "unload_models_when_training", "pin_memory", "save_optimizer_state", "save_training_settings_to_txt",
-        "dataset_", "training_", "disabled_extensions", "disable_all_extensions", "restore_config_state_file",
+        "dataset_", "training_", "restore_config_state_file",
         "sd_checkpoint_hash", "prioritized_callbacks_",
     ),
 }  # fmt: skip

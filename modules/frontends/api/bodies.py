@@ -86,7 +86,7 @@ DEFAULTS: dict[str, Any] = {
     "inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0,
 }  # fmt: skip
 # Fields of the request that the API writes otherwise.
-_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings", "script"}
+_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings", "script", "extensions"}
 
 
 def _fields(model: type[BaseModel], leave_out: set[str]) -> dict[str, Any]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from modules.frontends.api import answers as a
 from modules.frontends.api.bodies import ALWAYS_ON, SOFT_INPAINTING
+from modules.frontends.api.errors import Refused
+from modules.prompt import infotext
 from modules.schema.axes import axes_of
+from modules.schema.errors import BadRequest
+from modules.schema.extensions import Declared
 from modules.schema.fields import Facts, facts
 from modules.schema.request import GenerationRequest, Refiner, Soft
 from modules.schema.scripts import SCRIPTS, scripts_of
+from modules.service.extensions import ExtensionStore
 
 TABS = ("txt2img", "img2img")
 _RENAMED = {"sampler_name": "sampler"}
@@ -22,12 +28,42 @@ def always_on(tab: str) -> tuple[str, ...]:
     return (*ALWAYS_ON, SOFT_INPAINTING) if tab == "img2img" else tuple(ALWAYS_ON)
 
 
-def names_of(tab: str) -> list[str]:
-    return [*(row.key for row in scripts_of(tab)), *always_on(tab)]
+def names_of(tab: str, extensions: ExtensionStore) -> list[str]:
+    own = [each.name.lower() for each in extensions.with_sections(tab)]
+    return [*(row.key for row in scripts_of(tab)), *always_on(tab), *own]
 
 
-def script_items() -> list[a.ScriptItem]:
-    """All scripts of both tabs."""
+def sections_of(
+    scripts: Mapping[str, Any], text: str | None, extensions: ExtensionStore, tab: str
+) -> dict[str, dict[str, Any]]:
+    """The extensions' sections that a body asks for: those in its alwayson_scripts, then those its infotext tells.
+    Refused, with 422, for a name that nobody has; BadRequest for arguments that cannot be."""
+    found: dict[str, dict[str, Any]] = extensions.told(infotext.parse(text).fields, tab) if text else {}
+    for name, asked in scripts.items():
+        if name.lower() in always_on(tab):
+            continue
+        extension = extensions.find(name)
+        if extension is None or extension.declared is None or not _has_section(extension.declared, tab):
+            raise Refused(
+                422, f"Always on script {name[:60]!r} not found; /scripts lists those there are.",
+                field="alwayson_scripts",
+            )  # fmt: skip
+        args = asked.get("args", []) if isinstance(asked, dict) else None
+        if not isinstance(args, list | dict):
+            raise BadRequest(
+                f'{extension.name}: write {{"args": […]}}, by place, or an object of arguments by name.',
+                field="alwayson_scripts",
+            )
+        found[extension.key] = dict(args) if isinstance(args, dict) else extension.declared.by_place(args)
+    return found
+
+
+def _has_section(declared: Declared, tab: str) -> bool:
+    return declared.section is not None and tab in declared.section.tabs
+
+
+def script_items(extensions: ExtensionStore) -> list[a.ScriptItem]:
+    """All scripts of both tabs, and the sections of extensions."""
     items = []
     for tab in TABS:
         for row in SCRIPTS:
@@ -38,6 +74,10 @@ def script_items() -> list[a.ScriptItem]:
             items.append(
                 a.ScriptItem(name=title, is_alwayson=True, is_img2img=tab == "img2img", args=_of_always_on(title))
             )
+        for each in extensions.with_sections(tab):
+            fields = each.declared.fields if each.declared else ()
+            args = [_told(field.facts(each.name), field.name) for field in fields]
+            items.append(a.ScriptItem(name=each.name.lower(), is_alwayson=True, is_img2img=tab == "img2img", args=args))
     return items
 
 

@@ -34,7 +34,7 @@ from modules.frontends.api.extras import (
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.api.native import Mine, Streams, user_of
 from modules.frontends.api.pictures import from_text, to_text
-from modules.frontends.api.scripts import always_on, names_of, script_items
+from modules.frontends.api.scripts import names_of, script_items, sections_of
 from modules.frontends.desk import FrontDesk
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.imaging.upscale import UPSCALERS, unknown
@@ -59,7 +59,7 @@ LATENT_UPSCALE_MODES = (
     "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
     "Latent (nearest-exact)",
 )  # fmt: skip
-OWNERS_ONLY = frozenset(Api.model_fields)
+OWNERS_ONLY = frozenset(Api.model_fields) | {"enabled_extensions"}
 """Settings that the API neither changes nor overrides."""
 TASKS_KEPT = 500
 Stop = Callable[[str], bool]
@@ -139,7 +139,9 @@ def make_router(
         return await streams.run(lambda: answer(mine, view, body))
 
     def submit(mine: FrontDesk, body: Common) -> str:
-        refuse_scripts(body)
+        refuse_script(body)
+        tab = "img2img" if isinstance(body, Img2Img) else "txt2img"
+        sections = sections_of(body.alwayson_scripts, body.infotext, mine.extensions, tab)
         settings = mine.settings
         ignored = OWNERS_ONLY & set(body.override_settings or {})
         if ignored:
@@ -154,7 +156,7 @@ def make_router(
         many = getattr(body, "batch", None)
         if isinstance(body, Img2Img) and not getattr(body, "init_images", None) and not (many and many.input_dir):
             raise Refused(404, "Init image not found: init_images is empty.", field="init_images")
-        made = request_of(body, keep)
+        made = request_of(body, keep).model_copy(update={"extensions": sections})
         if body.disable_extra_networks:
             made = made.model_copy(update={"prompt": extract_tags(made.prompt)[0]})
         try:
@@ -413,18 +415,25 @@ def make_router(
         router.add_api_route(f"/refresh-{name}", _nothing, methods=["POST"], name=f"refresh_{name}")
 
     @router.get("/scripts")
-    def scripts() -> a.Scripts:
+    def scripts(mine: Mine) -> a.Scripts:
         """Names that script_name and alwayson_scripts take."""
-        return a.Scripts(txt2img=names_of("txt2img"), img2img=names_of("img2img"))
+        return a.Scripts(txt2img=names_of("txt2img", mine.extensions), img2img=names_of("img2img", mine.extensions))
 
     @router.get("/script-info")
-    def script_info() -> list[a.ScriptItem]:
+    def script_info(mine: Mine) -> list[a.ScriptItem]:
         """What each takes, in the order of script_args; `name` is the key for arguments by name."""
-        return script_items()
+        return script_items(mine.extensions)
 
     @router.get("/extensions")
-    def extensions() -> list[a.ExtensionItem]:
-        return []
+    def extensions(mine: Mine) -> list[a.ExtensionItem]:
+        """The folders in `extensions`. Where they came from is not known."""
+        return [
+            a.ExtensionItem(
+                name=each.key, remote="", branch="", commit_hash="", commit_date="",
+                version=each.declared.version if each.declared else "", enabled=each.on,
+            )
+            for each in mine.extensions.listed()
+        ]  # fmt: skip
 
     # ---- the machine ----
 
@@ -521,19 +530,13 @@ def opened(data: bytes, field: str) -> Any:
         raise
 
 
-def refuse_scripts(body: Common) -> None:
+def refuse_script(body: Common) -> None:
     """A1111 answers 422 to names it does not know."""
     tab = "img2img" if isinstance(body, Img2Img) else "txt2img"
     if body.script_name and body.script_name.lower() not in {row.key for row in scripts_of(tab)}:
         raise Refused(
             422, f"Script {body.script_name[:60]!r} not found; /scripts lists those there are.", field="script_name"
         )
-    for name in body.alwayson_scripts:
-        if str(name).lower() not in always_on(tab):
-            raise Refused(
-                422, f"Always on script {str(name)[:60]!r} not found; /scripts lists those there are.",
-                field="alwayson_scripts",
-            )  # fmt: skip
 
 
 def queue_text(view: JobView) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 OURS = Path(__file__).parent / "languages"
 NONE, AUTOMATIC = "None", "Automatic"
+BROUGHT = "extensions"
 BIGGEST = 8 * 2**20  # bytes of one file
 
 
@@ -42,11 +43,20 @@ class Languages:
     def of(flags: Mapping[str, Any]) -> Languages:
         """By the folders that the command line names."""
         folders = [Path(flags["localizations_dir"])] if flags.get("localizations_dir") else []
-        extensions = Path(flags["data_dir"]) / "extensions" if flags.get("data_dir") else None
+        extensions = Path(flags["data_dir"]) / BROUGHT if flags.get("data_dir") else None
         disabled = flags.get("disable_all_extensions") or flags.get("disable_extra_extensions")
         if extensions is not None and extensions.is_dir() and not disabled:
             folders = [*sorted(extensions.glob("*/localizations")), *folders]
         return Languages(folders)
+
+    def allowed(self, disables: Callable[[str], bool]) -> Languages:
+        """Without those of extensions that are disabled, by the names of their folders."""
+        kept = [
+            each
+            for each in self._folders[1:]
+            if not (each.parent.parent.name == BROUGHT and disables(each.parent.name))
+        ]
+        return Languages(kept)
 
     def names(self) -> list[str]:
         """Of all files, without their ending."""

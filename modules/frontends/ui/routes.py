@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from modules.frontends.api.native import Mine
 from modules.frontends.api.sdapi import NO_CLIP
+from modules.frontends.desk import FrontDesk
 from modules.frontends.ui import forms, scripts
 from modules.frontends.ui.language import Languages
 from modules.frontends.ui.results import no_folders
@@ -56,10 +57,16 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
     router = APIRouter()
     languages = Languages.of(flags)
 
+    def _sections(mine: FrontDesk) -> list[Section]:
+        known = languages.allowed(mine.settings.extensions.disables)
+        return sections(mine.settings, known, lists(mine), mine.freeze)
+
     @router.get("/easel/page", include_in_schema=False)
     def page(mine: Mine, accept_language: Annotated[str, Header()] = "") -> Response:
         """What the page must know before its scripts begin, as a script."""
-        language = languages.find(mine.settings.page.localization, accept_language)
+        language = languages.allowed(mine.settings.extensions.disables).find(
+            mine.settings.page.localization, accept_language
+        )
         told = {
             "language": {"tag": language.tag, "rtl": language.right_to_left},
             "words": dict(language.words),
@@ -82,16 +89,16 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
     @router.get("/easel/settings", include_in_schema=False)
     def settings(mine: Mine) -> list[Section]:
         """Every option that the page shows."""
-        return sections(mine.settings, languages, lists(mine), mine.freeze)
+        return _sections(mine)
 
     @router.post("/easel/settings", include_in_schema=False)
     def change(mine: Mine, changes: Annotated[dict[str, Any], Body()]) -> list[Section]:
         """Change options by key; all of them, or none where one is refused."""
         for key in changes:
             if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
-                raise BadRequest(f"{key} is changed in config.json, not here.", field=key)
+                raise BadRequest(f"{key} is not changed here.", field=key)
         mine.change_settings(changes)
-        return sections(mine.settings, languages, lists(mine), mine.freeze)
+        return _sections(mine)
 
     @router.get("/easel/scripts/{tab}", include_in_schema=False)
     def scripts_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> scripts.ScriptPage:

@@ -25,9 +25,10 @@ from modules.schema.request import GenerationRequest, Hires, Mask, Refiner, Sour
 from modules.schema.settings import Settings
 from modules.service.freezing import NOTHING_FROZEN, Freeze
 
-# Not on the page: the checkpoint has its own list above, and what the API may do is for the owner of config.json.
+# Not on the page: the checkpoint has its own list above, what the API may do is for the owner of config.json, and
+# extensions are switched in a tab of their own.
 ELSEWHERE = ("sd_model_checkpoint", "automatic_attention")
-SECTIONS_ELSEWHERE = ("api",)
+SECTIONS_ELSEWHERE = ("api", "extensions")
 MODELS = (GenerationRequest, Source, Mask, Hires, Refiner)
 # What an infotext may tell of a form, in its order.
 INFOTEXT_KEYS = tuple(
