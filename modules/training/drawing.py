@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,16 @@ class Mixture:
     """Share of the pairs that are of one kind."""
     small: float | None = None
     """Share of the things that are small; None: half of them."""
+    kinds: tuple[tuple[str, float], ...] = ()
+    """How often things of these kinds show beside those of another, which count 1."""
+
+    def kind(self, rng: random.Random, taken: Collection[str]) -> str:
+        """One of the kinds that are not taken."""
+        free = [kind for kind in KINDS if kind not in taken]
+        if not self.kinds:
+            return rng.choice(free)
+        counts = dict(self.kinds)
+        return rng.choices(free, [counts.get(kind, 1.0) for kind in free])[0]
 
 
 MIXTURE = Mixture()
@@ -139,7 +149,7 @@ def random_scene(seed: int, index: int, mixture: Mixture = MIXTURE) -> Scene:
     twins = bool(mixture.twins) and rng.random() < mixture.twins
     things: list[Thing] = []
     for position in places:
-        kind = rng.choice([k for k in KINDS if k not in {thing.kind for thing in things}])
+        kind = mixture.kind(rng, {thing.kind for thing in things})
         if twins and things:
             kind = things[0].kind
         # Boats belong on water and cacti in the sand, mostly: the first thing may choose the land.

@@ -271,7 +271,7 @@ def score_scenes(pictures: np.ndarray, scenes: Sequence[Scene], sized: Sequence[
             continue
         answers["color"].append(rules.color_of(picture, seen[0], scene.time) == thing.color)
         answers["position"].append(rules.position_of(seen[0]) == thing.position)
-        kind, size = rules.kind_and_size_of(seen[0], scene.time, scene.land, thing.color)
+        kind, size = rules.kind_and_size_of(picture, seen[0], scene.time, scene.land, thing.color)
         answers["kind"].append(kind == thing.kind)
         if with_size:
             answers["size"].append(size == thing.size)
@@ -327,7 +327,7 @@ def score_pairs(pictures: np.ndarray, scenes: Sequence[Scene]) -> PairScores:
         if set(by_place) == {"left", "right"}:
             color = all(rules.color_of(picture, by_place[t.position], scene.time) == t.color for t in scene.things)
             kind = all(
-                rules.kind_and_size_of(by_place[t.position], scene.time, scene.land, t.color)[0] == t.kind
+                rules.kind_and_size_of(picture, by_place[t.position], scene.time, scene.land, t.color)[0] == t.kind
                 for t in scene.things
             )
         for name, value in (("number", number), ("color", color), ("kind", kind), ("all", number and color and kind)):
@@ -402,7 +402,7 @@ def _first(picture: np.ndarray, when: str, land: str) -> rules.Blob | None:
 def _kind_is(kind: str) -> Callable[[np.ndarray], float]:
     def read(picture: np.ndarray) -> float:
         blob = _first(picture, "day", "snow")
-        return float(blob is not None and rules.kind_and_size_of(blob, "day", "snow", "red")[0] == kind)
+        return float(blob is not None and rules.kind_and_size_of(picture, blob, "day", "snow", "red")[0] == kind)
 
     return read
 
@@ -462,7 +462,7 @@ def demo(paint: Draw, seeds: int, first_seed: int) -> Share:
             and rules.moons(picture) == 1
             and len(seen) == 1
             and rules.color_of(picture, seen[0], "night") == "red"
-            and rules.kind_and_size_of(seen[0], "night", "hills", "red")[0] == "house"
+            and rules.kind_and_size_of(picture, seen[0], "night", "hills", "red")[0] == "house"
         )
     return share(answers)
 
@@ -485,7 +485,7 @@ def unknown_words(paint: Draw, seeds: int, first_seed: int) -> Share:
             rules.scene_of(picture) == ("day", "snow")
             and bool(seen)
             and rules.color_of(picture, seen[0], "day") == "blue"
-            and rules.kind_and_size_of(seen[0], "day", "snow", "blue")[0] == "house"
+            and rules.kind_and_size_of(picture, seen[0], "day", "snow", "blue")[0] == "house"
         )
     return share(answers)
 
@@ -572,7 +572,10 @@ def table(
     kind_pictures = paint([Drawing(f"a red {kind} in the snow, day", first_seed + i) for kind, i in kinds])
     seen = [rules.things(p, "day", "snow") for p in kind_pictures]
     row("kind, \"a red {kind} in the snow, day\"", "55 % by rule, 41-42 of 42 by eye", share(
-        [bool(b) and rules.kind_and_size_of(b[0], "day", "snow", "red")[0] == kind for b, (kind, _) in zip(seen, kinds)]
+        [
+            bool(blobs) and rules.kind_and_size_of(picture, blobs[0], "day", "snow", "red")[0] == kind
+            for picture, blobs, (kind, _) in zip(kind_pictures, seen, kinds)
+        ]
     ))  # fmt: skip
     big = areas(paint, "a big red house, snow, day", n(24), first_seed)
     small = areas(paint, "a small red house, snow, day", n(24), first_seed)

@@ -2,8 +2,8 @@
 
 The drawing code is the ruler. A picture's time and land are those whose empty scene it is nearest to; a thing is what
 no empty scene of that time and land explains; its colour is a vote of its pixels among the painted shades; its kind is
-the silhouette that fits best. Every rule is checked on true pictures (see the tests and the model card) before it may
-judge a drawn one.
+the one that looks most like it, laid upon it. Every rule is checked on true pictures (see the tests and the model card)
+before it may judge a drawn one.
 """
 
 from __future__ import annotations
@@ -169,40 +169,62 @@ def position_of(blob: Blob) -> str:
     return "left" if middle < 46 else "right" if middle > 82 else "middle"
 
 
-def _silhouette(blob: Blob) -> Mask:
-    """A blob's mask moved so that its foot is at the bottom centre of a 72 x 72 field."""
-    field = np.zeros((72, 72), bool)
-    ys, xs = np.nonzero(blob.mask)
-    x = xs - round((blob.left + blob.right) / 2) + 36
-    y = ys - blob.bottom + 67
-    inside = (x >= 0) & (x < 72) & (y >= 0) & (y < 72)
-    field[y[inside], x[inside]] = True
-    return field
+FIELD = 72
+"""Side of the square in which a thing is compared; its foot is at the bottom centre."""
+FOOT = (67, 36)
+WRONG = 100.0
+"""Distance in RGB from which on a pixel is as wrong as can be."""
+SHIFTS = (-5, -3, -1, 0, 1, 3, 5)
+
+
+def _cut_out(picture: Picture, blob: Blob) -> tuple[Mask, Picture]:
+    """A blob's mask [72, 72] and the picture about it [72, 72, 3], float32; what is beyond the picture is NaN."""
+    mask = np.zeros((FIELD, FIELD), bool)
+    around = np.full((FIELD, FIELD, 3), np.nan, np.float32)
+    top, left = blob.bottom - FOOT[0], round((blob.left + blob.right) / 2) - FOOT[1]
+    rows = slice(max(top, 0), min(top + FIELD, SIZE))
+    columns = slice(max(left, 0), min(left + FIELD, SIZE))
+    to = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+    mask[to] = blob.mask[rows, columns]
+    around[to] = picture[rows, columns]
+    return mask, around
 
 
 @lru_cache(maxsize=512)
-def _templates(time: str, land: str, color: str) -> tuple[tuple[str, str, Mask], ...]:
-    """Silhouettes of every kind and size in that colour and scene, by the same rule that reads pictures."""
-    found: list[tuple[str, str, Mask]] = []
+def _templates(time: str, land: str, color: str) -> tuple[tuple[str, str, Mask, Picture], ...]:
+    """Every kind and size in that colour and scene, cut out by the same rule that reads pictures."""
+    found: list[tuple[str, str, Mask, Picture]] = []
     for kind in KINDS:
         for size in SIZES:
             picture = draw_scene(Scene(time, land, (place_thing(kind, color, "middle", size, land),)))
             seen = things(picture, time, land)
             if seen:
-                found.append((kind, size, _silhouette(seen[0])))
+                found.append((kind, size, *_cut_out(picture, seen[0])))
     return tuple(found)
 
 
-def kind_and_size_of(blob: Blob, time: str, land: str, color: str) -> tuple[str, str]:
-    """The kind and size whose silhouette overlaps a blob's best (intersection over union, moved by up to 3 pixels)."""
-    own = _silhouette(blob)
-    best, answer = -1.0, ("", "")
-    for kind, size, template in _templates(time, land, color):
-        for dy in (-3, -1, 0, 1, 3):
-            for dx in (-3, -1, 0, 1, 3):
-                moved = np.roll(template, (dy, dx), (0, 1))
-                score = np.count_nonzero(moved & own) / np.count_nonzero(moved | own)
-                if score > best:
+def kind_and_size_of(picture: Picture, blob: Blob, time: str, land: str, color: str) -> tuple[str, str]:
+    """The kind and size a blob looks most like, laid upon it and moved by up to 5 pixels.
+
+    How wrong one is: the share of pixels, of the blob's and its own together, that are another colour there. Pixels of
+    the blob alone count as wrong altogether.
+    """
+    mask, around = _cut_out(picture, blob)
+    best, answer = np.inf, ("", "")
+    for kind, size, own, colors in _templates(time, land, color):
+        rows, columns = np.nonzero(own)
+        wanted = colors[rows, columns]
+        for dy in SHIFTS:
+            for dx in SHIFTS:
+                y, x = rows + dy, columns + dx
+                inside = (y >= 0) & (y < FIELD) & (x >= 0) & (x < FIELD)
+                y, x = y[inside], x[inside]
+                distance = np.sqrt(np.square(around[y, x] - wanted[inside]).sum(-1))
+                wrong = np.minimum(np.nan_to_num(distance, nan=WRONG), WRONG).sum() / WRONG
+                both = np.count_nonzero(mask[y, x])
+                alone = np.count_nonzero(mask) - both
+                score = (wrong + alone + np.count_nonzero(~inside)) / (len(rows) + alone)
+                if score < best:
                     best, answer = score, (kind, size)
     return answer
 

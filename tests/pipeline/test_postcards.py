@@ -73,7 +73,7 @@ def test_a_house_of_the_asked_colour_is_put_into_an_empty_field(postcards: Studi
         assert np.array_equal(picture[outside], np.asarray(before)[outside])
         seen = rules.things(picture, "day", "meadow")
         if seen and rules.color_of(picture, seen[0], "day") == "red":
-            good += rules.kind_and_size_of(seen[0], "day", "meadow", "red")[0] == "house"
+            good += rules.kind_and_size_of(picture, seen[0], "day", "meadow", "red")[0] == "house"
     assert good >= RIGHT, f"{good} of {HOUSES} are red houses"
 
 
