@@ -19,7 +19,7 @@ from modules.training.evaluate import Drawing
 
 MODEL = Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors"
 STEPS = 10
-PAIRS_OF_16 = 13
+PAIRS_OF_16 = 14
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_two_things_stand_where_and_in_the_colour_they_are_named(model):
     prompts = [evaluate.full_prompt(scene, rng) for scene in scenes]
     drawn = evaluate.draw(model, [Drawing(prompt, 5000 + i, steps=STEPS) for i, prompt in enumerate(prompts)])
     scores = evaluate.score_pairs(drawn, scenes)
-    assert scores.color.right >= PAIRS_OF_16
+    assert min(scores.color.right, scores.kind.right) >= PAIRS_OF_16
     true = evaluate.score_pairs(np.stack([draw_scene(scene) for scene in scenes]), scenes)
     assert true.all.right == len(scenes), "the rule is right on true pictures"
 
@@ -139,7 +139,7 @@ def test_two_things_without_places_have_the_colours_they_are_named_in_from_left_
     def paint(wanted: Sequence[Drawing]) -> np.ndarray:
         return evaluate.draw(model, [replace(one, steps=STEPS) for one in wanted])
 
-    assert evaluate.silent_pairs(paint, 12, 5000).color.right >= 8
+    assert evaluate.silent_pairs(paint, 12, 5000).color.right >= 9
 
 
 def test_scenes_of_all_sorts_are_the_ones_asked(model):
@@ -150,7 +150,7 @@ def test_scenes_of_all_sorts_are_the_ones_asked(model):
     assert true.kind.right == true.color.right == 24, "the rules are right on true pictures"
     assert drawn.time.right == drawn.land.right == drawn.sky.right == 24
     assert min(drawn.color.right, drawn.position.right, drawn.no_extra_thing.right) >= 23
-    assert drawn.kind.right >= 20
+    assert drawn.kind.right >= 22
 
 
 def test_an_unknown_word_changes_no_scene(draw):
