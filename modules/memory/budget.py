@@ -123,7 +123,7 @@ def score_bytes(
         tokens, heads = tokens // 4, 2 * heads
     whole = rows * heads * tokens * tokens
     if attention == "V1":
-        return 2 * tokens * tokens * itemsize
+        return 8 * tokens * tokens
     if attention == "Doggettx":
         whole = min(whole, SLICED_SCORES)
     elif attention == "InvokeAI" and whole > SLICED_SCORES:
@@ -132,10 +132,10 @@ def score_bytes(
         q, kv, threshold = chunks
         if whole * itemsize > threshold:  # beyond it in chunks; those of keys are joined in float32
             kv = min(tokens, kv or int(tokens**0.5))
-            return rows * heads * min(tokens, q) * kv * (itemsize + (4 if kv == tokens else 14))
+            return rows * heads * min(tokens, q) * kv * (8 if kv == tokens else itemsize + 14)
     elif attention not in ("InvokeAI", "None"):
         return 0
-    return whole * (itemsize + 4)  # the weights are in float32
+    return 8 * whole  # they and the weights made of them are in float32
 
 
 def decode_peak(ch: int, width: int, height: int, itemsize: int) -> int:

@@ -4,7 +4,8 @@ Each takes q [B, H, N, D], k and v [B, H, M, D], an optional mask broadcastable 
 [B, H, N, D]: softmax(q kᵀ / √D + mask) v (Vaswani et al., arXiv:1706.03762). A mask is added, in any float type, or
 boolean: True where a key is seen, at least one in each row.
 
-`ATTENTIONS` names them. They differ in speed and in the memory for scores, not in what they compute.
+`ATTENTIONS` names them. They differ in speed and in the memory for scores, not in what they compute. In half precision
+scores and their softmax are in float32 all the same: rounded, they would err by more than all else together.
 """
 
 from __future__ import annotations
@@ -48,21 +49,20 @@ def sdp_no_mem(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
 
 def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """The formula as it stands: all scores at once."""
-    return _rows(q, k * k.shape[-1] ** -0.5, v, _added(mask, q))
+    return _rows(q, _keys(k), v, _added(mask, q))
 
 
 def split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: int = ROWS) -> Tensor:
     """Head by head, query rows in slices: a slice's scores stay in the cache. Each row sees all keys: exact."""
     mask = _added(mask, q)
-    scaled = k * k.shape[-1] ** -0.5
+    prepared = _keys(k)
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
-            keys, values = scaled[b, h].T.contiguous(), v[b, h]
+            keys, values = prepared[b, h].T.contiguous().T, _values(v[b, h])
             for row in range(0, q.shape[2], rows):
-                scores = q[b, h, row : row + rows] @ keys
-                here = _part(mask, b, h, row, rows)
-                out[b, h, row : row + rows] = (scores if here is None else scores + here).softmax(-1) @ values
+                some = q[b, h, row : row + rows]
+                out[b, h, row : row + rows] = _rows(some, keys, values, _part(mask, b, h, row, rows))
     return out
 
 
@@ -76,9 +76,9 @@ def doggettx(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scores
     per_row = q.shape[0] * q.shape[1] * k.shape[2]
     rows = max(1, min(q.shape[2], scores // max(1, per_row)))
     mask = _added(mask, q)
-    scaled = k * k.shape[-1] ** -0.5
+    keys = _keys(k)
     pieces = [
-        _rows(q[:, :, row : row + rows], scaled, v, _part(mask, None, None, row, rows))
+        _rows(q[:, :, row : row + rows], keys, v, _part(mask, None, None, row, rows))
         for row in range(0, q.shape[2], rows)
     ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
@@ -119,8 +119,9 @@ def sub_quadratic(
         return plain(q, k, v, mask)
     kv_chunk = min(m, kv_chunk or max(1, int(math.sqrt(m))))
     if kv_chunk == m:
-        scaled = k * k.shape[-1] ** -0.5
-        return _joined(q, v, q_chunk, lambda rows, row: _rows(rows, scaled, v, _part(mask, None, None, row, q_chunk)))
+        keys = _keys(k)
+        return _joined(q, v, q_chunk, lambda rows, row: _rows(rows, keys, v, _part(mask, None, None, row, q_chunk)))
+    values = _values(v)
 
     def one(rows: Tensor, row: int) -> Tensor:
         here = _part(mask, None, None, row, q_chunk)
@@ -129,7 +130,7 @@ def sub_quadratic(
         sums = rows.new_zeros((*rows.shape[:3], v.shape[3]), dtype=torch.float32)
         for begin in range(0, m, kv_chunk):
             chunk = slice(begin, begin + kv_chunk)
-            scores = (rows @ k[:, :, chunk].transpose(2, 3)).float() * k.shape[-1] ** -0.5
+            scores = _products(rows, k[:, :, chunk]) * k.shape[-1] ** -0.5
             if here is not None:
                 scores = scores + (here[..., chunk] if here.shape[-1] > 1 else here)
             higher = torch.maximum(top, scores.amax(-1, keepdim=True))
@@ -137,7 +138,7 @@ def sub_quadratic(
             weights = torch.exp(scores - anchor)
             fade = torch.exp(top - anchor)
             total = total * fade + weights.sum(-1, keepdim=True)
-            sums = sums * fade + (weights.to(v.dtype) @ v[:, :, chunk]).float()
+            sums = sums * fade + (weights.to(values.dtype) @ values[:, :, chunk]).float()
             top = higher
         return (sums / total).to(q.dtype)
 
@@ -163,7 +164,8 @@ def onednn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rows: in
     Three passes over the scores are saved. A softmax is the same whatever is subtracted from a row's scores, so instead
     of the row's true maximum a guess from every 16th key is, inside the product, by one column more; the sum of
     the weights is one more column of the second product. In bfloat16 the scores that matter are then near zero, where
-    it is finest: half the error of `split`. Should the guess be so wrong that a row overflows, its slice is done again.
+    it is finest: half the error of rounded scores. Should the guess be so wrong that a row overflows, its slice is done
+    again.
     """
     d, m, n = q.shape[3], k.shape[2], q.shape[2]
     if mask is not None or m < 4 * SAMPLED or q.device.type != "cpu" or q.dtype not in _onednn_dtypes():
@@ -239,13 +241,48 @@ def _added(mask: Tensor | None, q: Tensor) -> Tensor | None:
     return mask.to(q.dtype)
 
 
-def _rows(q: Tensor, scaled: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    scores = q @ scaled.transpose(-2, -1)
+HALF = torch.float16, torch.bfloat16
+
+
+def _keys(k: Tensor) -> Tensor:
+    """Keys as `_scores` takes them: times 1 / √D, of half precision in float32 on a processor, where products are then
+    no slower (in float16 a twentieth of the time); on a card as they are."""
+    if k.dtype in HALF and k.device.type != "cpu":
+        return k
+    return (k.float() if k.dtype in HALF else k) * k.shape[-1] ** -0.5
+
+
+def _values(v: Tensor) -> Tensor:
+    return v.float() if v.dtype in HALF and v.device.type == "cpu" else v
+
+
+def _scores(q: Tensor, keys: Tensor) -> Tensor:
+    """Scores [..., N, M] of q [..., N, D], keys as `_keys` has them; float32 where q is of half precision."""
+    if keys.dtype in HALF:
+        return _products(q, keys).mul_(keys.shape[-1] ** -0.5)
+    return q.to(keys.dtype) @ keys.transpose(-2, -1)
+
+
+def _products(q: Tensor, k: Tensor) -> Tensor:
+    """q kᵀ; of half precision in float32, which NVIDIA's cards give without rounding first."""
+    if q.dtype not in HALF:
+        return q @ k.transpose(-2, -1)
+    if q.device.type == "cpu":
+        return q.float() @ k.float().transpose(-2, -1)
+    if q.is_cuda and torch.version.hip is None and not torch.is_grad_enabled():
+        rows, columns = q.reshape(-1, *q.shape[-2:]), k.reshape(-1, *k.shape[-2:])
+        return torch.bmm(rows, columns.transpose(1, 2), out_dtype=torch.float32).view(*q.shape[:-1], k.shape[-2])
+    return (q @ k.transpose(-2, -1)).float()
+
+
+def _rows(q: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = _scores(q, keys)
     if mask is not None:
         scores = scores + mask
     weights = scores.softmax(-1, dtype=torch.float32)
-    del scores  # a quarter of what this takes at its peak
-    return weights.to(v.dtype) @ v
+    del scores  # half of what this takes at its peak
+    values = _values(v)
+    return (weights.to(values.dtype) @ values).to(q.dtype)
 
 
 def _joined(q: Tensor, v: Tensor, chunk: int, one: Callable[[Tensor, int], Tensor]) -> Tensor:

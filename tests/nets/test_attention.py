@@ -57,7 +57,11 @@ def test_attention_is_the_formula(generator, name, size):
 HEADS = (40, 64, 80, 160, 512, 8, 33, 1)
 """Head sizes of SD 1 (40, 80, 160), SD 2 and SDXL (64), the VAE (512), and odd ones."""
 LENGTHS = (1, 2, 77, 154, 231, 255, 513)
-TYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+TYPES = {torch.float32: (2e-6, 3e-6), torch.float16: (5e-4, 1e-3), torch.bfloat16: (4.5e-3, 8e-3)}
+"""The error as a share of the answer, and the largest of it as a share of the largest number. Rounding the right answer
+alone takes 5e-4 of a float16 number and 4e-3 of a bfloat16 one."""
+FAST = {"onednn": 2e-2}
+"""Those of bfloat16 that round their scores, for half the time."""
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -92,8 +96,12 @@ def test_attention_is_the_formula_whatever_comes(generator, name, dtype):
             right = formula(q, k, v, added)
             found = ATTENTIONS[name](q, k, v, mask)
             assert (found.dtype, found.shape) == (dtype, q.shape)
-            error = ((found - right).norm() / right.norm()).item()
-            assert error < TYPES[dtype], (d, b, h, n, m, kind)
+            off = found - right
+            share, largest = TYPES[dtype]
+            if dtype == torch.bfloat16 and name in FAST:
+                share = largest = FAST[name]
+            assert off.norm() < share * right.norm(), (d, b, h, n, m, kind)
+            assert off.abs().max() < largest * right.abs().max(), (d, b, h, n, m, kind)
 
 
 @pytest.mark.parametrize(("m", "d"), [(4096, 40), (77, 40), (231, 512)])
@@ -150,11 +158,12 @@ def test_bfloat16_on_the_processor_is_nearer_than_the_plain_loop(generator, shar
     q, k, v = (t.bfloat16() for t in inputs(generator, 1024, 1024, 40, sharp))
     right = formula(q, k, v)
 
-    def error(name: str) -> float:
-        return ((ATTENTIONS[name](q, k, v) - right).norm() / right.norm()).item()
+    def error(found: Tensor) -> float:
+        return ((found - right).norm() / right.norm()).item()
 
-    assert error("onednn") < error("split")
-    assert error("onednn") < 0.01
+    loop = (q @ (k * 40**-0.5).transpose(2, 3)).softmax(-1) @ v
+    assert error(onednn(q, k, v)) < error(loop)
+    assert error(onednn(q, k, v)) < 0.01
 
 
 @pytest.mark.parametrize("chunks", [(1024, 0, 0), (7, 0, 0), (64, 50, 0), (300, 1000, 0), (16, 16, 10**9)], ids=str)
@@ -204,11 +213,12 @@ def test_attention_is_the_formula_on_a_card(generator, name, dtype):
     for size in ((4096, 4096, 40), (1024, 77, 64), (256, 256, 160)):
         q, k, v = (t.to("cuda", dtype) for t in inputs(generator, *size))
         right = formula(q, k, v)
+        most = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 6e-3}[dtype]  # float32 may be NVIDIA's TF32
         error = ((ATTENTIONS[name](q, k, v) - right).norm() / right.norm()).item()
-        assert error < {torch.float32: 2e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}[dtype]
+        assert error < most
         seen = torch.rand(*size[:2], generator=generator).to("cuda") < 0.7
         seen[:, 0] = True
         hidden = torch.zeros(seen.shape, device="cuda").masked_fill(~seen, -torch.inf)
         right = formula(q, k, v, hidden)
         error = ((ATTENTIONS[name](q, k, v, seen) - right).norm() / right.norm()).item()
-        assert error < {torch.float32: 2e-3, torch.float16: 3e-3, torch.bfloat16: 2e-2}[dtype], "boolean mask"
+        assert error < most, "boolean mask"
