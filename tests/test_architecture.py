@@ -34,6 +34,7 @@ TORCH_FREE_FILES = {
     "modules.memory.policy",
     "modules.sampling.table",
     "modules.weights.catalogue",
+    "modules.weights.controls",
     "modules.weights.glance",
     "modules.weights.hashing",
     "modules.weights.headers",

@@ -245,7 +245,7 @@ FORGE: tuple[Flag, ...] = (
     _on("--skip-google-blockly", "Easel has none"),
     _text("--text-encoder-dir", None, "folder of text encoders for files of a denoiser alone"),
     _text("--forge-ref-a1111-home", None, "an A1111 folder whose models are used too"),
-    _text("--controlnet-dir", None),
+    _text("--controlnet-dir", None, "one more folder of ControlNets"),
     _text("--controlnet-preprocessor-models-dir", None),
 )
 
@@ -258,8 +258,8 @@ FLAGS: tuple[Flag, ...] = (*(flag for group in A1111.values() for flag in group)
 
 # Accepted, and a line at the start says that they change nothing yet. A flag that begins to act leaves this list.
 NOT_YET: frozenset[str] = frozenset((
-    # Extensions bring wildcards and translations so far, no code; ControlNet is not there.
-    "enable_insecure_extension_access", "update_all_extensions", "controlnet_dir", "controlnet_preprocessor_models_dir",
+    # Extensions bring wildcards and translations so far, no code; no preprocessor of ControlNet needs a model.
+    "enable_insecure_extension_access", "update_all_extensions", "controlnet_preprocessor_models_dir",
 ))  # fmt: skip
 
 # Flags that will never do what A1111 does with them, each with its reason.

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from modules.schema.control import ControlUnit
 from modules.schema.errors import BadRequest
 from modules.schema.fields import Facts, facts
 from modules.schema.request import (
@@ -32,6 +33,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "hires": Hires, "refiner": Refiner, "source": Source, "mask": Mask, "tiles": Tiles, "loopback": Loopback,
     "outpaint": Outpaint, "inversion": Inversion, "extras": Extras, "soft": Soft, "script": Asked, "batch": Batch,
     "split_oversized": SplitOversized, "focal_crop": FocalCrop, "auto_crop": AutoCrop,
+    "controlnet": ControlUnit,
 }  # fmt: skip
 LONGEST_PROMPT = 100_000  # characters; more is a pasted file, not a prompt
 
@@ -48,7 +50,10 @@ def make_request(values: Mapping[str, Any]) -> GenerationRequest:
     try:
         return GenerationRequest.model_validate(cleaned)
     except ValidationError as error:
-        path = _path(error.errors()[0]["loc"])
+        location = error.errors()[0]["loc"]
+        path = _path(location)
+        if path[:1] == ["controlnet"] and len(path) > 1:
+            raise BadRequest(_of_unit(location, path[1], cleaned), field=".".join(path)) from None
         raise BadRequest(_sentence(path, cleaned), field=".".join(path) or None) from None
 
 
@@ -59,6 +64,8 @@ def _path(location: Sequence[int | str]) -> list[str]:
     for part in map(str, location):
         if model is None:
             break  # places in a list, keys of a dictionary, members of a union
+        if part.isdigit() and path == ["controlnet"]:
+            continue  # which unit
         if part in SCRIPT_OF and path == ["script"]:
             model = SCRIPT_OF[part].model
             continue
@@ -87,6 +94,16 @@ def _sentence(path: Sequence[str], values: Mapping[str, Any]) -> str:
     if value is None or value == "":
         return f"{known.label} is empty; give {_allowed(known)}."
     return f"{known.label} cannot be {_shown(value)}; give {_allowed(known)}."
+
+
+def _of_unit(location: Sequence[int | str], name: str, values: Mapping[str, Any]) -> str:
+    """The same for a field of a unit of ControlNet, told which one."""
+    number = int(location[1])
+    if name not in ControlUnit.model_fields:
+        return f"There is no field called {name!r} in a ControlNet unit; remove it."
+    known = facts(ControlUnit, name)
+    value = values["controlnet"][number].get(name)
+    return f"{known.label} of ControlNet unit {number} cannot be {_shown(value)}; give {_allowed(known)}."
 
 
 def _allowed(known: Facts) -> str:

@@ -19,7 +19,19 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from modules.frontends.api import cards, errors, history, internal, logins, memory, models, native, queue, sdapi
+from modules.frontends.api import (
+    cards,
+    controlnet,
+    errors,
+    history,
+    internal,
+    logins,
+    memory,
+    models,
+    native,
+    queue,
+    sdapi,
+)
 from modules.frontends.api.gate import LOOPBACK, MAX_BODY, Gate, Origins, Rate, SubPath
 from modules.frontends.api.log import Timed
 from modules.frontends.api.logins import Logins, made_login
@@ -105,6 +117,7 @@ def build_app(
     app.include_router(internal.make_router(tasks, told, startup or Startup()))
     if api:
         app.include_router(sdapi.make_router(app.state.streams, tasks, flags=told, stop=stop, shared=sharing.shared))
+        app.include_router(controlnet.make_controlnet_router())
     if sharing.logins.asks(api=True):
         app.openapi = lambda: _with_login(FastAPI.openapi(app))
     uploads = _add_page(app, service, root, sharing, flags or {}) if page else None

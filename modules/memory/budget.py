@@ -56,7 +56,8 @@ class Sizes:
     """Parameters of each net of a model, and the two widths activations grow with (SD 1.5's by default).
 
     `attends_first`: the denoiser has attention at full resolution, not only below. `family`: as `weights.facts` has it.
-    `denoiser_spread`, `vae_spread`: what packing makes larger.
+    `denoiser_spread`, `vae_spread`: what packing makes larger. `control`: parameters of the nets that stand beside the
+    denoiser in a job (ControlNet).
     """
 
     denoiser: int = 859_520_964
@@ -68,6 +69,7 @@ class Sizes:
     family: str = "sd1"
     denoiser_spread: Spread = Spread(33_177_600, 34_099_200)
     vae_spread: Spread = Spread(5_308_416, 70_778_880)
+    control: int = 0
 
     @property
     def is_large(self) -> bool:

@@ -186,7 +186,7 @@ def predict(sizes: Sizes, shape: Shape, policy: Policy) -> Need:
     """What such a job takes on the device that draws."""
     storage = BYTES[policy.storage or policy.denoiser]
     vae = 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae]
-    weights = sizes.denoiser * storage + vae
+    weights = (sizes.denoiser + sizes.control) * storage + vae
     if policy.packed:
         weights += sizes.denoiser_spread.more(policy.denoiser, policy.channels_last)
         weights += sizes.vae_spread.more(policy.vae, channels_last=True)
@@ -277,7 +277,8 @@ def _by_device(facts: DeviceFacts, settings: Settings, sizes: Sizes) -> Policy:
         return Policy(facts.on, denoiser, "float32", "float32", attention="sub-quadratic")
     roomy = facts.memory >= 7.5 * GB
     half = denoiser if denoiser != "float32" else ("float16" if facts.fp16 else "float32")
-    left = facts.memory - sizes.denoiser * BYTES[denoiser] - (sizes.vae + sizes.text) * (4 if roomy else 2) - 1 * GB
+    nets = sizes.denoiser + sizes.control
+    left = facts.memory - nets * BYTES[denoiser] - (sizes.vae + sizes.text) * (4 if roomy else 2) - 1 * GB
     # About 0.5 GB per 512x512 picture and its negative prompt in half precision, attention included.
     per_picture = 0.25 * GB * BYTES[denoiser]
     return Policy(
@@ -329,7 +330,7 @@ def _placed(policy: Policy, facts: DeviceFacts, settings: Settings, sizes: Sizes
     """Where the weights are, on a card: as its owner wishes, else as much of them as fits beside the drawing."""
     wishes = settings.performance
     wish = _wished(settings, sizes)
-    denoiser = sizes.denoiser * BYTES[policy.storage or policy.denoiser]
+    denoiser = (sizes.denoiser + sizes.control) * BYTES[policy.storage or policy.denoiser]  # in use by turns
     largest = max(denoiser, 0 if policy.vae_apart else sizes.vae * BYTES[policy.vae])
     need = predict(sizes, replace(shape, batch=1), policy)
     room = int(facts.memory * 0.95) - CONTEXT

@@ -11,7 +11,7 @@ copied each time. A budget as large as a net thus parks it whole; a small one st
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -134,6 +134,19 @@ class Stream:
             if self._entries[other].fetched is None and not self._fetch(other, distance, walk):
                 break
         return entry.copies
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Forget layers, and in which order they were asked for."""
+        gone = set(keys)
+        for key in gone & self._entries.keys():
+            self._drop(key)
+            del self._entries[key]
+        for entry in self._entries.values():
+            if entry.follower in gone:
+                entry.follower = None
+        if self._last in gone:
+            self._last = None
+        self._walk = None
 
     def clear(self) -> None:
         """Leave nothing on the device."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from modules.nets.hypertile import Tiling
 from modules.nets.layers import Conv2d, Slot
 from modules.nets.streamed import Stored
-from modules.nets.unet import Cache, Prompted
+from modules.nets.unet import Cache, Prompted, Residuals
 
 MOST = 4
 """Sizes kept at once; the one unused longest goes."""
@@ -90,9 +90,11 @@ class Recorded(_Before):
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
         context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
+        control: Residuals | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or cache is not None or not x.is_cuda or self.altered():
-            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
+        alone = context_map is None and cache is None and control is None
+        if not alone or not x.is_cuda or self.altered():
+            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling, control)
         given = self.inputs(x, timesteps, context, y)
         more: dict[str, Any] = {"merging": merging, "tiling": tiling} if merging or tiling is not None else {}
         key = self.key(given, merging, tiling)
@@ -158,9 +160,11 @@ class Compiled(_Before):
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor | Prompted, y: Tensor | None = None,
         context_map: Any = None, merging: float = 0.0, cache: Cache | None = None, tiling: Tiling | None = None,
+        control: Residuals | None = None,
     ) -> Tensor:  # fmt: skip
-        if context_map is not None or cache is not None or merging or tiling is not None or self.altered():
-            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling)
+        alone = context_map is None and cache is None and control is None
+        if not alone or merging or tiling is not None or self.altered():
+            return self.net(x, timesteps, context, y, context_map, merging, cache, tiling, control)
         given = self.inputs(x, timesteps, context, y)
         key = self.key(given)
         if key in self._ready and self._compiled is not None:

@@ -24,7 +24,8 @@ class UNetConfig:
     """Everything the architecture depends on. All but the head rule can be read off a checkpoint's tensor shapes.
 
     `input_depths`, `output_depths`: transformer blocks behind each residual block, in file order (0 = none).
-    `middle_depth` is None where the middle is a single residual block (SSD-1B, Vega).
+    `middle_depth` is None where the middle is a single residual block (SSD-1B, Vega), 0 where it is two and nothing
+    between them (small ControlNets).
     Heads: `num_heads` per attention if given, else channels // `head_dim`.
     """
 
@@ -347,12 +348,22 @@ class Stage(nn.Sequential):
         return x
 
 
-class UNet(nn.Module):
-    """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
+@dataclass(frozen=True)
+class Residuals:
+    """What is added to a U-Net's feature maps (ControlNet): `skips` to those its first half hands to the second, in
+    the order of the input blocks, `middle` to that between the halves."""
 
-    `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
-    `merging` is the share of tokens that self-attention takes together (`nets.merging`), `tiling` how it is tiled
-    (`nets.hypertile`). `cache`: what this call may leave out.
+    skips: tuple[Tensor, ...]
+    middle: Tensor
+
+    def plus(self, other: Residuals) -> Residuals:
+        return Residuals(tuple(a + b for a, b in zip(self.skips, other.skips)), self.middle + other.middle)
+
+
+class Encoder(nn.Module):
+    """The first half of a U-Net and its middle: timestep (and vector) embedding, input blocks, middle block.
+
+    `skip_channels`: of what each input block hands on, in order; the last is also the middle's.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
@@ -366,12 +377,6 @@ class UNet(nn.Module):
                 nn.Sequential(ops.Linear(config.adm_channels, emb), nn.SiLU(), ops.Linear(emb, emb))
             )
 
-        def stage(channels: int, out: int, depth: int) -> Stage:
-            layers: list[nn.Module] = [ResBlock(channels, out, emb, ops)]
-            if depth:
-                layers.append(SpatialTransformer(out, depth, config, ops, attention))
-            return Stage(*layers)
-
         levels = len(config.channel_mult)
         channels = mc
         self.input_blocks = nn.ModuleList([Stage(ops.Conv2d(config.in_channels, mc, 3, padding=1))])
@@ -379,24 +384,60 @@ class UNet(nn.Module):
         depths = iter(config.input_depths)
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
-                self.input_blocks.append(stage(channels, mc * mult, next(depths)))
+                self.input_blocks.append(self._stage(channels, mc * mult, next(depths), ops, attention))
                 channels = mc * mult
                 skips.append(channels)
             if level < levels - 1:
                 self.input_blocks.append(Stage(Downsample(channels, ops)))
                 skips.append(channels)
+        self.skip_channels = tuple(skips)
 
         middle: list[nn.Module] = [ResBlock(channels, channels, emb, ops)]
         if config.middle_depth is not None:
-            middle.append(SpatialTransformer(channels, config.middle_depth, config, ops, attention))
+            depth = config.middle_depth
+            middle.append(SpatialTransformer(channels, depth, config, ops, attention) if depth else nn.Identity())
             middle.append(ResBlock(channels, channels, emb, ops))
         self.middle_block = Stage(*middle)
 
+    def _stage(self, channels: int, out: int, depth: int, ops: Ops, attention: Attention) -> Stage:
+        layers: list[nn.Module] = [ResBlock(channels, out, self.config.model_channels * 4, ops)]
+        if depth:
+            layers.append(SpatialTransformer(out, depth, self.config, ops, attention))
+        return Stage(*layers)
+
+    def fuse(self) -> None:
+        """One product instead of three in every self-attention (`CrossAttention.fuse`)."""
+        for module in self.modules():
+            if isinstance(module, TransformerBlock):
+                module.attn1.fuse()
+
+    def embedded(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """timesteps [B] and, of nets that take one, the vector y [B, adm] as [B, 4 * model_channels]."""
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+        if self.config.adm_channels is None:
+            return emb
+        if y is None:
+            raise ValueError(f"this net needs a vector y [B, {self.config.adm_channels}]")
+        return emb + self.label_emb(y)
+
+
+class UNet(Encoder):
+    """forward(x [B, in, h, w], timesteps [B], context [B, T, D], y [B, adm] or None) -> [B, out, h, w].
+
+    `context_map`, where given, says for every attention what its keys and what its values are made of (hypernetworks).
+    `merging` is the share of tokens that self-attention takes together (`nets.merging`), `tiling` how it is tiled
+    (`nets.hypertile`). `cache`: what this call may leave out. `control`: what is added between the halves.
+    """
+
+    def __init__(self, config: UNetConfig, ops: Ops = PLAIN, attention: Attention = sdp) -> None:
+        super().__init__(config, ops, attention)
+        mc, skips = config.model_channels, list(self.skip_channels)
+        channels = skips[-1]
         self.output_blocks = nn.ModuleList()
         depths = iter(config.output_depths)
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
-                block = stage(channels + skips.pop(), mc * mult, next(depths))
+                block = self._stage(channels + skips.pop(), mc * mult, next(depths), ops, attention)
                 channels = mc * mult
                 if level and i == config.num_res_blocks:
                     block.append(Upsample(channels, ops))
@@ -406,12 +447,6 @@ class UNet(nn.Module):
             nn.Identity(),
             ops.Conv2d(channels, config.out_channels, 3, padding=1),
         )
-
-    def fuse(self) -> None:
-        """One product instead of three in every self-attention (`CrossAttention.fuse`)."""
-        for module in self.modules():
-            if isinstance(module, TransformerBlock):
-                module.attn1.fuse()
 
     def forward(
         self,
@@ -423,12 +458,9 @@ class UNet(nn.Module):
         merging: float = 0.0,
         cache: Cache | None = None,
         tiling: Tiling | None = None,
+        control: Residuals | None = None,
     ) -> Tensor:
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
-        if self.config.adm_channels is not None:
-            if y is None:
-                raise ValueError(f"this net needs a vector y [B, {self.config.adm_channels}]")
-            emb = emb + self.label_emb(y)
+        emb = self.embedded(timesteps, y, x.dtype)
         merged = Merging(merging, x.shape[2] * x.shape[3]) if merging else None
         merge = merged if tiling is None else Tiled(tiling, x.shape[2], merged)
         h, skips = x, []
@@ -448,6 +480,10 @@ class UNet(nn.Module):
             h = deep.answer
         else:
             h = self.middle_block(h, emb, context, context_map, merge)
+            if control is not None:
+                h = h + control.middle
+        if control is not None:
+            skips = [skip + added for skip, added in zip(skips, control.skips)]
         for number, block in enumerate(self.output_blocks):
             outer = number >= len(self.output_blocks) - SHALLOW
             if left_out and not outer:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from modules.nets.hypertile import Tiling
-from modules.nets.unet import Cache, Deep, FirstBlock, Prompted
+from modules.nets.unet import Cache, Deep, FirstBlock, Prompted, Residuals
+from modules.pipeline.control import Control
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.text import Encoding, PictureConditioning
@@ -74,12 +75,14 @@ class Handover:
 
 
 class _Row(NamedTuple):
-    """One row of a call of the net: which picture, which of its rows, its text, whether it sees the picture to edit."""
+    """One row of a call of the net: which picture, which of its rows, its text, whether it sees the picture to edit,
+    and whether it is the negative prompt's."""
 
     picture: int
     number: int
     text: Encoding
     sees_picture: bool = True
+    negative: bool = False
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Denoiser:
     `timesteps`: the sampler thinks in timesteps: so does the limit below which the negative prompt is left out, and
     the kept part of an inpainted picture goes into x instead of into the prediction. `enter` is told before each call
     which it is, and gives the model the strengths its networks have then. `deep_interval`, `first_block`: see `_cache`.
+    `control`: what further nets have to say (ControlNet).
     `shows`: whose guess `shown` [B, C, h, w] holds after a call: "Prompt" or "Negative prompt"; with "Combined" None.
     """
 
@@ -111,6 +115,7 @@ class Denoiser:
     tiling: Tiling | None = None
     pictures_per_call: int = 1
     shows: str = "Combined"
+    control: Control | None = None
     enter: Callable[[LoadedModel, int], None] = lambda model, call: None
     calls: int = field(default=0)
     shown: Tensor | None = field(default=None, init=False)
@@ -120,6 +125,7 @@ class Denoiser:
     )
     _heard_with: Outcome | None = field(default=None, init=False)
     _caches: dict[tuple, tuple[tuple[Encoding, ...], Cache]] = field(default_factory=dict, init=False)
+    _acting: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         self._meet(self.models.current)
@@ -137,6 +143,8 @@ class Denoiser:
         predictor = prediction.Predictor(prediction.find_prediction(model.prediction), self.levels)
         self.predictor = predictor.lcm() if self.lcm else predictor
         self.pictures = self.condition(model)
+        if self.control is not None:
+            self.control.meet(model)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Any:
         """x [B, C, h, w], sigma [B] -> denoised [B, C, h, w], guided; with `wants_uncond` (guided, unconditional)."""
@@ -144,6 +152,9 @@ class Denoiser:
             self._meet(self.models.use(self.handover.checkpoint))
             self.handover = None
         self.enter(self.models.current, self.calls)
+        if self.control is not None and (acting := self.control.active(self.calls)) != self._acting:
+            self._caches.clear()  # they hold what others had a say in
+            self._acting = acting
         seen = x
         into_x = self.start is not None and self.timesteps and self.start.soft is None
         if self.start is not None and into_x:
@@ -190,9 +201,9 @@ class Denoiser:
             parts, negative = self.pictures[k].at(self.calls)
             rows += [_Row(k, number, part) for number, part in enumerate(parts)]
             if with_negative:
-                rows.append(_Row(k, len(parts), negative))
+                rows.append(_Row(k, len(parts), negative, negative=True))
             if three_way:
-                rows.append(_Row(k, len(parts), negative, sees_picture=False))
+                rows.append(_Row(k, len(parts), negative, sees_picture=False, negative=True))
         denoised: dict[int, Tensor] = {}
         for length in dict.fromkeys(row.text.tokens.shape[0] for row in rows):
             chosen = [i for i, row in enumerate(rows) if row.text.tokens.shape[0] == length]
@@ -246,6 +257,7 @@ class Denoiser:
         of_picture = self._places(tuple(row.picture for row in rows), x.device)
         x, sigma = x[of_picture], sigma[of_picture]
         scaled, timesteps = self.predictor.inputs(x, sigma)
+        plain = scaled
         if self.extra is not None and model.facts.concat:  # a refiner may want none of it
             extra = self.extra[of_picture]
             unseen = tuple(i for i, row in enumerate(rows) if not row.sees_picture)
@@ -254,9 +266,15 @@ class Denoiser:
             scaled = torch.cat([scaled, extra.to(scaled)], dim=1)
         context, y = self._said(model, rows, device, dtype)
         cache = self._cache(rows)
+        control: Residuals | None = None
+        if self.control is not None:
+            pictures, negative = [row.picture for row in rows], [row.negative for row in rows]
+            control = self.control.residuals(
+                self.calls, pictures, negative, plain.to(dtype), timesteps, context, y
+            )  # fmt: skip
         out = model.call(
             scaled.to(dtype), timesteps, context, y, model.networks.outcome.context_map, self.merging, cache,
-            self.tiling,
+            self.tiling, control,
         )  # fmt: skip
         return self.predictor.denoised(x, out.to(x.dtype), sigma)
 

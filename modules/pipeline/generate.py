@@ -19,7 +19,7 @@ from modules.imaging.save import encode_picture, save_beside, save_picture
 from modules.imaging.upscale import Find
 from modules.memory import budget, machine, policy
 from modules.pipeline import batch as batches
-from modules.pipeline import decode, extras, hires, latents, networks, passes, rounds, source, upscalers
+from modules.pipeline import control, decode, extras, hires, latents, networks, passes, rounds, source, upscalers
 from modules.pipeline.context import BrokenOff, Kept, RunContext, Skipped
 from modules.pipeline.extensions import Hooks, Listener
 from modules.pipeline.infotext import infotext_of, source_of
@@ -138,14 +138,17 @@ def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, 
     meter = Meter(ctx, plan, *steps_of(plan, given, ctx))
     meter.say("Loading the model")
     width, height = passes.passes(plan)[-1].size
-    sizes, shape = sizes_of(plan.checkpoint, ctx.folders), budget.Shape(width, height, plan.request.batch_size)
+    sizes = control.with_controls(sizes_of(plan.checkpoint, ctx.folders), plan.controls)
+    shape = budget.Shape(width, height, plan.request.batch_size)
     chosen = policy.choose(ctx.facts, plan.settings, sizes, shape)
     need = policy.predict(sizes, shape, chosen)
     budget.check_denoising(ctx.facts, need, shape)
     ctx.gauge.expect(policy.kind_of(ctx.facts, sizes, chosen), need)
     with Models(ctx.residency, chosen, passes.tiling(plan)) as models:
         plan = met(plan, models.use(plan.checkpoint, networks.at_start(plan, 0)), ctx)
-        job = Job(models, ctx, meter)
+        if not plan.controls:
+            models.current.controls.clear()  # of an earlier job
+        job = Job(models, ctx, meter, control.Maps(ctx.folders.inputs, ctx.warn, ctx.check))
         asked = plan.request.source
         if asked is not None and asked.tiles is not None and given is not None:
             made = in_tiles(plan, given, asked.tiles, job)
@@ -163,6 +166,7 @@ class Job:
     models: Models
     ctx: RunContext
     meter: Meter
+    maps: control.Maps
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def pictures(
             model = job.models.use(plan.checkpoint, networks.at_start(plan, batch.start))
             plan = networks.settled(plan, batch, model, job.ctx)
             job.meter.start_batch(number)
-            drawn, start, first_pass = draw(plan, batch, prepared, job.models, job.ctx, job.meter)
+            drawn, start, first_pass = draw(plan, batch, prepared, job)
             for i, (k, latent) in enumerate(zip(batch, drawn)):
                 if k in finished:
                     continue
@@ -367,10 +371,9 @@ class Drawn(NamedTuple):
     first: Tensor | None
 
 
-def draw(
-    plan: Plan, batch: range, prepared: Prepared | None, models: Models, ctx: RunContext, meter: Meter,
-) -> Drawn:  # fmt: skip
+def draw(plan: Plan, batch: range, prepared: Prepared | None, job: Job) -> Drawn:
     """One batch through all passes."""
+    models, ctx, meter = job.models, job.ctx, job.meter
     model, (first, *further) = models.current, passes.passes(plan)
     asked = plan.request.hires
     drawn: Tensor | list[Image.Image]
@@ -383,8 +386,9 @@ def draw(
         start = latents.start(model, prepared, plan, batch) if prepared else None
         extra = latents.net_input(model, prepared, plan, batch, first.size)
         del model
+        units = passes.controls_of(plan, first, batch, prepared, job.maps)
         with ctx.gauge.phase("denoising"):
-            drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra)
+            drawn = passes.sample(plan, first, batch, models, ctx, meter, start, extra, units)
         first_steps, drawn_first = first.steps_run, drawn if further else None
     for second in further:
         try:
@@ -397,8 +401,9 @@ def draw(
         own = plan.second and plan.second.checkpoint
         begun, extra = hires.start(plan, batch, larger, goal, models.use(own or plan.checkpoint))
         meter.say("Drawing the second pass")
+        units = passes.controls_of(plan, second, batch, prepared, job.maps)
         with ctx.gauge.phase("denoising"):
-            drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra)
+            drawn = passes.sample(plan, second, batch, models, ctx, meter, begun, extra, units)
     assert isinstance(drawn, Tensor)
     return Drawn(drawn, start, drawn_first)
 
@@ -411,12 +416,14 @@ def slowness(model: LoadedModel) -> tuple[str, ...]:
 
 
 def parents_of(plan: Plan, k: int) -> tuple[str, ...]:
-    """The kept pictures that picture k was drawn from: its source, in a loop the first, and the mask."""
+    """The kept pictures that picture k was drawn from: its source, in a loop the first, the mask, those that it was
+    drawn along."""
     asked, second = plan.request.source, plan.request.hires
+    along = tuple(name for unit in plan.request.controlnet for name in (unit.image, unit.mask) if name)
     if asked is None:
-        return (second.first_picture,) if second and second.first_picture else ()
+        return (second.first_picture, *along) if second and second.first_picture else along
     first = asked.images[source_of(plan, k)]
-    return (first, asked.mask.image) if asked.mask else (first,)
+    return (first, asked.mask.image, *along) if asked.mask else (first, *along)
 
 
 def publish(

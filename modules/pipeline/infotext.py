@@ -9,6 +9,7 @@ from typing import Any
 from modules.pipeline import networks, passes
 from modules.prompt import infotext, parse, tokens
 from modules.sampling import table
+from modules.schema import control
 from modules.schema.fields import Frozen, all_facts
 from modules.schema.plan import Plan, SecondPass
 from modules.schema.request import RESIZE_MODES, Hires, Mask, Source
@@ -116,6 +117,8 @@ def infotext_of(plan: Plan, k: int, more: Mapping[str, Any] = MappingProxyType({
             fields["Hires refiner"] = drawing.hires_fix_refiner_pass
         fields["Refiner"] = f"{plan.refiner.name} [{plan.refiner.short_hash}]"
         fields["Refiner switch at"] = request.refiner.refiner_switch_at
+    for number, (unit, file) in enumerate(zip(request.controlnet, plan.controls)):
+        fields[f"ControlNet {number}"] = control.told(unit, file.title)
     if plan.draws and plan.draws[k]:
         # The prompt written is the one drawn, so that pasting it repeats the picture; these say where it came from.
         templates = {"Template": plan.template, "Negative Template": plan.negative_template}

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from modules.nets.hypertile import Tiling
-from modules.pipeline import depth, inversion, latents, networks, text
+from modules.pipeline import control, depth, inversion, latents, networks, text
 from modules.pipeline.context import BrokenOff, RunContext, Skipped
 from modules.pipeline.denoiser import Denoiser, Guiding, Handover, noise_levels
 from modules.pipeline.hooks import Batch
 from modules.pipeline.latents import Start
 from modules.pipeline.models import Models
 from modules.pipeline.progress import Meter
+from modules.pipeline.source import Prepared
 from modules.pipeline.text import PictureConditioning
 from modules.sampling import noise, samplers, schedules, table
 from modules.schema.errors import Cancelled, NotANumber
@@ -102,12 +103,13 @@ def tiling_of(plan: Plan, run: Pass) -> Tiling | None:
 
 def sample(
     plan: Plan, run: Pass, batch: range, models: Models, ctx: RunContext, meter: Meter,
-    start: Start | None = None, extra: Tensor | None = None,
+    start: Start | None = None, extra: Tensor | None = None, units: control.Control | None = None,
 ) -> Tensor:  # fmt: skip
     """The latents of one batch [B, C, h, w], denoised: out of nothing, or out of `start`.
 
-    `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`). Raises NotANumber, and BrokenOff where it
-    was stopped after its first step.
+    `extra` [B, C', h, w] is what the net wants besides (`latents.net_input`), `units` those of ControlNet.
+
+    Raises NotANumber, and BrokenOff where it was stopped after its first step.
     """
     request, options, model = plan.request, plan.settings.sampling, models.current
     meter.size = run.size
@@ -162,6 +164,7 @@ def sample(
         pictures_per_call=models.policy.pictures_per_call,
         enter=cast.enter,
         shows=plan.settings.preview.live_preview_content,
+        control=units,
     )
     if start is not None and not torch.isfinite(start.latents).all():
         raise NotANumber(
@@ -220,7 +223,7 @@ def _found(
 
     backwards = replace(
         like, condition=condition, guiding=Guiding(asked.cfg_scale), total=asked.steps, start=None, wants_uncond=False,
-        timesteps=False, lcm=False, handover=None, calls=0,
+        timesteps=False, lcm=False, handover=None, control=None, calls=0,
     )  # fmt: skip
     sigmas = inversion.rising(asked.steps, like.levels)
     meter.say("Finding the noise")
@@ -230,6 +233,16 @@ def _found(
     )  # fmt: skip
     meter.start_pass("Drawing", asked.steps)
     return found
+
+
+def controls_of(
+    plan: Plan, run: Pass, batch: range, prepared: Prepared | None, maps: control.Maps
+) -> control.Control | None:
+    """The units of ControlNet that take part in this pass."""
+    order = table.find_sampler(run.sampler)[0].order
+    return control.of_pass(
+        plan, batch, run.size, run.steps_run, order, run.second, prepared, maps, tiling(plan)
+    )  # fmt: skip
 
 
 def tiling(plan: Plan) -> tuple[bool, bool]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from modules.pipeline import faces, hires, networks, rounds, upscalers
+from modules.pipeline import control, faces, hires, networks, rounds, upscalers
 from modules.prompt import parse, styles, wildcards
 from modules.sampling import table
 from modules.schema import enlarging
@@ -105,6 +105,7 @@ def make_plan(
         seeds=seeds,
         subseeds=tuple(subseed + k for k in range(count)),
         networks=found,
+        controls=control.find(request, checkpoint, second and second.checkpoint, catalogue.folders),
         warnings=tuple(warnings),
     )
 

@@ -25,7 +25,7 @@ from modules.imaging.masks import (
     unmasked,
 )  # fmt: skip
 from modules.imaging.metadata import read_infotext
-from modules.imaging.resize import Mode, Upscale, resize
+from modules.imaging.resize import Mode, Size, Upscale, resize
 from modules.imaging.save import NameTaken, encode_picture, safe_write
 from modules.imaging.spectrum import matching_noise
 from modules.imaging.upscale import Find, find_upscaler
@@ -57,6 +57,8 @@ class Prepared:
     `mask` (L, white is new) has the working size; `hard`: its grey counts as black or white; `content`: what stands in
     for the masked part. `overlays` (RGBA) are laid over finished pictures, which go to `box` where only that part was
     drawn; with `soft` they are whole, and what changed is cut out of them. `colours` (RGB) are those to match.
+    `shown`: the images without what stands in for their masked part, at the working size; `window`: the size of the
+    whole source and which part of it is drawn, where that is not all.
     """
 
     images: tuple[Image.Image, ...]
@@ -69,6 +71,8 @@ class Prepared:
     colours: tuple[Image.Image, ...] = ()
     resize_latents: bool = False
     warnings: tuple[str, ...] = ()
+    shown: tuple[Image.Image, ...] = ()
+    window: tuple[Size, Box] | None = None
 
     def finish(self, image: Image.Image, k: int, changed: Image.Image | None = None) -> Image.Image:
         """A decoded picture in the colours of its source and in its place in it.
@@ -193,16 +197,17 @@ def _prepared(plan: Plan, source: Source, given: Pictures, upscale: Upscale | No
             started = tuple(_filled(part, mask, asked) for part in parts)
             return Prepared(
                 started, mask, hard, asked.inpainting_fill, overlays, box if overlays else None, asked.soft,
-                to_match(started), latent, tuple(warnings),
+                to_match(started), latent, tuple(warnings), tuple(parts), (white.size, box),
             )  # fmt: skip
         if not asked.inpaint_full_res:
             mask = resize(white, mode, size)
             whole = (resize(p, mode, size, upscale) for p in pictures)
             under = tuple(p.convert("RGBA") if asked.soft else unmasked(p, hardened(mask)) for p in whole)
-            started = tuple(_filled(p, _sized(mask, p.size), asked) for p in map(at_size, pictures))
+            shown = tuple(map(at_size, pictures))
+            started = tuple(_filled(p, _sized(mask, p.size), asked) for p in shown)
             return Prepared(
                 started, mask, hard, asked.inpainting_fill, under if drawing.overlay_inpaint else (), None,
-                asked.soft, to_match(started), latent, tuple(warnings),
+                asked.soft, to_match(started), latent, tuple(warnings), shown,
             )  # fmt: skip
         warnings.append("The mask is empty, so there is no masked part alone; the whole picture was drawn.")
     shown = tuple(at_size(picture) for picture in pictures)

@@ -24,6 +24,14 @@ class SecondPass(Frozen):
     checkpoint: CheckpointView | None = None
 
 
+class ControlFile(Frozen):
+    """The file that a unit of ControlNet names, looked up."""
+
+    title: str
+    path: str
+    parameters: int
+
+
 class Plan(Frozen):
     """`prompts`, `seeds`… have one entry per picture, n_iter × batch_size in all.
 
@@ -32,6 +40,7 @@ class Plan(Frozen):
     `networks`: the files of all extra networks that the prompts name; how strong each is, each prompt says itself.
     `not_applied`: names of those that do not fit the checkpoint, and `ti_hashes` for each picture: known only once
     the checkpoint is open. `init_hashes`: MD5 of each source picture's pixels, where they are saved.
+    `controls`: the file of each unit of the request.
     Pictures are drawn at sizes rounded up to the latent grid and cropped to the asked size. `concat` ("inpaint",
     "edit" or "") is what the checkpoint wants to see besides noise; like its hash it is known once its file is open.
     """
@@ -52,6 +61,7 @@ class Plan(Frozen):
     refiner: CheckpointView | None = None
     concat: str = ""
     networks: tuple[NetworkUse, ...] = ()
+    controls: tuple[ControlFile, ...] = ()
     not_applied: tuple[str, ...] = ()
     ti_hashes: tuple[str, ...] = ()
     init_hashes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@
                           pieces, with `loopback` again and again, with `extras` not drawn but only enlarged
                           and made ready, with `batch` one after the other, from a folder too
     `refiner`             another checkpoint draws the last part of any of them
+    `controlnet`          any of them is drawn along further pictures
     `script`              several requests made of this one, and what is made of their pictures
 
 Pictures are named by the SHA-256 of their file (`imaging.inputs.keep` stores it and gives the name), so that a
@@ -15,16 +16,14 @@ request stays a few hundred bytes of JSON wherever it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import StringConstraints
-
+from modules.schema.control import ControlUnit, InputName
 from modules.schema.fields import Frozen, fact
 from modules.schema.rounds import Loopback, Tiles
 from modules.schema.scripts import Script
 
 MAX_SEED = 2**64 - 1
-InputName = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 SAME_SAMPLER, SAME_SCHEDULER, SAME_CHECKPOINT = "Use same sampler", "Use same scheduler", "Use same checkpoint"
 
@@ -313,6 +312,7 @@ class GenerationRequest(Frozen):
     )
     hires: Hires | None = fact(None, label="Hires. fix")
     refiner: Refiner | None = fact(None, label="Refiner")
+    controlnet: tuple[ControlUnit, ...] = fact((), label="ControlNet", hint="Units, in their order.")
     cfg_rescale: float = fact(
         0.0, label="CFG rescale", ge=0, le=1, step=0.05, infotext="CFG rescale",
         hint="Keeps contrast in bounds at a high CFG scale; 0.7 is usual for zero terminal SNR models.",

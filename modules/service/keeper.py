@@ -250,7 +250,8 @@ def _whole(value: object) -> int | None:
 
 def _parents(request: GenerationRequest, number: int) -> tuple[str, ...]:
     source = request.source
+    along = tuple(name for unit in request.controlnet for name in (unit.image, unit.mask) if name)
     if source is None or not source.images:
-        return ()
+        return along
     first = source.images[0 if source.loopback else number % len(source.images)]
-    return (first, source.mask.image) if source.mask else (first,)
+    return (first, source.mask.image, *along) if source.mask else (first, *along)

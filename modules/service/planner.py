@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from modules.memory import policy
 from modules.memory.budget import History, Shape, Sizes
 from modules.memory.machine import DeviceFacts
 from modules.schema import enlarging
+from modules.schema.errors import EaselError
 from modules.schema.folders import Folders
 from modules.schema.memory import MemoryEstimate, MemoryHeld, MemoryNow
 from modules.schema.record import CheckpointView
 from modules.schema.request import SAME_CHECKPOINT, GenerationRequest
 from modules.schema.settings import SECTION_OF, Settings
 from modules.weights.catalogue import Catalogue
+from modules.weights.controls import find_control, read_control
 from modules.weights.library import find_file, upscaler_files
 from modules.weights.sizes import sizes_of
 
@@ -60,7 +63,8 @@ class Planner:
         history = History.read(self._folders.memory_history)
         shape = shape_of(request)
         views = {view.path: view for view in self._views(request, settings)}
-        found = [self._of(view, facts, settings, shape, history, worker) for view in views.values()]
+        control = self._control(request)
+        found = [self._of(view, facts, settings, shape, history, worker, control) for view in views.values()]
         most = max(found, key=lambda estimate: estimate.peak)
         others = sorted((estimate.weights for estimate in found if estimate is not most), reverse=True)
         stay = settings.model.sd_checkpoints_limit - 1
@@ -69,6 +73,15 @@ class Planner:
         beside = sum(others[:stay]) + self._upscaler(request, settings)
         peak = most.peak + beside
         return most.model_copy(update={"beside": beside, "peak": peak, "fits": peak <= most.total * FULL})
+
+    def _control(self, request: GenerationRequest) -> int:
+        """Parameters of the ControlNets beside the denoiser; what is wrong with one is told when it draws."""
+        found: dict[Path, int] = {}
+        for unit in request.controlnet:
+            with contextlib.suppress(EaselError):
+                path = find_control(self._folders, unit.model).path
+                found[path] = read_control(path).parameters
+        return sum(found.values())
 
     def _upscaler(self, request: GenerationRequest, settings: Settings) -> int:
         """Bytes of the file of the upscaler net that the job uses: of several the largest, for one is kept."""
@@ -91,8 +104,9 @@ class Planner:
         shape: Shape,
         history: History,
         worker: Mapping[str, Any],
+        control: int,
     ) -> MemoryEstimate:
-        sizes = self.sizes(view)
+        sizes = replace(self.sizes(view), control=control)
         chosen = policy.choose(facts, settings, sizes, shape)
         kind = policy.kind_of(facts, sizes, chosen)
         need = history.corrected(kind, policy.predict(sizes, shape, chosen))

@@ -77,7 +77,7 @@ def read_folder(path: Path, read: Callable[[Path], Header]) -> Header:
         for name in ("unet", "vae", "text_encoder", "text_encoder_2")
         if _has(path, index, name)
     }
-    tensors = _moved(parts["unet"], layouts.unet_moves(parts["unet"].tensors), UNET)
+    tensors = moved(parts["unet"], layouts.unet_moves(parts["unet"].tensors), UNET)
     if "vae" in parts:
         tensors |= vae_tensors(parts["vae"])
     towers = [parts[name] for name in ("text_encoder", "text_encoder_2") if name in parts]
@@ -104,12 +104,12 @@ def vae_tensors(header: Header) -> dict[str, TensorInfo]:
     """
     keys = header.tensors
     if layouts.is_diffusers_vae(keys):
-        return _moved(header, layouts.vae_moves(keys), VAE)
+        return moved(header, layouts.vae_moves(keys), VAE)
     for prefix in (VAE, "vae.", ""):
         if f"{prefix}decoder.conv_in.weight" in keys and f"{prefix}encoder.conv_in.weight" in keys:
             inside = [k for k in keys if k.startswith((f"{prefix}encoder.", f"{prefix}decoder."))]
             inside += [k for k in keys if k.startswith((f"{prefix}quant_conv.", f"{prefix}post_quant_conv."))]
-            return _moved(header, [Move(k[len(prefix) :], (k,)) for k in inside], VAE)
+            return moved(header, [Move(k[len(prefix) :], (k,)) for k in inside], VAE)
     raise BadFile(f"{header.path.name} holds no autoencoder (VAE); choose another VAE, or Automatic.")
 
 
@@ -146,9 +146,9 @@ def complete(header: Header, read: Callable[[Path], Header], vaes: Iterable[Path
     """
     keys = header.tensors
     if layouts.is_diffusers_unet(keys):
-        tensors = _moved(header, layouts.unet_moves(keys), UNET)
+        tensors = moved(header, layouts.unet_moves(keys), UNET)
     elif "input_blocks.0.0.weight" in keys:
-        tensors = _moved(header, [Move(key, (key,)) for key in keys], UNET)
+        tensors = moved(header, [Move(key, (key,)) for key in keys], UNET)
     else:
         tensors = dict(keys)
     width = _context(tensors)
@@ -183,10 +183,10 @@ def text_tensors(kind: Texts, towers: list[Header]) -> dict[str, TensorInfo]:
         root = "cond_stage_model." if kind in ("sd1", "sd2") else f"conditioner.embedders.{n}."
         keys = tower.tensors
         if kind == "sd1" or (kind == "sdxl" and n == 0):
-            tensors |= _moved(tower, layouts.clip_moves(keys), f"{root}transformer.")
+            tensors |= moved(tower, layouts.clip_moves(keys), f"{root}transformer.")
         else:
             layers = 24 if kind == "sd2" and _width(tower) == 1024 else 0
-            tensors |= _moved(tower, layouts.open_clip_moves(keys, layers), f"{root}model.")
+            tensors |= moved(tower, layouts.open_clip_moves(keys, layers), f"{root}model.")
     return tensors
 
 
@@ -243,7 +243,8 @@ def _context(tensors: Mapping[str, TensorInfo]) -> int:
     return 0
 
 
-def _moved(header: Header, moves: Iterable[Move], prefix: str) -> dict[str, TensorInfo]:
+def moved(header: Header, moves: Iterable[Move], prefix: str) -> dict[str, TensorInfo]:
+    """The tensors of a file under their LDM names behind a prefix; those that are not there are left out."""
     tensors: dict[str, TensorInfo] = {}
     for move in moves:
         parts = [header.tensors.get(key) for key in move.keys]

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from modules.nets.attention import Attention, sdp
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
+from modules.nets.controlnet import ControlNet
 from modules.nets.layers import PLAIN, Ops
 from modules.nets.packed import Packed
 from modules.nets.streamed import Stored, Streamed
 from modules.nets.unet import UNet, UNetConfig
 from modules.schema.errors import BadFile
+from modules.weights.controls import ControlFacts
 from modules.weights.facts import Component, ModelFacts, Part, TowerFacts
 from modules.weights.headers import Header
 from modules.weights.reading import ModelFile
@@ -66,6 +68,22 @@ def blueprint(
     for tower in towers:
         used |= _compare(tower.net, tower.facts.component, header, f"text encoder ({tower.facts.name})")
     return Nets(unet.eval(), vae.eval(), towers, extra=len(header.tensors) - len(used))
+
+
+def control_blueprint(
+    facts: ControlFacts, unet: UNetConfig, attention: Attention = sdp, ops: Ops = PLAIN
+) -> tuple[ControlNet, Component]:
+    """A ControlNet without memory, compared with its header, and which keys are its own. Its heads are the U-Net's.
+
+    Raises:
+        BadFile: as `blueprint`.
+    """
+    component = Component("", facts.config)
+    config = UNetConfig(**{**facts.config, "num_heads": unet.num_heads, "head_dim": unet.head_dim})
+    with torch.device("meta"):
+        net = ControlNet(config, ops, attention)
+    _compare(net, component, facts.header, "ControlNet")
+    return net.eval(), component
 
 
 def fill(

@@ -88,6 +88,32 @@ def _unet_name(key: str, per_level: int, found: set[str]) -> str | None:
     return f"{place}.1.{rest}" if kind == "attentions" else f"{place}.0.{_renamed(rest, _RESNET)}"
 
 
+_CONTROL = re.compile(r"controlnet_(?:cond_embedding\.(conv_in|conv_out|blocks\.(\d+))|down_blocks\.(\d+)|mid_block)\.")
+
+
+def is_diffusers_control(keys: Iterable[str]) -> bool:
+    return "controlnet_cond_embedding.conv_in.weight" in set(keys)
+
+
+def control_moves(keys: Iterable[str]) -> list[Move]:
+    """The keys of a diffusers ControlNet under their LDM names (without prefix)."""
+    keys = list(keys)
+    blocks = len({m[2] for m in map(_CONTROL.match, keys) if m and m[2]})
+    moves = unet_moves(keys)
+    for key in keys:
+        match = _CONTROL.match(key)
+        if match is None:
+            continue
+        part, block, level = match.groups()
+        if part:
+            number = 0 if part == "conv_in" else 2 * (blocks + 1) if part == "conv_out" else 2 * (int(block) + 1)
+            place = f"input_hint_block.{number}"
+        else:
+            place = f"zero_convs.{level}.0" if level else "middle_block_out.0"
+        moves.append(Move(f"{place}.{key[match.end() :]}", (key,)))
+    return moves
+
+
 _VAE_ATTENTION = {
     "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "query": "q", "key": "k", "value": "v",
     "to_out.0": "proj_out", "proj_attn": "proj_out",

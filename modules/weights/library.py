@@ -60,7 +60,7 @@ def places(folders: Folders) -> list[Place]:
         Place("LyCORIS", "lora", at("lyco_dir_backcompat", "LyCORIS")),
         Place("embeddings", "embedding", folders.embeddings, (*_WEIGHTS, *PICTURES)),
         Place("hypernetworks", "hypernetwork", at("hypernetworks", "hypernetworks")),
-        Place("ControlNet", "controlnet", at("controlnet_dir", "ControlNet")),
+        *(Place("ControlNet", "controlnet", folder) for folder in control_folders(folders)),
         Place("VAE-approx", "vae-approx", models / "VAE-approx"),
         Place("VAE-taesd", "taesd", models / "VAE-taesd"),
     ]
@@ -73,6 +73,16 @@ def places(folders: Folders) -> list[Place]:
     if "gfpgan_dir" in extra:
         found.append(Place("GFPGAN", "face restorer", extra["gfpgan_dir"]))
     return found
+
+
+def control_folders(folders: Folders) -> list[Path]:
+    """Where ControlNets lie: A1111's folder, its extension's own, and the one of --controlnet-dir."""
+    found = [folders.models / "ControlNet"]
+    if folders.extensions is not None:
+        found.append(folders.extensions / "sd-webui-controlnet" / "models")
+    if "controlnet_dir" in folders.extra:
+        found.append(folders.extra["controlnet_dir"])
+    return list(dict.fromkeys(found))
 
 
 def clip_pair_file(folders: Folders) -> Path | None:

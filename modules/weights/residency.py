@@ -43,6 +43,7 @@ from modules.weights import assembly, decoders
 from modules.weights.adapters.apply import Network, Networks
 from modules.weights.build import Nets, Tower, blueprint, fill
 from modules.weights.catalogue import Catalogue
+from modules.weights.control_nets import Controls
 from modules.weights.decoders import Small
 from modules.weights.facts import Component, LatentFormat, ModelFacts
 from modules.weights.notes import notes_path
@@ -69,7 +70,7 @@ class LoadedModel:
 
     `towers` are its text encoders in the order their outputs are joined. `extra_keys` counts tensors of the file that
     no net asked for. `warnings` are sentences for the user. `identity` is equal for equal weights under equal policies,
-    so results may be kept under it.
+    so results may be kept under it. `controls`: the ControlNets beside the denoiser.
     """
 
     checkpoint: CheckpointView
@@ -81,6 +82,7 @@ class LoadedModel:
     extra_keys: int
     identity: _Identity
     networks: Networks
+    controls: Controls
     catalogue: Catalogue | None = None
     stream: Stream | None = None
     call: Callable[..., Tensor] = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
@@ -256,6 +258,7 @@ class Residency:
                     del self._kept[identity]
                     continue
                 model.small.clear()
+                model.controls.clear()
                 if model.stream is not None:
                     model.stream.clear()
                 elif model.policy.device.type != "cpu":
@@ -272,7 +275,8 @@ class Residency:
         """Bytes of weights: of the models that stay, on the device that draws (`weights`), and in RAM beside a card."""
         on_device = in_ram = 0
         for model in list(self._kept.values()):
-            for net in (model.unet, model.vae, *(tower.net for tower in model.towers), *model.small.values()):
+            towers = (tower.net for tower in model.towers)
+            for net in (model.unet, model.vae, *towers, *model.small.values(), *model.controls):
                 if net is None:
                     continue
                 packed = sum(layer.held for layer in net.modules() if isinstance(layer, Packed))
@@ -383,8 +387,9 @@ class Residency:
             beside=not {policy.weights_budget, policy.storage, policy.text_storage} <= {None},
         )
         return LoadedModel(
-            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks, self.catalogue,
-            stream, calling(nets.unet, policy.calls if policy.weights_budget is None else "Plain"),
+            checkpoint, facts, policy, nets.unet, nets.vae, nets.towers, nets.extra, identity, networks,
+            Controls(checkpoint.name, nets.unet.config, policy, _ops(policy), self._attention(policy), stream),
+            self.catalogue, stream, calling(nets.unet, policy.calls if policy.weights_budget is None else "Plain"),
             learned=self._learned.setdefault(checkpoint.vae or checkpoint.path, {}),
         )  # fmt: skip
 
@@ -454,6 +459,7 @@ def _move(model: LoadedModel, device: torch.device) -> None:
             if net is model.unet:
                 forget(model.call)
             net.to(device)
+    model.controls.to(device)
 
 
 def _identity(checkpoint: CheckpointView, policy: Policy) -> _Identity:

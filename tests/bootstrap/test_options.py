@@ -147,9 +147,13 @@ def test_names_and_hashes_are_settings():
 
 
 def test_flags_without_effect_are_named_once():
-    assert options("--controlnet-dir /c").notices == ("--controlnet-dir is accepted but changes nothing yet.",)
-    both = options("--controlnet-dir /c --update-all-extensions --api-log --listen").notices
-    assert both == ("--update-all-extensions and --controlnet-dir are accepted but change nothing yet.",)
+    one = options("--controlnet-preprocessor-models-dir /c").notices
+    assert one == ("--controlnet-preprocessor-models-dir is accepted but changes nothing yet.",)
+    both = options("--controlnet-preprocessor-models-dir /c --update-all-extensions --api-log --listen").notices
+    assert both == (
+        "--update-all-extensions and --controlnet-preprocessor-models-dir are accepted but change nothing yet.",
+    )
+    assert options("--controlnet-dir /c").notices == ()
     assert "never run" in options("--disable-safe-unpickle").notices[0]
     # Defaults that move along with the data folder are nobody's wish, and what A1111 ignores too is no news.
     assert options("--data-dir /d --port 1 --unload-gfpgan --skip-torch-cuda-test").notices == ()

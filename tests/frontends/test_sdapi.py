@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from modules.frontends import serve
 from modules.frontends.api.bodies import Img2Img, Txt2Img, request_of
 from modules.imaging.metadata import encode, read_infotext
+from modules.schema.control import ControlUnit
 from modules.schema.errors import BadRequest
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest, Refiner
@@ -209,11 +210,110 @@ def test_scripts_that_always_take_part_fill_what_is_left_out():
         request({"alwayson_scripts": {"sampler": {"args": [0]}}})
 
 
+def units(*args: Any, title: str = "controlnet", kind: Any = Txt2Img, **body: Any) -> tuple[ControlUnit, ...]:
+    return request({"alwayson_scripts": {title: {"args": list(args)}}, **body}, kind).controlnet
+
+
+def test_units_of_controlnet_come_under_all_the_names_they_have_had():
+    full = {
+        "enabled": True, "module": "canny", "model": "lines [0123abcd]", "weight": 0.5, "image": "a", "resize_mode": 2,
+        "low_vram": True, "processor_res": 640, "threshold_a": 50, "threshold_b": 60, "guidance_start": 0.1,
+        "guidance_end": 0.9, "control_mode": 1, "pixel_perfect": True, "hr_option": "High res only", "unheard": [1],
+    }  # fmt: skip
+    (unit,) = units(full)
+    assert unit == ControlUnit(
+        module="canny", model="lines [0123abcd]", weight=0.5, image="a" * 64, resize_mode="Resize and Fill",
+        processor_res=640, threshold_a=50, threshold_b=60, guidance_start=0.1, guidance_end=0.9,
+        control_mode="My prompt is more important", pixel_perfect=True, hr_option="High res only",
+    )  # fmt: skip
+    worded = {**full, "resize_mode": "Envelope (Outer Fit)", "control_mode": "My prompt is more important"}
+    old = {k: v for k, v in worded.items() if k not in ("image", "guidance_end", "enabled")}
+    assert units({**old, "input_image": "a", "guidance": 0.9}, title="ControlNet") == (unit,)
+    # Numbers that a preprocessor does not take stand for its own.
+    assert units({**full, "processor_res": -1, "threshold_a": -1, "threshold_b": 900})[0].threshold("b") == 200
+    for pair in ({"image": "a", "mask": "b"}, ["a", "b"], [{"image": "a", "mask": "b"}]):
+        (both,) = units({"model": "x", "image": pair})
+        assert (both.image, both.mask) == ("a" * 64, "b" * 64)
+    assert units({"model": "x", "image": "a", "mask_image": "b"})[0].mask == "b" * 64
+    assert units({**full, "enabled": False}, {"model": "x", "image": "", "mask": None}) == (ControlUnit(model="x"),)
+    assert units(full, kind=Img2Img, init_images=["a"]) == (unit,)
+    assert units() == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"weight": -1}, "Control Weight of ControlNet unit 1 cannot be -1; give a number from 0 to 10"),
+        ({"weight": "much"}, "Control Weight of ControlNet unit 1 cannot be 'much'"),
+        ({"resize_mode": "Sideways"}, "give one of Just Resize, Crop and Resize, Resize and Fill"),
+        ({"control_mode": 3}, "give one of Balanced, My prompt"),
+        ({"guidance_end": 1.5}, "Ending Control Step of ControlNet unit 1"),
+        ({"image": 5}, "one picture in base64"),
+    ],
+)
+def test_a_unit_that_cannot_be_is_told_by_its_number(given: dict[str, Any], words: str):
+    with pytest.raises(BadRequest, match=words) as wrong:
+        units({"model": "x"}, {"model": "x", **given})
+    assert str(wrong.value.field).startswith("controlnet.")
+
+
+def test_units_are_objects_in_a_list():
+    for args in ([1], ["canny", "x"], {"0": {}}, [{"model": "x"}] * 11):
+        with pytest.raises(BadRequest):
+            request({"alwayson_scripts": {"controlnet": {"args": args}}})
+
+
+def test_routes_of_controlnet_tell_what_there_is(client, service):
+    assert client.get("/controlnet/version").json() == {"version": 3}
+    assert client.get("/controlnet/settings").json() == {"control_net_unit_count": 3}
+    assert client.get("/controlnet/model_list").json() == {"model_list": []}
+    folder = service.folders.models / "ControlNet"
+    folder.mkdir(parents=True)
+    for name in ("control_v11p_sd15_canny", "control_v11f1e_sd15_tile", "t2iadapter_canny"):
+        (folder / f"{name}.pth").write_bytes(b"x")
+    listed = client.get("/controlnet/model_list?update=true").json()["model_list"]
+    assert listed == [f"{n} [e3b0c442]" for n in sorted(("control_v11p_sd15_canny", "control_v11f1e_sd15_tile",
+                                                         "t2iadapter_canny"))]  # fmt: skip
+    modules = client.get("/controlnet/module_list").json()
+    assert modules["module_list"][:3] == ["none", "invert", "canny"]
+    assert modules["module_detail"]["canny"]["sliders"][1] == {
+        "name": "Low Threshold", "value": 100, "min": 1, "max": 255, "step": 1
+    }  # fmt: skip
+    aliases = client.get("/controlnet/module_list?alias_names=true").json()["module_list"]
+    assert "invert (from white bg & black line)" in aliases
+    types = client.get("/controlnet/control_types").json()["control_types"]
+    assert types["Canny"] == {
+        "module_list": ["none", "invert", "canny"], "default_option": "canny",
+        "model_list": ["None", "control_v11p_sd15_canny [e3b0c442]", "t2iadapter_canny [e3b0c442]"],
+        "default_model": "control_v11p_sd15_canny [e3b0c442]",
+    }  # fmt: skip
+    assert types["Tile"]["default_option"] == "tile_resample"
+    assert len(types["All"]["model_list"]) == 4
+
+
+def test_detect_answers_pictures_and_refuses_what_is_none(client):
+    data = text_of(picture(200, (64, 48)))
+    asked = {"controlnet_module": "invert", "controlnet_input_images": [data, data]}
+    answer = client.post("/controlnet/detect", json=asked).json()
+    assert answer["info"] == "Success"
+    for each in answer["images"]:
+        shown = Image.open(io.BytesIO(base64.b64decode(each)))
+        assert shown.size == (64, 48)
+        assert shown.getpixel((3, 3)) == (55, 215, 165)
+    for body, status in (
+        ({}, 422), ({**asked, "controlnet_module": "openpose"}, 422),
+        ({**asked, "controlnet_input_images": ["aa"]}, 422),
+        ({**asked, "controlnet_input_images": [text_of(b"no picture")]}, 422),
+        ({**asked, "controlnet_input_images": [data] * 17}, 422),
+    ):  # fmt: skip
+        assert client.post("/controlnet/detect", json=body).status_code == status
+
+
 def test_scripts_are_listed_with_what_they_take(client):
     told = client.get("/sdapi/v1/scripts").json()
     assert told["txt2img"] == [
         "prompt matrix", "prompts from file or textbox", "x/y/z plot", "refiner", "sampler", "seed", "extra options",
-        "hypertile",
+        "hypertile", "controlnet",
     ]  # fmt: skip
     assert {*told["txt2img"], "loopback", "sd upscale", "outpainting mk2", "poor man's outpainting",
             "img2img alternative test", "soft inpainting"} == {*told["img2img"]}  # fmt: skip

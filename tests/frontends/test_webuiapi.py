@@ -1,6 +1,6 @@
 """The `webuiapi` client, unmodified, against a live server with the shipped model: every method that the core answers.
 
-Methods for extensions (ControlNet, rembg, …) have no server here; webuiapi asks for them only when told to.
+Methods for extensions other than ControlNet (rembg, …) have no server here; webuiapi asks for them only when told to.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from PIL import Image
 
 from modules.frontends import serve
 from modules.imaging.metadata import read_infotext
+from modules.nets.unet import UNetConfig
 from modules.pipeline.run import Engine
 from modules.schema.folders import Folders
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
+from modules.weights.recognise import recognise
+from tests.weights.tiny import write_control
 
 webuiapi = pytest.importorskip("webuiapi")
 SHIPPED = Path(__file__).parents[2] / "models" / "Stable-diffusion"
@@ -149,16 +152,41 @@ def test_its_other_ways_to_ask(api):
     assert api.custom_post("sdapi/v1/interrupt").json == {}
     assert api.get_endpoint("health", baseurl=False).endswith("/health")
     api.check_extensions()
-    assert not api.has_controlnet
     # Extensions that are not there: an answer that says so, never a page of HTML or a 500.
-    for ask in (
-        api.controlnet_version, api.controlnet_model_list, api.controlnet_module_list, api.list_prompt_gen_models,
-    ):  # fmt: skip
-        with pytest.raises(KeyError):
-            ask()
-    for ask in (lambda: api.controlnet_detect([]), api.prompt_gen):
-        with pytest.raises(RuntimeError, match="404"):
-            ask()
+    with pytest.raises(KeyError):
+        api.list_prompt_gen_models()
+    with pytest.raises(RuntimeError, match="404"):
+        api.prompt_gen()
+
+
+def test_it_draws_along_a_picture(api, service, test_seed):
+    config = UNetConfig(**recognise(SHIPPED / "postcards.safetensors")[1].unet.config)
+    nets = service.folders.models / "ControlNet"
+    write_control(nets / "control_v11p_sd15_canny.safetensors", config, test_seed, strength=0.5)
+    assert api.controlnet_version() == 3
+    (model,) = api.controlnet_model_list()
+    assert model.startswith("control_v11p_sd15_canny [")
+    assert {"none", "canny", "invert", "tile_resample"} <= set(api.controlnet_module_list())
+    picture = Image.new("RGB", (64, 64), (20, 20, 20))
+    picture.paste((230, 230, 230), (16, 16, 48, 48))
+    (lines,) = api.controlnet_detect([picture], "canny", processor_res=64, threshold_a=100, threshold_b=200).images
+
+    def drawn(**unit):  # the client keeps units in its default of alwayson_scripts
+        units = [webuiapi.ControlNetUnit(image=picture, module="canny", model=model, **unit)]
+        return api.txt2img(prompt="a red house", seed=1, alwayson_scripts={}, controlnet_units=units, **SMALL)
+
+    plain = api.txt2img(prompt="a red house", seed=1, **SMALL)
+    along = drawn(processor_res=64, threshold_a=100, threshold_b=200)
+    assert np.abs(pixels(along.image) - pixels(plain.image)).mean() > 1
+    assert f"Module: canny, Model: {model}, Weight: 1" in along.info["infotexts"][0]
+    assert np.array_equal(pixels(drawn(enabled=False).image), pixels(plain.image))
+    named = [webuiapi.ControlNetUnit(image=lines, module="none", model=model)]
+    same = api.txt2img(prompt="a red house", seed=1, alwayson_scripts={}, controlnet_units=named, **SMALL)
+    assert np.array_equal(pixels(same.image), pixels(along.image))
+    source = [webuiapi.ControlNetUnit(module="canny", model=model)]
+    api.img2img(images=[picture], prompt="a red house", seed=1, alwayson_scripts={}, controlnet_units=source, **SMALL)
+    with pytest.raises(RuntimeError, match="has no picture"):
+        api.txt2img(prompt="a red house", alwayson_scripts={}, controlnet_units=source, **SMALL)
 
 
 def test_it_logs_in(service):

@@ -110,7 +110,7 @@ ALWAYS = {
     "--skip-google-blockly": "there is none",
 }
 """Flags whose wish holds anyway."""
-FOLDERS = ("--text-encoder-dir", "--forge-ref-a1111-home")
+FOLDERS = ("--text-encoder-dir", "--forge-ref-a1111-home", "--controlnet-dir")
 
 
 def options(line: str, **environ: str) -> Options:

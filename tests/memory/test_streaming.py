@@ -67,6 +67,23 @@ def test_the_budget_is_kept_and_what_fits_stays(budget):
     assert each_time == 0 if budget >= 640 else each_time <= 640 - (budget - (IN_FLIGHT + 2) * 10)
 
 
+def test_layers_that_are_gone_take_no_room_and_are_not_fetched():
+    link, weights, more = CountingLink(), layers(8, 10), {key: (torch.full((10,), key),) for key in range(100, 104)}
+    stream = Stream(link, budget=10_000)
+    for key, tensors in (weights | more).items():
+        stream.add(key, tensors)
+    for _ in range(2):
+        walk(stream, link, weights | more)
+    stream.remove(more)
+    assert stream.on_device == 80
+    copied = link.copied
+    walk(stream, link, weights)
+    walk(stream, link, weights)
+    assert link.copied == copied
+    with pytest.raises(KeyError):
+        stream.take(100)
+
+
 def test_copying_hides_behind_computing():
     link, weights = CountingLink(bytes_per_second=10.0), layers(50, 10)  # a copy takes 1 s
     stream = Stream(link, budget=100)

@@ -18,6 +18,7 @@ from PIL import Image
 from modules.memory.machine import DeviceFacts
 from modules.pipeline.run import Engine
 from modules.sampling.table import SAMPLERS
+from modules.schema.control import ControlUnit
 from modules.schema.events import Warned
 from modules.schema.folders import Folders
 from modules.schema.request import Hires, Refiner
@@ -26,11 +27,11 @@ from modules.weights.residency import Residency
 from tests.memory.pretend import PretendCard, PretendLink
 from tests.pipeline.conftest import Studio
 from tests.pipeline.test_families_draw import DRAWN
-from tests.pipeline.test_img2img import from_picture
+from tests.pipeline.test_img2img import from_picture, keep, picture
 from tests.weights.adapters.nets import Dice, Small, write_adapter
 from tests.weights.adapters.test_apply import lora_for
 from tests.weights.adapters.test_hypernetworks import write as write_hypernetwork
-from tests.weights.tiny import write_tiny
+from tests.weights.tiny import UNET, write_control, write_tiny
 
 QUIET = {"live_previews_enable": False, "randn_source": "CPU"}
 """There is no generator of a card that is not there."""
@@ -46,6 +47,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterator
     for folder in (folders.lora, folders.models / "hypernetworks"):
         folder.mkdir(parents=True)
     small = Small.of("SD 1.x", test_seed)
+    write_control(folders.models / "ControlNet/lines.safetensors", UNET, test_seed)
     write_adapter(folders.lora / "ink.safetensors", small, lora_for(small, dice))
     write_hypernetwork(folders.models / "hypernetworks/haze.pt", (32,), dice)
     engine = Engine(folders)
@@ -69,9 +71,9 @@ def draw(studio: Studio, options: dict[str, Any] | None = None, **request: Any) 
     asked = {"checkpoint": "SD 1.x", "prompt": "a red house", "negative_prompt": "blue", **request}
     pictures = studio.draw(settings=Settings().with_options({**QUIET, **(options or {})}), **asked)
     found = []
-    for picture in pictures:
-        assert picture.record.path is not None
-        with Image.open(Path(studio.folders.data) / picture.record.path) as image:
+    for ready in pictures:
+        assert ready.record.path is not None
+        with Image.open(Path(studio.folders.data) / ready.record.path) as image:
             found.append(np.asarray(image.convert("RGB")).astype(int))
     return found
 
@@ -127,7 +129,15 @@ JOBS: dict[str, dict[str, Any]] = {
     "one prompt at a time": {"options": {"batch_cond_uncond": False}},
     "weights in 8 bits": {"options": {"fp8_storage": "Enable"}, "prompt": WORDED},
     "the negative prompt left out early": {"options": {"skip_early_cond": 0.3}},
+    "ControlNet": {"units": ({}, {"control_mode": "ControlNet is more important", "guidance_end": 0.9})},
+    "ControlNet streamed": {"units": ({"module": "canny"},), "options": {"memory_use": "lowvram"}},
+    "ControlNet in 8 bits": {"units": ({},), "options": {"fp8_storage": "Enable"}, "batch_size": 2},
 }
+
+
+def along(studio: Studio, *units: dict[str, Any]) -> tuple[ControlUnit, ...]:
+    """Units that look at a picture."""
+    return tuple(ControlUnit(model="lines", image=keep(studio, picture(1)), **fields) for fields in units)
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -135,6 +145,8 @@ def test_no_kind_of_job_waits_for_a_card_at_its_steps(studio, card, test_seed, j
     asked = dict(JOBS[job])
     if "source" in asked:
         asked["source"] = from_picture(studio, test_seed, **asked["source"])
+    if "units" in asked:
+        asked["controlnet"] = along(studio, *asked.pop("units"))
     assert not waits_a_step(studio, card, **asked)
 
 
@@ -155,12 +167,14 @@ def test_a_refiner_takes_over_on_a_card(studio, card):
 @pytest.mark.parametrize("use", ["medvram", "lowvram"])
 def test_weights_that_come_and_go_draw_the_same(studio, card, use):
     with card:
-        right = draw(studio, prompt=WORDED)
-        streamed = [draw(studio, {"memory_use": use}, prompt=WORDED) for _ in range(2)]
+        units = along(studio, {}, {"control_mode": "ControlNet is more important"})
+        assert not np.array_equal(draw(studio, prompt=WORDED), draw(studio, prompt=WORDED, controlnet=units))
+        right = draw(studio, prompt=WORDED, controlnet=units)
+        streamed = [draw(studio, {"memory_use": use}, prompt=WORDED, controlnet=units) for _ in range(2)]
         (model,) = studio.engine.residency._kept.values()
         assert model.stream is not None
         model.stream.budget = 100_000  # nearly everything goes each time
-        streamed.append(draw(studio, {"memory_use": use}, prompt=WORDED))
+        streamed.append(draw(studio, {"memory_use": use}, prompt=WORDED, controlnet=units))
     assert all(np.array_equal(right, one) for one in streamed)
 
 
@@ -175,6 +189,7 @@ def test_recorded_calls_draw_what_plain_ones_do(studio, card, monkeypatch):
         ({}, {"prompt": WORDED}),
         ({"token_merging_ratio": 0.5}, {}),
         ({"tiling": True, "hypertile_enable_unet": True, "hypertile_max_tile_unet": 32}, {}),
+        ({}, {"controlnet": along(studio, {})}),
         ({}, {"hires": Hires(hr_scale=2.0, hr_second_pass_steps=2)}),
         ({"offload_after_job": False}, {"batch_size": 2}),
         ({}, {}),

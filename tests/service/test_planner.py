@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modules.memory.budget import GIB, History, Need, Sizes
 from modules.memory.machine import DeviceFacts
+from modules.nets.controlnet import ControlNet
+from modules.nets.unet import UNetConfig
+from modules.schema.control import ControlUnit
 from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
 from modules.schema.request import GenerationRequest, Hires, Outpaint, Refiner, Source
@@ -19,6 +23,7 @@ from modules.schema.rounds import Tiles
 from modules.schema.settings import Settings
 from modules.service.planner import Planner, shape_of
 from modules.weights.catalogue import Catalogue
+from modules.weights.headers import Header, TensorInfo
 from tests.weights.full_size import LAYOUTS, header_of
 from tests.weights.tiny import write_raw
 
@@ -70,6 +75,34 @@ def test_parts_add_up_and_grow_with_the_picture(folders):
     assert large.denoising == 4 * small.denoising
     assert large.weights == small.weights
     assert (small.fits, small.measured, small.placement, small.total) == (True, False, "resident", CARD.memory)
+
+
+def test_controlnets_are_counted_each_file_once(folders):
+    with torch.device("meta"):
+        net = ControlNet(UNetConfig())
+    state = net.state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == 361_279_120  # as published for SD 1.5
+    header = Header(
+        Path("canny.safetensors"), {key: TensorInfo("F16", tuple(t.shape), 0, 0) for key, t in state.items()}
+    )
+    (folders.models / "ControlNet").mkdir(parents=True)
+    write_header(folders.models / "ControlNet/canny.safetensors", header)
+    plan = planner(folders)
+    plain, once, twice, unknown = (
+        plan.estimate(ask(controlnet=tuple(ControlUnit(model=name) for name in names)))
+        for names in ((), ("canny",), ("canny", "canny [00000000]"), ("nobody",))
+    )
+    assert plain is not None
+    assert once is not None
+    assert once.weights == plain.weights + 2 * 361_279_120
+    assert once == twice
+    assert plain == unknown
+    small = planner(folders, replace(CARD, memory=3 * GIB))
+    tight, roomy = small.estimate(ask(controlnet=(ControlUnit(model="canny"),))), small.estimate(ask())
+    assert tight is not None
+    assert roomy is not None
+    assert tight.weights >= roomy.weights
+    assert tight.placement != "resident"
 
 
 def test_a_larger_checkpoint_is_found_wherever_it_takes_part(folders):

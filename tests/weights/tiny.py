@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modules.nets.autoencoder import Autoencoder, AutoencoderConfig
 from modules.nets.clip import ClipConfig, TextEncoder
+from modules.nets.controlnet import ControlNet
 from modules.nets.unet import UNet, UNetConfig
 
 UNET = UNetConfig(
@@ -237,4 +238,35 @@ def write_keys(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapp
     save_file(
         {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}, path, dict(metadata or {})
     )
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------------- ControlNet
+
+
+def control_tensors(
+    unet: UNetConfig, seed: int, *, zero: bool = False, strength: float = 1.0, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """A random ControlNet for a U-Net, under the original's keys without a prefix. `zero`: as training begins, what it
+    adds is nothing; `strength`: by how much that is multiplied."""
+    with torch.device("meta"):
+        net = ControlNet(replace(unet, in_channels=4))
+    state = randomise(net, torch.Generator().manual_seed(seed), dtype).state_dict()
+
+    def times(key: str) -> float:
+        if key.startswith("input_hint_block.") and key.endswith("weight"):
+            return 2.0  # eight layers in a row would else hardly let the picture through
+        return strength * (not zero) if key.startswith(("zero_convs.", "middle_block_out.")) else 1.0
+
+    return {key: tensor.detach() * times(key) for key, tensor in state.items()}
+
+
+def write_control(path: Path, unet: UNetConfig, seed: int, *, prefix: str = "control_model.", **options: Any) -> Path:
+    """Write a random ControlNet; `options`: as in `control_tensors`. The ending says whether it is a pickle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {prefix + key: tensor.contiguous() for key, tensor in control_tensors(unet, seed, **options).items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
     return path

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from modules.frontends.api import control_units
 from modules.frontends.requests import make_request, well_formed
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
@@ -86,7 +87,17 @@ DEFAULTS: dict[str, Any] = {
     "inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0,
 }  # fmt: skip
 # Fields of the request that the API writes otherwise.
-_RENAMED = {"sampler", "checkpoint", "source", "hires", "refiner", "override_settings", "script", "extensions"}
+_RENAMED = {
+    "sampler",
+    "checkpoint",
+    "source",
+    "hires",
+    "refiner",
+    "override_settings",
+    "script",
+    "controlnet",
+    "extensions",
+}
 
 
 def _fields(model: type[BaseModel], leave_out: set[str]) -> dict[str, Any]:
@@ -176,6 +187,7 @@ def request_of(body: Common, keep: Keep) -> GenerationRequest:
         "checkpoint": str(checkpoint) if checkpoint else None,
         "override_settings": override,
     }
+    values["controlnet"] = control_units.units_of(body.alwayson_scripts, keep)
     if given["refiner_checkpoint"] not in (None, "", "None"):
         values["refiner"] = _without_nulls(given, Refiner.model_fields)
     if given.get("enable_hr"):

@@ -35,7 +35,7 @@ BODY_SECONDS = 60.0
 """Between two pieces of a body."""
 AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[\w.-]+))(?::(?P<port>\d{1,5}))?", re.ASCII)
 PURE = frozenset({"GET", "HEAD", "OPTIONS"})
-API = "/sdapi/"
+API = "/sdapi/", "/controlnet/"
 
 # Gradio routes that fetch foreign addresses, run code in development, or show its inner state.
 CLOSED = ("/gradio_api/proxy=", "/gradio_api/dev", "/gradio_api/vibe", "/monitoring", "/gradio_api/monitoring")

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 
 from modules.frontends.api import answers as a
 from modules.frontends.api.bodies import ALWAYS_ON, SOFT_INPAINTING
+from modules.frontends.api.control_units import TITLE as CONTROLNET
 from modules.frontends.api.errors import Refused
 from modules.prompt import infotext
 from modules.schema.axes import axes_of
+from modules.schema.control import ControlUnit
 from modules.schema.errors import BadRequest
 from modules.schema.extensions import Declared
 from modules.schema.fields import Facts, facts
@@ -25,7 +27,7 @@ _RENAMED = {"sampler_name": "sampler"}
 
 def always_on(tab: str) -> tuple[str, ...]:
     """Titles that alwayson_scripts takes, in lower case."""
-    return (*ALWAYS_ON, SOFT_INPAINTING) if tab == "img2img" else tuple(ALWAYS_ON)
+    return (*ALWAYS_ON, CONTROLNET, SOFT_INPAINTING) if tab == "img2img" else (*ALWAYS_ON, CONTROLNET)
 
 
 def names_of(tab: str, extensions: ExtensionStore) -> list[str]:
@@ -86,6 +88,8 @@ def _of_always_on(title: str) -> list[a.ScriptArgument]:
         return [a.ScriptArgument(name="", label="Soft inpainting", value=False)] + [
             _argument(Soft, name) for name in Soft.model_fields
         ]
+    if title == CONTROLNET:
+        return [_argument(ControlUnit, name) for name in ControlUnit.model_fields]
     found = []
     for name in ALWAYS_ON[title]:
         model = Refiner if name in Refiner.model_fields else GenerationRequest

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, create_model
 
 from modules.frontends.api import answers as a
 from modules.frontends.api.bodies import Common, Img2Img, Lenient, Txt2Img, cleaned, request_of
+from modules.frontends.api.control_units import without_pictures
 from modules.frontends.api.errors import JobFailed, Refused
 from modules.frontends.api.extras import (
     ExtraBatch,
@@ -509,6 +510,7 @@ def answer(mine: FrontDesk, view: JobView, body: Common) -> a.Generated:
     parameters = body.model_dump(mode="json")
     if not parameters.get("include_init_images"):
         parameters |= {name: None for name in ("init_images", "mask") if name in parameters}
+        parameters["alwayson_scripts"] = without_pictures(parameters["alwayson_scripts"])
     return a.Generated(images=pictures, parameters=parameters, info=a.info_of(view))
 
 

@@ -81,19 +81,19 @@ def check_complete(header: Header, text: bool) -> None:
         )
 
 
-def read_unet(shape: Shapes, sidecar: SideCar) -> Component:
-    """The U-Net below `model.diffusion_model.`; its config holds the fields of nets.unet.UNetConfig."""
-    model_channels, in_channels = shape(UNET + "input_blocks.0.0.weight", 4)[:2]
+def read_encoder(shape: Shapes, prefix: str) -> dict[str, Any]:
+    """What `read_unet` tells of a U-Net's first half and middle below a prefix; all fields but the outputs' and heads.
+
+    `middle_depth` is 0 where no transformer is there.
+    """
+    model_channels, in_channels = shape(prefix + "input_blocks.0.0.weight", 4)[:2]
     shape.groups(model_channels, "the U-Net")
-    if in_channels not in CONCATS:
-        known = ", ".join(f"{n}{CONCAT_LABELS[concat]}" for n, concat in CONCATS.items())
-        raise shape.odd(f"its U-Net takes {in_channels} channels (known are {known})")
-    blocks = shape.indices(UNET + "input_blocks.")
+    blocks = shape.indices(prefix + "input_blocks.")
 
     widths: list[list[int]] = [[]]  # per level, per residual block
     depths: list[int] = []
     for n in range(1, blocks):
-        block = f"{UNET}input_blocks.{n}."
+        block = f"{prefix}input_blocks.{n}."
         if block + "0.op.weight" in shape.tensors:
             widths.append([])
             continue
@@ -104,28 +104,39 @@ def read_unet(shape: Shapes, sidecar: SideCar) -> Component:
         raise shape.odd("the levels of its U-Net are uneven")
     if any(level[0] % model_channels for level in widths):
         raise shape.odd("the widths of its U-Net are no multiples of its first")
-    outputs = shape.indices(UNET + "output_blocks.")
-    if outputs != len(widths) * (per_level + 1):
-        raise shape.odd(f"its U-Net has {outputs} output blocks instead of {len(widths) * (per_level + 1)}")
-    middle = shape.indices(UNET + "middle_block.1.transformer_blocks.")
 
-    attention = [key for key in shape.tensors if key.startswith(UNET) and key.endswith(".attn2.to_k.weight")]
-    projections = [key for key in shape.tensors if key.startswith(UNET) and key.endswith(".proj_in.weight")]
-    if not attention or not projections:
-        raise shape.odd("its U-Net has no cross-attention")
-    vector = UNET + "label_emb.0.0.weight"
-    config = {
+    attention = [key for key in shape.tensors if key.startswith(prefix) and key.endswith(".attn2.to_k.weight")]
+    projections = [key for key in shape.tensors if key.startswith(prefix) and key.endswith(".proj_in.weight")]
+    vector = prefix + "label_emb.0.0.weight"
+    return {
         "in_channels": in_channels,
-        "out_channels": shape(UNET + "out.2.weight", 4)[0],
         "model_channels": model_channels,
         "channel_mult": tuple(level[0] // model_channels for level in widths),
         "num_res_blocks": per_level,
         "input_depths": tuple(depths),
-        "middle_depth": middle or None,
-        "output_depths": tuple(shape.indices(f"{UNET}output_blocks.{n}.1.transformer_blocks.") for n in range(outputs)),
-        "context_dim": shape(attention[0], 2)[1],
+        "middle_depth": shape.indices(prefix + "middle_block.1.transformer_blocks."),
+        "context_dim": shape(attention[0], 2)[1] if attention else 0,
         "adm_channels": shape(vector, 2)[1] if vector in shape.tensors else None,
-        "linear_projection": len(shape.tensors[projections[0]].shape) == 2,
+        "linear_projection": bool(projections) and len(shape.tensors[projections[0]].shape) == 2,
+    }
+
+
+def read_unet(shape: Shapes, sidecar: SideCar) -> Component:
+    """The U-Net below `model.diffusion_model.`; its config holds the fields of nets.unet.UNetConfig."""
+    found = read_encoder(shape, UNET)
+    if found["in_channels"] not in CONCATS:
+        known = ", ".join(f"{n}{CONCAT_LABELS[concat]}" for n, concat in CONCATS.items())
+        raise shape.odd(f"its U-Net takes {found['in_channels']} channels (known are {known})")
+    levels, per_level = len(found["channel_mult"]), found["num_res_blocks"]
+    outputs = shape.indices(UNET + "output_blocks.")
+    if outputs != levels * (per_level + 1):
+        raise shape.odd(f"its U-Net has {outputs} output blocks instead of {levels * (per_level + 1)}")
+    if not found["context_dim"]:
+        raise shape.odd("its U-Net has no cross-attention")
+    config = found | {
+        "out_channels": shape(UNET + "out.2.weight", 4)[0],
+        "middle_depth": found["middle_depth"] or None,
+        "output_depths": tuple(shape.indices(f"{UNET}output_blocks.{n}.1.transformer_blocks.") for n in range(outputs)),
     }
     return Component(UNET, config | _unet_heads(shape, sidecar, config))
 
