@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -158,6 +159,7 @@ class Engine:
         self.faces.close()
         self.conditionings.clear()
         self.residency.forget_calls()
+        gc.collect()  # whatever holds itself
         devices.empty_cache(self.facts.kind)
         return left[0]
 

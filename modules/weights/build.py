@@ -112,7 +112,8 @@ def fill(
         read = weight_of(file, component, own_name)
         stored = storage if storage and isinstance(module, Stored) and name == "weight" else dtype
         streamed = isinstance(module, Streamed) and name == "weight" and device.type != "cpu"
-        kernel = read.dim() == 4 and read.shape[2:].numel() > 1
+        # A card's convolution asks its weight, of a single pixel too, how channels are to lie in what it answers.
+        kernel = read.dim() == 4 and (read.shape[2:].numel() > 1 or device.type == "cuda")
         order = torch.channels_last if channels_last and kernel else torch.preserve_format
         packed = module if isinstance(module, Packed) and name == "weight" else None
         converted = read.dtype != dtype or order is torch.channels_last

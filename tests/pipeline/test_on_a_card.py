@@ -156,6 +156,28 @@ def test_what_looks_at_the_picture_is_seen_to_wait(studio, card):
     assert waits_a_step(studio, card, options={"s_min_uncond": 0.5})
 
 
+def test_channels_lie_together_all_through_a_denoiser_of_half_precision(studio, card):
+    """Else every convolution turns its pictures over and back."""
+    with card:
+        draw(studio, {"precision": "bfloat16"}, steps=1)
+        (model,) = studio.engine.residency._kept.values()
+        net = model.unet
+        shapes: list[tuple[str, bool]] = []
+        for name, layer in net.named_modules():
+            if isinstance(layer, torch.nn.Conv2d) and name != "input_blocks.0.0":  # that is given x as samplers have it
+                assert layer.weight.stride()[1] == 1
+                if layer.weight.shape[1] > 1:
+                    assert layer.weight.stride()[3] == layer.weight.shape[1], name
+                layer.register_forward_hook(
+                    lambda _, __, out, name=name: shapes.append(
+                        (name, out.is_contiguous(memory_format=torch.channels_last))
+                    )
+                )
+        draw(studio, {"precision": "bfloat16"}, steps=1)
+    assert shapes
+    assert all(last for _, last in shapes)
+
+
 def test_a_refiner_takes_over_on_a_card(studio, card):
     refiner = Refiner(refiner_checkpoint="SDXL refiner", refiner_switch_at=0.5)
     with card:
