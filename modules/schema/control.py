@@ -159,8 +159,9 @@ def read(text: str) -> dict[str, Any]:
     parts = list(_PART.finditer(text))
     names = {key: name for name, key in _KEYS.items()}
     for part, after in zip(parts, [*parts[1:], None]):
+        name = names[part[1]]
         value = text[part.end() : after.start() if after else len(text)].strip()
-        found[names[part[1]]] = value
+        found[name] = value if name == "model" else value.partition(", ")[0]  # what is unknown may follow
     known = all_facts(ControlUnit)
     result: dict[str, Any] = {}
     for name, value in found.items():

@@ -10,6 +10,7 @@ import pytest
 from modules.frontends.requests import make_request
 from modules.frontends.ui import forms
 from modules.frontends.ui.examples import EXAMPLES, examples_html
+from modules.schema.control import ControlUnit
 from modules.schema.errors import BadRequest
 from modules.schema.prompts import StyleList, StyleView
 from modules.schema.request import MAX_SEED, GenerationRequest, Hires, Mask, Refiner, Source
@@ -295,3 +296,34 @@ def test_an_infotext_chooses_its_script():
     told = json.loads(forms.values_from_infotext(loops, "img2img", Settings())["script"])
     assert (told["name"], told["args"]) == ("loopback", {"final_denoising_strength": 0.3, "denoising_curve": "Lazy"})
     assert json.loads(forms.values_from_infotext(loops, "txt2img", Settings())["script"])["name"] == ""
+
+
+def test_units_of_controlnet_come_from_the_page_and_from_an_infotext():
+    unit = {"module": "canny", "model": "lines [0123abcd]", "weight": 0.5, "threshold_a": 90, "image": "a" * 64}
+    made = forms.request_from_form(UNTOUCHED | {"controlnet": json.dumps([unit])}, None)
+    assert made.controlnet == (ControlUnit(**unit),)
+    assert forms.request_from_form(UNTOUCHED, None).controlnet == ()
+    for wrong in ("[0]", "{}", "x", "3"):
+        with pytest.raises(BadRequest) as refused:
+            forms.request_from_form(UNTOUCHED | {"controlnet": wrong}, None)
+        assert refused.value.field == "controlnet"
+    with pytest.raises(BadRequest, match="Control Weight of ControlNet unit 0 cannot be 90"):
+        forms.request_from_form(UNTOUCHED | {"controlnet": json.dumps([{**unit, "weight": 90}])}, None)
+    text = (
+        "a house\nSteps: 5, Sampler: Euler, CFG scale: 5, Seed: 1, Size: 64x64, ControlNet 1: "
+        '"Module: invert, Model: other, Weight: 1, Guidance End: 0.5", ControlNet 0: "Module: canny, Model: lines '
+        '[0123abcd], Weight: 0.5, Resize Mode: Resize and Fill, Threshold A: 90, Pixel Perfect: True, Nonsense: 3", '
+        'ControlNet 2: "Module: canny, Model: None"'
+    )
+    told = json.loads(forms.values_from_infotext(text, "txt2img", Settings())["controlnet"])
+    assert told["units"] == [
+        {"module": "canny", "model": "lines [0123abcd]", "weight": 0.5, "resize_mode": "Resize and Fill",
+         "threshold_a": 90, "pixel_perfect": True},
+        {"module": "invert", "model": "other", "weight": 1, "guidance_end": 0.5},
+    ]  # fmt: skip
+    plain = "a house\nSteps: 5, Sampler: Euler, CFG scale: 5, Seed: 1"
+    again = json.loads(forms.values_from_infotext(plain, "txt2img", Settings())["controlnet"])
+    assert again["units"] == []
+    assert again["paste"] > told["paste"]
+    kept = json.dumps({"controlnet": json.dumps(told), "steps": 7})
+    assert forms.read_draft(kept, "txt2img") == {"steps": 7, "controlnet": ""}

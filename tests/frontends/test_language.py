@@ -163,7 +163,9 @@ def test_every_text_on_the_page_is_translated(served, context, watch):
     for tab in page.evaluate(tabs):
         page.evaluate("(id) => document.getElementById(id).click()", tab)
         page.wait_for_timeout(600)
-        for fold in page.locator("#tabs details:not([open]) > summary:visible, .easel-more > button:visible").all():
+        for fold in page.locator(
+            "#tabs details:not([open]) > summary:visible, .easel-more > button:visible"
+        ).element_handles():
             fold.click()
         page.wait_for_timeout(300)
         found |= set(page.evaluate(words.WALK))

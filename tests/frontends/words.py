@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Callable
 
-from modules.frontends.ui import forms
+from modules.frontends.ui import control, forms
 from modules.frontends.ui.app import STATIC
 from modules.frontends.ui.language import OURS
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE
-from modules.schema.fields import all_facts
+from modules.schema.control import PREPROCESSORS, ControlUnit
+from modules.schema.fields import all_facts, facts
 from modules.schema.settings import Settings
 
 CALL = re.compile(r"""(?<![\w.$])(?:t|tools\.t)\(\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)""")
@@ -61,6 +62,10 @@ def of_fields() -> set[str]:
         found |= {forms.label_of(path) for path in forms.FORMS[tab]}
     for choices in forms.NUMBERED.values():
         found.update(choices)
+    for name in control.FIELDS:
+        fact = facts(ControlUnit, name)
+        found |= {fact.label, fact.hint, *(fact.choices if name in control.NAMED else ())}
+    found |= {slider.label for row in PREPROCESSORS for slider in (row.a, row.b) if slider}
     return {" ".join(text.split()) for text in found if text}
 
 

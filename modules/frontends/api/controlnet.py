@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from fastapi import APIRouter
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from pydantic import Field
 
 from modules.frontends.api.answers import Answer
@@ -16,7 +16,7 @@ from modules.frontends.api.native import Mine
 from modules.frontends.api.pictures import from_text, to_text
 from modules.frontends.desk import FrontDesk
 from modules.imaging.metadata import open_bounded
-from modules.imaging.preprocess import preprocess
+from modules.imaging.preprocess import pixel_perfect, preprocess
 from modules.schema.control import CONTROL_TYPES, PREPROCESSORS, UNSET, ControlUnit, Preprocessor, preprocessor
 from modules.schema.errors import BadFile, BadRequest
 from modules.weights.controls import control_files
@@ -124,21 +124,21 @@ def known(unit: ControlUnit) -> Preprocessor:
     return row
 
 
-def detected(data: bytes, unit: ControlUnit) -> bytes:
-    """The PNG file of what a unit's preprocessor makes of a picture. BadRequest where it is none."""
+def detected(data: bytes, unit: ControlUnit, size: tuple[int, int] | None = None) -> bytes:
+    """The PNG file of what a unit's preprocessor makes of a picture; `size`: that is to be drawn, for one that goes by
+    it. BadRequest where it is no picture."""
     try:
         image = open_bounded(data)
     except BadFile as error:
         raise BadRequest(error.message, field="controlnet_input_images") from None
     image = ImageOps.exif_transpose(image) or image
-    made = mapped(image, unit)
+    resolution = unit.resolution
+    if size is not None and unit.pixel_perfect:
+        resolution = pixel_perfect(image.size, size, unit.resize_mode)
+    made = preprocess(image, known(unit).name, resolution, unit.threshold("a"), unit.threshold("b"))
     out = io.BytesIO()
     made.save(out, "PNG")
     return out.getvalue()
-
-
-def mapped(image: Image.Image, unit: ControlUnit) -> Image.Image:
-    return preprocess(image, known(unit).name, unit.resolution, unit.threshold("a"), unit.threshold("b"))
 
 
 def sliders(row: Preprocessor) -> list[dict[str, Any]]:

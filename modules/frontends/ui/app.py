@@ -21,12 +21,13 @@ from modules.schema.version import NAME, VERSION
 STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
 STYLES = (
-    "easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "history.css", "memory.css", "habits.css",
+    "easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "controlnet.css", "history.css", "memory.css",
+    "habits.css",
 )  # fmt: skip
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
-    "extras.js", "merger.js", "scripts.js", "queue.js", "history.js", "results.js", "presets.js", "notify.js",
-    "memory.js", "habits.js", "options.js",
+    "extras.js", "merger.js", "scripts.js", "controlnet.js", "queue.js", "history.js", "results.js", "presets.js",
+    "notify.js", "memory.js", "habits.js", "options.js",
 )  # fmt: skip
 
 

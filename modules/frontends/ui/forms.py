@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from modules.frontends.api.sdapi import LATENT_UPSCALE_MODES
 from modules.frontends.requests import make_request, put_script
+from modules.frontends.ui import control
 from modules.frontends.ui.look import NOTHING, Look, is_number, look_of
 from modules.frontends.ui.scripts import told_script
 from modules.imaging.upscale import UPSCALERS
@@ -71,6 +72,7 @@ COMMON: dict[str, str] = {
     "filmstrip": "T_filmstrip",
     "override_settings": "T_override_settings",
     "script": "T_script",
+    "controlnet": "T_controlnet",
 }
 TXT2IMG = COMMON | {
     "hires": "T_hr-checkbox",
@@ -155,6 +157,7 @@ SHOWN_DEFAULTS: dict[str, Any] = {
     "hires.hr_scheduler": SAME_SCHEDULER, "hires": False, "refiner": False, "override_settings": [], "styles": [],
     "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None, "source.mask.soft": False,
     "source.image_cfg_scale": 1.5, "script": "",
+    "controlnet": "",
 }  # fmt: skip
 # Infotext keys of fields that are not written under one key of their own.
 KEYS = {
@@ -417,7 +420,7 @@ def request_from_form(
     if not chosen.pop("seed_extra"):
         for path in SEED_EXTRAS:
             del chosen[path]
-    script = chosen.pop("script")
+    script, units = chosen.pop("script"), control.units_of(chosen.pop("controlnet"))
     settings, model = overrides(chosen.pop("override_settings"))
     nested: dict[str, Any] = {"checkpoint": model or checkpoint or None, "override_settings": settings}
     if tab == "img2img":
@@ -434,6 +437,7 @@ def request_from_form(
             place = place.setdefault(section, {})
         place[name] = value
     put_script(nested, script)
+    nested["controlnet"] = units
     return make_request(nested)
 
 
@@ -614,6 +618,8 @@ def values_from_infotext(
             values[path] = override_entries(fields, settings, views, checkpoint)
         elif path == "script":
             values[path] = told_script(fields, tab)
+        elif path == "controlnet":
+            values[path] = control.told(fields)
         elif path == "styles":
             found = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
             if wanted.infotext_styles == "Apply" or (wanted.infotext_styles == "Apply if any" and found):
@@ -719,6 +725,8 @@ def read_draft(text: str | None, tab: str = "txt2img", looks: Looks = NO_LOOKS) 
     if not isinstance(kept, dict):
         return {}
     draft = {name: kept[name] for name in ("checkpoint", "followed") if isinstance(kept.get(name), str)}
+    if "controlnet" in kept:
+        kept["controlnet"] = ""  # the page itself keeps its units, and would take these for pasted ones
     return draft | {path: kept[path] for path in FORMS[tab] if path in kept and fits(tab, path, kept[path], looks)}
 
 

@@ -29,6 +29,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
             panel.sampling()
             with gr.Column(elem_id=f"{TAB}_accordions", elem_classes="easel-folds"):
                 panel.refiner()
+                panel.controlnet()
             with gr.Column(elem_id=f"{TAB}_sizes", elem_classes="easel-sizes"):
                 panel.radio("resize_by")
                 with gr.Column(elem_id=f"{TAB}_tab_resize_to"):

@@ -15,7 +15,7 @@ import gradio as gr
 
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.desk import FrontDesk, desk_of
-from modules.frontends.ui import forms, scripts
+from modules.frontends.ui import control, forms, scripts
 from modules.schema.errors import EaselError
 
 PROMPT_HINT = "Describe the picture"
@@ -159,6 +159,9 @@ class Panel:
             self.dropdown("refiner.refiner_checkpoint", choices=())
             self.slider("refiner.refiner_switch_at")
 
+    def controlnet(self) -> None:
+        self.fields["controlnet"] = control.build(self.tab)
+
     def more(self) -> None:
         """What few need, folded; and settings that only this form overrides."""
         with gr.Accordion("More", open=False, elem_id=f"{self.tab}_more", elem_classes="easel-more"):
@@ -191,10 +194,10 @@ class Panel:
 
         # Straight to the handler (queue=False): the answer is an id, there within milliseconds. Raw values
         # (preprocess=False): what is wrong with them is said by the same sentence as in the REST API.
-        place = paths.index("script")
+        script, units = paths.index("script"), paths.index("controlnet")
         collect = (
             f"async (name, sent, ...values) => [name, await window.easel.collect('{tab}'),"
-            f" ...window.easel.withScript('{tab}', values, {place})]"
+            f" ...await window.easel.withUnits('{tab}', window.easel.withScript('{tab}', values, {script}), {units})]"
         )
         buttons["generate"].click(
             submit, [checkpoint, pictures or submitted, *ordered], submitted, preprocess=False,
@@ -269,7 +272,7 @@ def on_generate(
         request = forms.request_from_form(values, checkpoint, tab, pictures, looks_of(service, tab))
         return json.dumps({"id": service.submit(request)})
     except EaselError as error:
-        known = error.field in forms.FORMS[tab] and error.field != "script"
+        known = error.field in forms.FORMS[tab] and error.field not in ("script", "controlnet")
         field = forms.element(tab, error.field) if known and error.field else None
         return json.dumps({"error": {"message": error.message, "field": field}})
 

@@ -9,17 +9,19 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from modules.frontends.api.controlnet import detected
 from modules.frontends.api.native import Mine
 from modules.frontends.api.sdapi import NO_CLIP
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import forms, scripts
+from modules.frontends.ui import control, forms, scripts
 from modules.frontends.ui.language import Languages
 from modules.frontends.ui.results import no_folders
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, lists, sections
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.sampling.table import SAMPLER_NAMES, find_sampler
+from modules.schema.control import ControlUnit
 from modules.schema.errors import BadRequest, EaselError
 from modules.schema.memory import MemoryEstimate
 from modules.schema.settings import SECTION_OF
@@ -105,6 +107,17 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
         """What the list of scripts of a tab shows."""
         return scripts.page(mine, tab)
 
+    @router.get("/easel/control", include_in_schema=False)
+    def units(mine: Mine) -> control.UnitsPage:
+        """What the units of ControlNet show."""
+        return control.page(mine)
+
+    @router.post("/easel/control/map", include_in_schema=False)
+    async def map_of(request: Request, unit: str, width: int, height: int) -> Response:
+        """What a unit's preprocessor makes of a picture (the body is its file) for that size; `unit`: JSON."""
+        made = await to_thread.run_sync(_map, await request.body(), unit, (width, height))
+        return Response(made, media_type="image/png")
+
     @router.post("/easel/memory", include_in_schema=False)
     def memory(
         mine: Mine,
@@ -124,6 +137,14 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
             return None
 
     return router
+
+
+def _map(data: bytes, unit: str, size: tuple[int, int]) -> bytes:
+    try:
+        asked = ControlUnit.model_validate_json(unit)
+    except ValidationError:
+        raise BadRequest("The unit of ControlNet cannot be read; set it again.", field="unit") from None
+    return detected(data, asked, size)
 
 
 def _told(data: bytes) -> PictureTold:

@@ -23,6 +23,7 @@ def build(service: FrontDesk, checkpoint: gr.Dropdown) -> Panel:
             with gr.Column(elem_id=f"{TAB}_accordions", elem_classes="easel-folds"):
                 _hires(panel)
                 panel.refiner()
+                panel.controlnet()
             panel.size()
             panel.guidance_and_batch()
             panel.seeds()
