@@ -28,6 +28,8 @@ READS = {
     "equal", "allclose", "is_nonzero", "bincount", "repeat_interleave",
 }  # fmt: skip
 """Functions whose answer, or its size, is a number that is on the card."""
+LOOKS = {"_has_compatible_shallow_copy_type"}
+"""Those that compare no numbers."""
 GIVEN = {"tensor", "as_tensor", "new_tensor", "from_numpy", "scalar_tensor"}
 """Those that bring numbers of the program's to a card."""
 
@@ -54,6 +56,8 @@ class PretendCard(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name == "__get__":
             return self._property(func, args)
+        if name == "__set__":
+            return self._put(func, *args)
         out = self._computed(func, name, args, dict(kwargs))
         if self.recording is not None and (name == "__setitem__" or any(map(_is_placed, tree_leaves(out)))):
             self.recording.append((func, args, kwargs, out))
@@ -65,6 +69,13 @@ class PretendCard(TorchFunctionMode):
             return {"device": CARD, "is_cuda": True, "is_cpu": False}[which]
         out = _plainly(func, args, {})
         return _placed(out) if _is_placed(args[0]) and isinstance(out, Tensor) else out
+
+    def _put(self, func: Any, tensor: Tensor, value: Any) -> None:
+        """A parameter that is given other data lies where those do, as nets are moved."""
+        _plainly(func, (tensor, value), {})
+        if func.__self__.__name__ == "data" and _is_placed(tensor) != _is_placed(value):
+            tensor.__class__ = Placed if _is_placed(value) else torch.nn.Parameter
+            tensor._is_param = True  # type: ignore[attr-defined]
 
     def _computed(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -90,7 +101,7 @@ class PretendCard(TorchFunctionMode):
                 self._copied(args[2], args[0], False)
         elif name == "copy_":
             self._copied(args[1], args[0], kwargs.get("non_blocking", False) or args[2:3] == (True,))
-        elif here and any(not _is_placed(tensor) and tensor.dim() for tensor in tensors):
+        elif here and name not in LOOKS and any(not _is_placed(tensor) and tensor.dim() for tensor in tensors):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu")
         out = _plainly(func, args, kwargs)
         return tree_map(lambda leaf: _placed(leaf) if isinstance(leaf, Tensor) else leaf, out) if on_card else out
@@ -103,7 +114,9 @@ class PretendCard(TorchFunctionMode):
             elif isinstance(value, Tensor):
                 goal = "cuda" if _is_placed(value) else "cpu"
                 rest.append(value.dtype)
-            else:
+            elif isinstance(value, bool):
+                kwargs.setdefault("non_blocking", value)
+            elif value is not None:
                 rest.append(value)
         if "device" in kwargs:
             goal = torch.device(kwargs.pop("device") or goal).type

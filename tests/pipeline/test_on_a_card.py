@@ -67,6 +67,11 @@ def card(studio: Studio) -> Iterator[PretendCard]:
     engine.facts, engine.residency = facts, residency
 
 
+def on_a_processor(studio: Studio) -> None:
+    studio.engine.facts = DeviceFacts("cpu", "a processor", 10**10, 10**10)
+    studio.engine.residency = Residency(studio.engine.catalogue, studio.engine.facts)
+
+
 def draw(studio: Studio, options: dict[str, Any] | None = None, **request: Any) -> list[np.ndarray]:
     asked = {"checkpoint": "SD 1.x", "prompt": "a red house", "negative_prompt": "blue", **request}
     pictures = studio.draw(settings=Settings().with_options({**QUIET, **(options or {})}), **asked)
@@ -94,8 +99,7 @@ def test_every_family_draws_on_a_card_what_it_draws_on_a_processor(studio, card,
     with card:
         drawn = draw(studio, checkpoint=label, batch_size=2)
     assert any(place.startswith("weights/build.py") for place in card.waits)  # it is a card: weights were brought there
-    studio.engine.facts = DeviceFacts("cpu", "a processor", 10**10, 10**10)
-    studio.engine.residency = Residency(studio.engine.catalogue, studio.engine.facts)
+    on_a_processor(studio)
     right = draw(studio, checkpoint=label, batch_size=2)
     for one, other in zip(drawn, right, strict=True):
         assert np.abs(one - other).max() <= 2
@@ -165,14 +169,14 @@ def test_channels_lie_together_all_through_a_denoiser_of_half_precision(studio, 
         shapes: list[tuple[str, bool]] = []
         for name, layer in net.named_modules():
             if isinstance(layer, torch.nn.Conv2d) and name != "input_blocks.0.0":  # that is given x as samplers have it
+
+                def see(_: Any, __: Any, out: torch.Tensor, name: str = name) -> None:
+                    shapes.append((name, out.is_contiguous(memory_format=torch.channels_last)))
+
+                layer.register_forward_hook(see)
                 assert layer.weight.stride()[1] == 1
                 if layer.weight.shape[1] > 1:
                     assert layer.weight.stride()[3] == layer.weight.shape[1], name
-                layer.register_forward_hook(
-                    lambda _, __, out, name=name: shapes.append(
-                        (name, out.is_contiguous(memory_format=torch.channels_last))
-                    )
-                )
         draw(studio, {"precision": "bfloat16"}, steps=1)
     assert shapes
     assert all(last for _, last in shapes)
@@ -213,7 +217,7 @@ def test_recorded_calls_draw_what_plain_ones_do(studio, card, monkeypatch):
         ({"tiling": True, "hypertile_enable_unet": True, "hypertile_max_tile_unet": 32}, {}),
         ({}, {"controlnet": along(studio, {})}),
         ({}, {"hires": Hires(hr_scale=2.0, hr_second_pass_steps=2)}),
-        ({"offload_after_job": False}, {"batch_size": 2}),
+        ({"offload_after_job": True}, {"batch_size": 2}),
         ({}, {}),
     ]
     for stored in ({}, {"fp8_storage": "Enable"}):
