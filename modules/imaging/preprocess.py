@@ -17,7 +17,7 @@ from modules.imaging.resize import resize
 from modules.schema.control import RESIZE_MODES
 
 Size = tuple[int, int]  # width, height
-MAX_PIXELS = 4096 * 4096
+MAX_PIXELS = 4096 * 2048
 """Of a map while it is made; a larger resolution is taken as the one that stays within."""
 JUST_RESIZE, CROP, FILL = RESIZE_MODES
 
@@ -78,7 +78,7 @@ def _scaled(image: Image.Image, size: Size) -> Image.Image:
 def canny(image: Image.Image, low: float, high: float) -> Image.Image:
     """Edges one pixel wide (Canny 1986): of each pixel's steepest colour, in the whole numbers of OpenCV."""
     low, high = sorted((int(low), int(high)))
-    dx, dy = _steepest(np.asarray(image, dtype=np.int32))
+    dx, dy = _steepest(np.asarray(image, dtype=np.int16))
     steep = np.abs(dx) + np.abs(dy)
     around = np.pad(steep, 1)
 
@@ -86,7 +86,7 @@ def canny(image: Image.Image, low: float, high: float) -> Image.Image:
         height, width = steep.shape
         return around[1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
-    x, y = np.abs(dx).astype(np.int64), np.abs(dy).astype(np.int64) << 15
+    x, y = np.abs(dx).astype(np.int32), np.abs(dy).astype(np.int32) << 15
     flat = x * 13573  # tan 22.5° in 1 / 2^15
     level, upright = y < flat, y > flat + (x << 16)
     rising = (dx ^ dy) < 0

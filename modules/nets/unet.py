@@ -24,8 +24,8 @@ class UNetConfig:
     """Everything the architecture depends on. All but the head rule can be read off a checkpoint's tensor shapes.
 
     `input_depths`, `output_depths`: transformer blocks behind each residual block, in file order (0 = none).
-    `middle_depth` is None where the middle is a single residual block (SSD-1B, Vega), 0 where it is two and nothing
-    between them (small ControlNets).
+    `middle_depth` is None where the middle is a single residual block (SSD-1B, Vega, small ControlNets), 0 where it is
+    two with nothing between them.
     Heads: `num_heads` per attention if given, else channels // `head_dim`.
     """
 

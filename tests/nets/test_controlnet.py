@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modules.nets.controlnet import ControlNet, scaled
+from modules.nets.layers import timestep_embedding
 from modules.nets.unet import UNet, UNetConfig
 from modules.weights.build import control_blueprint, fill
 from modules.weights.controls import read_control
@@ -76,8 +78,6 @@ def test_unet_with_a_controlnet_equals_diffusers(family: str, tmp_path: Path, te
     for parameter in theirs.parameters():  # the zero convolutions too
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
         parameter.data = torch.randn(parameter.shape, generator=generator) * (0.5 / fan_in) ** 0.5
-    from safetensors.torch import save_file
-
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, path)
     facts = read_control(path)
@@ -93,8 +93,6 @@ def test_unet_with_a_controlnet_equals_diffusers(family: str, tmp_path: Path, te
     y, added = None, None
     if config.adm_channels:
         pooled, ids = torch.randn(2, 80, generator=generator), torch.randint(0, 900, (2, 6), generator=generator)
-        from modules.nets.layers import timestep_embedding
-
         y = torch.cat([pooled, timestep_embedding(ids.flatten(), 8).view(2, -1)], dim=1)
         added = {"text_embeds": pooled, "time_ids": ids}
     with torch.inference_mode():
@@ -125,8 +123,41 @@ def test_residuals_count_as_they_are_told_to(test_seed: int) -> None:
     torch.testing.assert_close(pooled.skips[3], 2 * found.skips[3].mean(dim=(2, 3), keepdim=True))
 
 
+@pytest.mark.parametrize("size", ["mid", "small"])
+def test_smaller_nets_of_sdxl_equal_diffusers(size: str, tmp_path: Path, test_seed: int) -> None:
+    """As published: one transformer a block instead of ten, or none at all and half a middle; they fit all the same."""
+    from diffusers import ControlNetModel
+
+    generator = torch.Generator().manual_seed(test_seed)
+    asked = arguments(SDXL) | {"transformer_layers_per_block": (0, 1, 1)}
+    if size == "small":
+        asked |= {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
+    theirs: Any = ControlNetModel(**asked).eval()
+    for parameter in theirs.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.5 / fan_in) ** 0.5
+    path = tmp_path / f"{size}.safetensors"
+    save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, path)
+    facts = read_control(path)
+    assert facts.fits(vars(SDXL))
+    assert facts.config["middle_depth"] == (1 if size == "mid" else None)
+    control, component = control_blueprint(facts, SDXL)
+    with open_header(facts.header) as file:
+        fill(control, file, component, torch.device("cpu"), torch.float32)
+    x, hint = torch.randn(1, 4, 16, 16, generator=generator), torch.rand(1, 3, 128, 128, generator=generator)
+    context, t = torch.randn(1, 77, 64, generator=generator), torch.tensor([301.0])
+    pooled, ids = torch.randn(1, 80, generator=generator), torch.randint(0, 900, (1, 6), generator=generator)
+    y = torch.cat([pooled, timestep_embedding(ids.flatten(), 8).view(1, -1)], dim=1)
+    with torch.inference_mode():
+        found = control(x, control.looked(hint), t, context, y)
+        added = {"text_embeds": pooled, "time_ids": ids}
+        down, middle = theirs(x, t, context, hint, 1.0, added_cond_kwargs=added, return_dict=False)
+    for mine, other in zip((*found.skips, found.middle), (*down, middle), strict=True):
+        assert relative(mine, other) < 1e-4
+
+
 def test_a_net_without_transformers_has_its_middle(test_seed: int) -> None:
-    """As the small ControlNets of SDXL are: nothing between the two blocks of the middle, which keep their numbers."""
+    """Nothing is between the two blocks of the middle, which keep their numbers."""
     config = UNetConfig(
         model_channels=32, channel_mult=(1, 2, 4), input_depths=(0,) * 6, middle_depth=0, adm_channels=32,
         linear_projection=True,

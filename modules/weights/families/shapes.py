@@ -84,7 +84,7 @@ def check_complete(header: Header, text: bool) -> None:
 def read_encoder(shape: Shapes, prefix: str) -> dict[str, Any]:
     """What `read_unet` tells of a U-Net's first half and middle below a prefix; all fields but the outputs' and heads.
 
-    `middle_depth` is 0 where no transformer is there.
+    `middle_depth` is None where the middle is a single residual block, 0 where it is two.
     """
     model_channels, in_channels = shape(prefix + "input_blocks.0.0.weight", 4)[:2]
     shape.groups(model_channels, "the U-Net")
@@ -108,13 +108,16 @@ def read_encoder(shape: Shapes, prefix: str) -> dict[str, Any]:
     attention = [key for key in shape.tensors if key.startswith(prefix) and key.endswith(".attn2.to_k.weight")]
     projections = [key for key in shape.tensors if key.startswith(prefix) and key.endswith(".proj_in.weight")]
     vector = prefix + "label_emb.0.0.weight"
+    depth: int | None = shape.indices(prefix + "middle_block.1.transformer_blocks.")
+    if prefix + "middle_block.2.out_layers.3.weight" not in shape.tensors:
+        depth = None
     return {
         "in_channels": in_channels,
         "model_channels": model_channels,
         "channel_mult": tuple(level[0] // model_channels for level in widths),
         "num_res_blocks": per_level,
         "input_depths": tuple(depths),
-        "middle_depth": shape.indices(prefix + "middle_block.1.transformer_blocks."),
+        "middle_depth": depth,
         "context_dim": shape(attention[0], 2)[1] if attention else 0,
         "adm_channels": shape(vector, 2)[1] if vector in shape.tensors else None,
         "linear_projection": bool(projections) and len(shape.tensors[projections[0]].shape) == 2,
