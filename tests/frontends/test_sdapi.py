@@ -249,6 +249,7 @@ def test_units_of_controlnet_come_under_all_the_names_they_have_had():
         ({"control_mode": 3}, "give one of Balanced, My prompt"),
         ({"guidance_end": 1.5}, "Ending Control Step of ControlNet unit 1"),
         ({"image": 5}, "one picture in base64"),
+        ({"advanced_weighting": [1.0] * 13}, "advanced_weighting is not supported here"),
     ],
 )
 def test_a_unit_that_cannot_be_is_told_by_its_number(given: dict[str, Any], words: str):

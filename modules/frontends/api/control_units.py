@@ -17,6 +17,8 @@ _OLD_RESIZE_MODES = {
 }  # fmt: skip
 _NUMBERED = {"resize_mode": RESIZE_MODES, "control_mode": CONTROL_MODES, "hr_option": HR_OPTIONS}
 _PICTURES = ("image", "mask")
+_NOT_HERE = ("advanced_weighting", "effective_region_mask", "ipadapter_input")
+"""What would change the picture, and cannot be done."""
 
 
 def units_of(scripts: Mapping[str, Any], keep: Callable[[str, str], str]) -> list[dict[str, Any]]:
@@ -38,6 +40,9 @@ def units_of(scripts: Mapping[str, Any], keep: Callable[[str, str], str]) -> lis
 
 
 def _unit(given: Mapping[str, Any], keep: Callable[[str, str], str]) -> dict[str, Any]:
+    for name in _NOT_HERE:
+        if given.get(name):
+            raise BadRequest(f"{name} is not supported here; leave it out.", field=f"controlnet.{name}")
     values = {_ALIASES.get(key, key): value for key, value in given.items() if value is not None}
     values |= {key: given[key] for key in ("image", "mask") if given.get(key)}  # before their other names
     values |= _pictures(values)
