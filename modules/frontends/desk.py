@@ -80,8 +80,8 @@ class FrontDesk(Protocol):
 
     def skip(self, id: str, /) -> Any: ...
 
-    def again(self, id: str, /, owner: str = "") -> str:
-        """Queues the request of a job once more; the new id."""
+    def again(self, id: str, /, owner: str = "", same: bool = False) -> str:
+        """Queues the request of a job once more, with the `same` seeds where that is wanted; the new id."""
         ...
 
     def queue(self, owner: str | None = None, ended: int = 30) -> QueueView: ...
@@ -194,8 +194,8 @@ class OwnDesk:
     def skip(self, id: str, /) -> Any:
         return self._desk.skip(self.job(id).id)
 
-    def again(self, id: str, /, owner: str = "") -> str:
-        return self._desk.again(self.job(id).id, self.owner)
+    def again(self, id: str, /, owner: str = "", same: bool = False) -> str:
+        return self._desk.again(self.job(id).id, self.owner, same)
 
     def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:
         return self._desk.queue(self.owner, ended)

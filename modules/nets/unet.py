@@ -202,7 +202,7 @@ class CrossAttention(nn.Module):
         super()._apply(fn, recurse)
         if fused is not None:
             self.fused, self.parts = fused, parts
-            first = self.to_q.weight
+            first: Tensor = self.to_q.get_parameter("weight")
             same = (first.device, first.dtype, first.data_ptr()) == (fused.device, fused.dtype, fused.data_ptr())
             if not (same and self._whole()):
                 self.fuse()

@@ -28,6 +28,7 @@ from modules.pipeline.models import Models
 from modules.pipeline.plan import make_plan
 from modules.pipeline.progress import Meter
 from modules.pipeline.source import Pictures, Prepared
+from modules.pipeline.surroundings import surroundings
 from modules.prompt import styles, wildcards
 from modules.schema.errors import Cancelled, DiskTrouble
 from modules.schema.events import ImageReady, Warned
@@ -69,7 +70,7 @@ def singles(request: GenerationRequest, ctx: RunContext) -> list[SavedRecord]:
             records.append(
                 publish(
                     made.image, made.strip, made.plan, made.k, ctx, beside=made.beside, incomplete=made.incomplete,
-                    told=made.told,
+                    told=made.told, drawn_with=made.drawn_with,
                 )
             )  # fmt: skip
             for number, image in enumerate(made.shown):
@@ -156,7 +157,7 @@ def drawn(request: GenerationRequest, ctx: RunContext) -> Generator[Made, None, 
             made = in_loops(plan, given, asked.loopback, job)
         else:
             made = pictures(plan, prepared, job, plan.batches(), ctx.control.finished)
-        yield from made if ctx.hooks is None else (_extended(one, ctx.hooks) for one in made)
+        yield from (_finished(one, job) for one in made)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Job:
 class Made:
     """A finished picture: number k of its plan, which is by now complete for it. `beside`: what is kept with it, by the
     word that its name ends with; `shown`: what is shown after it, and not saved. `incomplete`: it was stopped. `parts`:
-    extensions that took part, by folder; `told`: what its infotext tells of them."""
+    extensions that took part, by folder; `told`: what its infotext tells of them; `drawn_with`: see `SavedRecord`."""
 
     plan: Plan
     k: int
@@ -184,6 +185,15 @@ class Made:
     incomplete: bool = False
     parts: Mapping[str, Listener] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
+    drawn_with: tuple[tuple[str, str], ...] = ()
+
+
+def _finished(made: Made, job: Job) -> Made:
+    """A picture with what it was drawn by, after the last that extensions do to it."""
+    current = job.models.current.policy
+    attention = job.ctx.residency.attention_name(current)
+    made = replace(made, drawn_with=surroundings(current, job.ctx.facts, attention))
+    return made if job.ctx.hooks is None else _extended(made, job.ctx.hooks)
 
 
 def _extended(made: Made, hooks: Hooks) -> Made:
@@ -430,6 +440,7 @@ def publish(
     image: Image.Image, strip: Image.Image | None, plan: Plan, k: int, ctx: RunContext,
     *, index: int | None = None, role: Role = "picture", told: Mapping[str, Any] = MappingProxyType({}),
     basename: str = "", beside: Mapping[str, Image.Image] = MappingProxyType({}), incomplete: bool = False,
+    drawn_with: tuple[tuple[str, str], ...] = (),
 ) -> SavedRecord:  # fmt: skip
     """Save one picture, its filmstrip beside it, and announce it as number `index` (k) of its job.
 
@@ -455,6 +466,7 @@ def publish(
         width=image.width, height=image.height, seed=plan.seeds[k], infotext=infotext, created=time.time(),
         problem=problem, filmstrip=film,
         parents=parents_of(plan, k), role=role, incomplete=incomplete,
+        drawn_with=drawn_with,
     )  # fmt: skip
     ctx.emit(ImageReady(record=record, data=data))
     return record

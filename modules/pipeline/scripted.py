@@ -134,7 +134,7 @@ def _draw(
                 records.append(
                     plain.publish(
                         made.image, made.strip, made.plan, made.k, ctx, index=index, role=role,
-                        incomplete=made.incomplete, told=made.told,
+                        incomplete=made.incomplete, told=made.told, drawn_with=made.drawn_with,
                     )
                 )  # fmt: skip
             if expansion.grids and not made.incomplete:

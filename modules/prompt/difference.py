@@ -67,6 +67,15 @@ def difference(before: str, after: str) -> tuple[Change, ...]:
     return (*changes, *(change for change in fields if FOLLOWS.get(change.name) not in told))
 
 
+def surroundings(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    """What differs of what two pictures were drawn by and on; what is not known of both is no difference."""
+    return tuple(
+        Change(f"Drawn with {name}", "changed", before[name], after[name])
+        for name in before
+        if name in after and before[name] != after[name]
+    )
+
+
 def in_words(changes: tuple[Change, ...]) -> str:
     """One line; empty where there is no difference. "; " stands between fields, ", " between phrases of a prompt."""
     parts: dict[str, list[str]] = {}

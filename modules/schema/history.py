@@ -32,7 +32,8 @@ class PictureView(Frozen):
 
 
 class PictureDetail(PictureView):
-    """`path` as kept: relative to the data folder, or absolute. `restorable`: it lies in the trash."""
+    """`path` as kept: relative to the data folder, or absolute. `job`: what drew it, "" where that is not known, as its
+    picture `number`. `drawn_with`: see `SavedRecord`."""
 
     infotext: str
     negative: str
@@ -42,6 +43,9 @@ class PictureDetail(PictureView):
     bytes: int | None
     trashed: bool
     parents: dict[str, ParentKind]
+    job: str
+    number: int
+    drawn_with: tuple[tuple[str, str], ...]
 
 
 class Group(Frozen):
@@ -126,7 +130,10 @@ class ChangeView(Frozen):
 
 
 class Comparison(Frozen):
-    """`words`: all of it in one line; "" where the settings are the same."""
+    """`words`: all of it in one line; "" where settings and surroundings are the same. `pixels`: share of the pixels
+    that differ, 0 to 1, and `largest`: by how much of 255 at most; None where sizes differ or a file is gone."""
 
     words: str
     changes: tuple[ChangeView, ...]
+    pixels: float | None = None
+    largest: int | None = None

@@ -20,7 +20,8 @@ class SavedRecord(Frozen):
     then its bytes are kept by the service until it stops, and `problem` says why. `filmstrip`: where the picture of its
     steps lies, if one was asked for. `parents`: SHA-256 of the files of the picture and the mask it was drawn from.
     `role`: a picture, a grid of pictures, a part of a grid that is not asked for by itself, or what shows the mask
-    of the picture before. `incomplete`: it was interrupted or skipped, and is shown as far as it came."""
+    of the picture before. `incomplete`: it was interrupted or skipped, and is shown as far as it came. `drawn_with`:
+    what it was drawn by and on, besides its settings: pairs of a name and a value."""
 
     id: str
     job: str
@@ -36,6 +37,7 @@ class SavedRecord(Frozen):
     parents: tuple[str, ...] = ()
     role: Role = "picture"
     incomplete: bool = False
+    drawn_with: tuple[tuple[str, str], ...] = ()
 
 
 class JobView(Frozen):

@@ -214,10 +214,12 @@ class GenerationService:
         self._tell()
         return job
 
-    def again(self, job: str, owner: str = "") -> str:
-        """Queues the same request once more, with the settings of now; a seed that was left open is drawn anew."""
+    def again(self, job: str, owner: str = "", same: bool = False) -> str:
+        """Queues the same request once more, with the settings of now; a seed that was left open is drawn anew, unless
+        the `same` pictures are wanted."""
         view = self._jobs.view(job)
-        return self.submit(view.request, owner or view.owner)
+        seeds = {"seed": view.seed, "subseed": view.subseed} if same else {}
+        return self.submit(view.request.model_copy(update=seeds), owner or view.owner)
 
     def _tell(self, more: bool = True) -> None:
         """Something happened; `more` than the progress of a job."""

@@ -25,9 +25,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from modules.imaging.apart import apart
+from modules.imaging.metadata import open_bounded
 from modules.imaging.save import kept_as, move_file
 from modules.prompt import infotext
-from modules.prompt.difference import difference, in_words
+from modules.prompt.difference import difference, in_words, surroundings
 from modules.prompt.parse import extract_tags
 from modules.schema.errors import BadRequest, EaselError, NotFound
 from modules.schema.folders import Folders
@@ -273,8 +275,17 @@ class History:
             **_view(row).model_dump(exclude={"prompt"}), prompt=row["prompt"], infotext=row["infotext"],
             negative=row["negative"], sampler=row["sampler"], networks=row["networks"], path=row["path"],
             bytes=row["bytes"], trashed=row["state"] != "here",
-            parents={parent["sha256"]: parent["kind"] for parent in parents},
+            parents={parent["sha256"]: parent["kind"] for parent in parents}, job=row["job"],
+            number=record.index if (record := self._recorded(id)) else 0,
+            drawn_with=record.drawn_with if record else (),
         )  # fmt: skip
+
+    def _recorded(self, id: str) -> SavedRecord | None:
+        """What the job said of a picture; None of an imported one."""
+        for row in self._database.read("SELECT body FROM records WHERE id = ?", (id,)):
+            with contextlib.suppress(ValidationError):
+                return SavedRecord.model_validate_json(row["body"])
+        return None
 
     def record(self, id: str) -> SavedRecord:
         """A picture of the history in the words of the jobs; an imported one has no job. NotFound."""
@@ -438,7 +449,21 @@ class History:
 
     def compare(self, one: str, other: str) -> Comparison:
         changes = difference(self._row(one)["infotext"], self._row(other)["infotext"])
-        return Comparison(words=in_words(changes), changes=tuple(ChangeView(**vars(change)) for change in changes))
+        with_one, with_other = (
+            dict(record.drawn_with) if (record := self._recorded(id)) else {} for id in (one, other)
+        )
+        changes = (*changes, *surroundings(with_one, with_other))
+        pixels, largest = self._apart(one, other)
+        views = tuple(ChangeView(**vars(change)) for change in changes)
+        return Comparison(words=in_words(changes), changes=views, pixels=pixels, largest=largest)
+
+    def _apart(self, *ids: str) -> tuple[float | None, int | None]:
+        paths = [self.file(id) for id in ids]
+        try:
+            one, other = (open_bounded(path).convert("RGBA") for path in paths if path is not None)
+        except (ValueError, EaselError):  # one is not there, or cannot be read
+            return None, None
+        return (None, None) if one.size != other.size else apart(one, other)
 
     def lineage(self, id: str) -> Lineage:
         """What a picture came from and led to, a dozen pictures far; and the others of its job."""

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.memory.devices import DeviceFacts, empty_cache, is_memory
+from modules.memory.fastest import Fastest
 from modules.memory.pages import small_pages
 from modules.memory.policy import Policy
 from modules.memory.streaming import CardLink, Link, Stream
@@ -340,6 +341,12 @@ class Residency:
         header, facts = recognise(Path(checkpoint.path), folders, Path(checkpoint.vae) if checkpoint.vae else None)
         nets = blueprint(facts, header, self._attention(policy), _ops(policy), _vae_ops(policy), _text_ops(policy))
         return _Opened(open_header(header), facts, nets)
+
+    def attention_name(self, policy: Policy) -> str:
+        """What a model under that policy attends by; of what is measured, what has been taken so far."""
+        if policy.attention == "measured" and isinstance(self._fastest, Fastest):
+            return self._fastest.taken(policy.denoiser)
+        return policy.attention
 
     def _attention(self, policy: Policy) -> Attention:
         chosen = self._fastest if policy.attention == "measured" else attention_of(policy.attention, policy.chunks)

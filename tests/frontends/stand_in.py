@@ -231,7 +231,7 @@ class StandIn:
         waiting = [self.job(id) for id, job in self._jobs.items() if job.state in ("running", "queued")]
         return next((view for view in waiting if owner in (None, view.owner)), None)
 
-    def again(self, id: str, owner: str = "") -> str:
+    def again(self, id: str, owner: str = "", same: bool = False) -> str:
         return self.submit(self._find(id).request, owner)
 
     def queue(self, owner: str | None = None, ended: int = 30) -> QueueView:

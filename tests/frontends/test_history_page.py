@@ -140,6 +140,18 @@ def test_keys_move_mark_and_open(page, filled):
     filled.service.history.rate(ids, rating=0, favourite=False)
 
 
+def test_a_picture_is_drawn_again_and_laid_beside_the_first(page, filled):
+    (one, *_) = known(filled, "two trees")
+    before = len(known(filled, "two trees"))
+    page.click(f"[data-id='{one}']")
+    page.click("#history_again")
+    page.wait_for_selector("#history_comparison[open]")
+    assert page.inner_text("#history_apart") == "The pictures are the same, bit for bit."
+    assert page.get_attribute("#history_differences", "data-words") == ""
+    assert len(known(filled, "two trees")) == 2 * before
+    page.keyboard.press("Escape")
+
+
 def test_two_pictures_are_compared_under_a_slider_and_in_words(page, filled):
     (one, *_), (other, *_) = known(filled, "night"), known(filled, "red house day")
     page.click(f"[data-id='{other}']", modifiers=["Control"])

@@ -116,7 +116,7 @@ def test_nonsense_is_refused_in_a_sentence(client: httpx.Client, method: str, pa
 
 def test_the_queue_is_told_as_it_changes(client: httpx.Client, queued: Served) -> None:
     assert client.post("queue/hold").json()["held"]
-    jobs = [client.post("jobs", json={"prompt": f"{n} step=0.02", "steps": 4}).json()["id"] for n in range(3)]
+    jobs = [client.post("jobs", json={"prompt": f"{n} step=0.1", "steps": 4}).json()["id"] for n in range(3)]
     told: list[dict[str, Any]] = []
     ready = threading.Event()
 
@@ -146,7 +146,7 @@ def test_the_queue_is_told_as_it_changes(client: httpx.Client, queued: Served) -
     assert not thread.is_alive()
     assert any(one["running"] for one in told)
     again = client.post(f"jobs/{jobs[1]}/again").json()["id"]
-    assert client.get(f"jobs/{again}").json()["request"]["prompt"] == "1 step=0.02"
+    assert client.get(f"jobs/{again}").json()["request"]["prompt"] == "1 step=0.1"
     wait_for(lambda: client.get(f"jobs/{again}").json()["state"] == "done")
     assert client.get("queue").json()["ended"][0]["id"] == again
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +22,7 @@ from modules.schema.events import ImageReady, Preview, Progress, Warned
 from modules.schema.request import Hires
 from modules.schema.settings import Preview as PreviewSettings
 from modules.schema.settings import Saving, Settings
+from modules.schema.version import VERSION
 from modules.weights import hashing
 from tests.pipeline.conftest import Hand, Studio
 
@@ -47,6 +49,20 @@ def test_a_picture_is_saved_with_the_infotext_that_draws_it_again(studio: Studio
     )  # fmt: skip
     assert pixels(studio, again) == pixels(studio, first)
     assert again.record.path != first.record.path
+
+
+def test_a_record_says_what_its_picture_was_drawn_with(studio: Studio) -> None:
+    (exact,) = studio.draw(settings=Settings().with_options({"precision": "float32"}))
+    (by_torch,) = studio.draw(
+        settings=Settings().with_options({"precision": "float32", "cross_attention_optimization": "sub-quadratic"})
+    )
+    known = dict(exact.record.drawn_with)
+    assert known["torch"] == torch.__version__
+    assert (known["Easel"], known["denoiser"]) == (VERSION, "float32")
+    assert f"{torch.get_num_threads()} threads" in known["device"]
+    assert {name: value for name, value in by_torch.record.drawn_with if known[name] != value} == {
+        "attention": "sub-quadratic"
+    }
 
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)

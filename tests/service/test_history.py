@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import random
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 from PIL import Image
 
 from modules.imaging import inputs
-from modules.imaging.metadata import encode
+from modules.imaging.metadata import encode, read_infotext
 from modules.imaging.naming import NameFields
 from modules.imaging.save import kept_as, save_named
 from modules.schema.errors import BadRequest, EaselError, NotFound
@@ -199,6 +202,33 @@ def test_two_pictures_are_compared_in_words(one: GenerationService) -> None:
         ("Prompt", "added"), ("Prompt", "removed"), ("Steps", "changed"), ("Sampler", "changed"),
     }  # fmt: skip
     assert one.history.compare(a, a).words == ""
+
+
+def test_a_picture_drawn_again_is_the_same_or_it_is_said_what_differs(one: GenerationService) -> None:
+    (a,) = draw(one, "a house", steps=4, seed=-1)
+    again = one.again(one.history.get(a).job, same=True)
+    finish(one, again)
+    (b,) = (record.id for record in one.job(again).images)
+    same = one.history.compare(a, b)
+    assert (same.words, same.pixels, same.largest) == ("", 0.0, 0)
+    # The second as another machine might have drawn it: a pixel lighter, by another torch.
+    path = one.history.file(b)
+    assert path is not None
+    with Image.open(path) as image:
+        other, text = image.convert("RGB"), read_infotext(image)
+    red, green, blue = other.getpixel((3, 5))  # type: ignore[misc]
+    other.putpixel((3, 5), (red, green + 7 if green < 200 else green - 7, blue))
+    path.write_bytes(encode(other, text))
+    with contextlib.closing(sqlite3.connect(one.folders.database)) as db, db:
+        for id, torch in ((a, "2.13.0"), (b, "2.14.1")):
+            told = {"drawn_with": [["torch", torch], ["device", "processor"]]}
+            db.execute("UPDATE records SET body = json_patch(body, ?) WHERE id = ?", (json.dumps(told), id))
+    differs = one.history.compare(a, b)
+    assert differs.words == "drawn with torch 2.13.0 → 2.14.1"
+    assert differs.pixels == pytest.approx(1 / (other.width * other.height))
+    assert differs.largest == 7
+    path.unlink()
+    assert one.history.compare(a, b).pixels is None
 
 
 # ------------------------------------------------------------------------------------------------- from earlier runs

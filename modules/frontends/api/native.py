@@ -204,9 +204,9 @@ def make_router(service: FrontDesk, streams: Streams) -> APIRouter:
         return JobId(id=id)
 
     @router.post("/jobs/{id}/again", status_code=201)
-    def again(id: str, mine: Mine) -> JobId:
-        """Queues the same request once more; the answer is the new job."""
-        return JobId(id=mine.again(id))
+    def again(id: str, mine: Mine, same: bool = False) -> JobId:
+        """Queues the same request once more; the answer is the new job. `same`: with the seeds drawn for it."""
+        return JobId(id=mine.again(id, same=same))
 
     @router.post("/jobs/{id}/cancel", status_code=202)
     def cancel(id: str, mine: Mine) -> JobId:

@@ -471,6 +471,24 @@
                 toast(error.message, "error");
             }
         },
+        /** The job of a picture once more with its seeds; what comes out is laid beside it. */
+        async drawAgain(detail) {
+            try {
+                const made = await ask(`jobs/${escape(detail.job)}/again?same=true`, "POST");
+                viewer.close();
+                toast(t("Drawing it again; both pictures are shown when it is done."));
+                let view;
+                do {
+                    await new Promise((done) => setTimeout(done, 500));
+                    view = await ask(`jobs/${escape(made.id)}`);
+                } while (!["done", "failed", "cancelled"].includes(view.state));
+                const picture = view.images.find((one) => one.index === detail.number && one.path);
+                if (picture) await compare.open(detail.id, picture.id);
+                else toast(view.error ?? t("It was not drawn again."), "error");
+            } catch (error) {
+                toast(error.message, "error");
+            }
+        },
     };
 
     // ---- one picture ----
@@ -556,6 +574,7 @@
                 pill(t("Draw over this picture in img2img"), t("To img2img"), () => acts.send("img2img", detail), { "data-to": "img2img" }),
                 pill(t("Draw a part of this picture anew"), t("To inpaint"), () => acts.send("inpaint", detail), { "data-to": "inpaint" }),
                 pill(t("Enlarge this picture"), t("To extras"), () => acts.send("extras", detail), { "data-to": "extras" }),
+                ...(detail.job ? [pill(t("Draw it once more from what was asked for, and look whether it comes out the same"), t("Draw again"), () => acts.drawAgain(detail), { id: "history_again" })] : []),
                 pill(t("Compare it with another picture (C)"), t("Compare…"), () => compare.pick([detail.id])),
                 save,
                 pill(t("Copy the prompt and settings of this picture"), t("Copy settings"), () => copy(detail.infotext)),
@@ -655,7 +674,7 @@
         async open(one, other) {
             if (!this.dialog) this.build();
             try {
-                const [a, b, { words, changes }] = await Promise.all([ask(`history/${escape(one)}`), ask(`history/${escape(other)}`), ask(`history/compare?one=${escape(one)}&other=${escape(other)}`)]);
+                const [a, b, found] = await Promise.all([ask(`history/${escape(one)}`), ask(`history/${escape(other)}`), ask(`history/compare?one=${escape(one)}&other=${escape(other)}`)]);
                 viewer.close();
                 [a, b].forEach((picture, k) => {
                     this.images[k].src = whole(picture);
@@ -665,14 +684,14 @@
                 this.stage.style.setProperty("--h", Math.max(a.height, b.height));
                 this.slider.value = "50";
                 this.slider.oninput();
-                this.fill(a, b, words, changes);
+                this.fill(a, b, found);
                 if (!this.dialog.open) this.dialog.showModal();
                 this.slider.focus();
             } catch (error) {
                 toast(error.message, "error");
             }
         },
-        fill(a, b, words, changes) {
+        fill(a, b, { words, changes, pixels, largest }) {
             const byName = new Map();
             for (const change of changes) byName.set(change.name, [...(byName.get(change.name) ?? []), change]);
             const part = ({ kind, before, after, phrase }) => {
@@ -687,6 +706,9 @@
             this.words.replaceChildren(make("h2", {}, t("What differs")),
                 make("p", { class: "easel-sides", translate: "no" }, label(a, t("left")), label(b, t("right"))),
                 words ? make("dl", {}, ...rows) : make("p", {}, t("The settings are the same.")),
+                ...(pixels === null ? [] : [make("p", { id: "history_apart" }, pixels
+                    ? t("{share} % of the pixels differ, by {largest} of 255 at most.", { share: (100 * pixels).toPrecision(2), largest })
+                    : t("The pictures are the same, bit for bit."))]),
                 make("div", { class: "easel-viewer-acts" },
                     ...(words ? [button(t("Copy the differences in one line"), t("Copy in words"), () => copy(words), { class: "easel-pill" })] : []),
                     button(t("The left picture to the right"), t("Swap"), () => this.open(b.id, a.id), { class: "easel-pill" })));
