@@ -36,7 +36,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, test_seed: int) -> Iterato
         yield found
 
 
-def square() -> dict[str, Any]:
+def square() -> Any:
     image = Image.new("RGB", (128, 128), (30, 40, 50))
     image.paste((220, 200, 60), (32, 32, 96, 96))
     data = io.BytesIO()

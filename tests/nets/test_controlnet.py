@@ -129,7 +129,7 @@ def test_smaller_nets_of_sdxl_equal_diffusers(size: str, tmp_path: Path, test_se
     from diffusers import ControlNetModel
 
     generator = torch.Generator().manual_seed(test_seed)
-    asked = arguments(SDXL) | {"transformer_layers_per_block": (0, 1, 1)}
+    asked: dict[str, Any] = arguments(SDXL) | {"transformer_layers_per_block": (0, 1, 1)}
     if size == "small":
         asked |= {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
     theirs: Any = ControlNetModel(**asked).eval()

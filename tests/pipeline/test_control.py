@@ -310,6 +310,28 @@ def test_what_cannot_be_is_told_before_anything_is_loaded(
     assert studio.engine.residency.kept == []
 
 
+def test_a_damaged_net_costs_the_job_and_not_the_model(studio: Studio, test_seed: int) -> None:
+    nets, plain = studio.folders.models / "ControlNet", one(studio)
+    tensors = control_tensors(UNET, test_seed)
+    part = dict(tensors)
+    del part["zero_convs.1.0.bias"]
+    save_file(part, nets / "part.safetensors")
+    save_file(tensors | {"zero_convs.1.0.bias": torch.zeros(5)}, nets / "odd.safetensors")
+    save_file(tensors, nets / "cut.safetensors")
+    (nets / "cut.safetensors").write_bytes((nets / "cut.safetensors").read_bytes()[:-100])
+    torch.save({"control_model.x": Path}, nets / "hostile.pth")
+    for name, words in (
+        ("part", "lacks 1 of the .* tensors of its ControlNet .zero_convs.1.0.bias"),
+        ("odd", r"zero_convs.1.0.bias is \[5\]"),
+        ("cut", "incomplete"), ("hostile", "hostile.pth"),
+    ):  # fmt: skip
+        with pytest.raises(BadFile, match=words):
+            draw(studio, unit(studio, model=name))
+        (kept,) = studio.engine.residency.kept
+        assert kept.name == "tiny"
+        assert np.array_equal(one(studio), plain)
+
+
 def test_more_units_than_anybody_needs_are_refused(studio: Studio) -> None:
     with pytest.raises(BadRequest, match="at most 10"):
         draw(studio, *(unit(studio) for _ in range(11)))
