@@ -32,6 +32,7 @@ TORCH_FREE_FILES = {
     "modules.memory.budget",
     "modules.memory.machine",
     "modules.memory.policy",
+    "modules.pipeline.imports",
     "modules.sampling.table",
     "modules.weights.catalogue",
     "modules.weights.controls",

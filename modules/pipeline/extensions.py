@@ -7,11 +7,7 @@ switched on (docs/extensions.md).
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import re
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +24,7 @@ from modules.memory import devices
 from modules.pipeline import hooks as specs
 from modules.pipeline.denoiser import Denoiser
 from modules.pipeline.hooks import Batch, Own, Picture
+from modules.pipeline.imports import imported, in_words
 from modules.sampling import table
 from modules.schema.errors import BadFile, BadRequest, EaselError
 from modules.schema.extensions import KEY, Declared, declared
@@ -96,11 +93,13 @@ class Library:
                 continue
             try:
                 values = own.values(asked.get(extension.key, {}))
-                kept = _settings_of(own, settings.extensions.extension_settings.get(extension.key, {}))
+                kept = own.kept_settings(settings.extensions.extension_settings.get(extension.key, {}))
             except BadRequest as error:
                 warn(f"{error.message} It was left out.")
                 continue
-            listeners.append(Listener(extension, Own(MappingProxyType(values), kept, extension.folder, warn)))
+            listeners.append(
+                Listener(extension, Own(MappingProxyType(values), MappingProxyType(kept), extension.folder, warn))
+            )
         for key in sorted(asked.keys() - heard - self.problems.keys()):
             warn(f"No extension {key[:60]!r} is switched on; its section was left out.")
         return Hooks(listeners, warn) if listeners else None
@@ -137,7 +136,7 @@ class Library:
         # What ends this process now is known by its name to the next one.
         safe_write(self._mark, key.encode(), overwrite=True)
         try:
-            module = imported(key, folder / "extension.py")
+            module = imported(key, folder / "extension.py", IMPORT_SECONDS)
             extension = Extension(key, own, folder, hooks_of(module, key))
         finally:
             self._mark.unlink(missing_ok=True)
@@ -161,34 +160,6 @@ def read_declared(folder: Path) -> Declared:
         raise BadFile("its extension.toml is no UTF-8 text.") from None
 
 
-def imported(key: str, path: Path, seconds: float = IMPORT_SECONDS) -> ModuleType:
-    """The module of an extension, whose neighbours it may import (`from . import other`). BadFile."""
-    name = f"easel_extension_{re.sub(r'[^A-Za-z0-9]', lambda found: f'_{ord(found[0]):x}_', key)}"
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
-    assert spec is not None
-    assert spec.loader is not None
-    module, failed = importlib.util.module_from_spec(spec), list[BaseException]()
-    sys.modules[name] = module
-
-    def run() -> None:
-        try:
-            spec.loader.exec_module(module)  # type: ignore[union-attr]
-        except BaseException as error:  # SystemExit too
-            log.exception("extension %s", key)
-            failed.append(error)
-
-    # An import has no end that can be forced; one that never ends keeps its thread, and we go on.
-    thread = threading.Thread(target=run, name=f"import {key}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not thread.is_alive() and not failed:
-        return module
-    sys.modules.pop(name, None)
-    if not failed:
-        raise BadFile(f"extension.py was not imported within {seconds:g} seconds.")
-    raise BadFile(f"extension.py cannot be imported ({_said(failed[0], path)}).")
-
-
 def hooks_of(module: ModuleType, key: str) -> dict[str, Hook]:
     """The hooks that a module implements. BadFile for one that there is not, or with other arguments."""
     manager = pluggy.PluginManager(specs.PROJECT)
@@ -205,18 +176,6 @@ def hooks_of(module: ModuleType, key: str) -> dict[str, Hook]:
                 raise BadFile(f"extension.py: {caller.name} is a wrapper of other hooks, which is not possible here.")
             found[caller.name] = Hook(each.function, tuple(each.argnames), each.trylast - each.tryfirst)
     return found
-
-
-def _settings_of(own: Declared, kept: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An extension's own settings; what the file has and does not fit is a default."""
-    known = {each.name for each in own.settings}
-    values = own.with_settings({})
-    for name in known.intersection(kept):
-        try:
-            values |= {name: own.with_settings({name: kept[name]})[name]}
-        except BadRequest:
-            continue
-    return MappingProxyType(values)
 
 
 @dataclass(frozen=True)
@@ -395,7 +354,7 @@ class Hooks:
         self._failed.add(key)
         taken = key in self.parts and again
         rest = "the picture is drawn without it" if again else "the pictures are there"
-        self._warn(f"The extension {listener.extension.declared.name} failed in {hook} ({_said(error)}); {rest}.")
+        self._warn(f"The extension {listener.extension.declared.name} failed in {hook} ({in_words(error)}); {rest}.")
         if taken:
             raise HookFailed(key) from error
 
@@ -487,14 +446,3 @@ def _like(made: Any, given: Tensor) -> Tensor:
 
 def _nothing(made: Any) -> None:
     return None
-
-
-def _said(error: BaseException, path: Path | None = None) -> str:
-    """An error in a few words; with the last line of that file that it passed."""
-    text = error.message if isinstance(error, EaselError) else " ".join(str(error).split())[:200]
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        line = trace.tb_lineno if path and trace.tb_frame.f_code.co_filename == str(path) else line
-        trace = trace.tb_next
-    line = error.lineno if isinstance(error, SyntaxError) else line
-    return f"{type(error).__name__}{f': {text}' if text else ''}{f', line {line}' if path and line else ''}"

@@ -62,9 +62,9 @@ class Input(Frozen):
     default: Value
     minimum: int | float | None = None
     maximum: int | float | None = None
-    step: int | float | None = Field(None, gt=0)
+    step: int | float | None = Field(default=None, gt=0)
     choices: tuple[str, ...] = ()
-    hint: str = Field("", max_length=500)
+    hint: str = Field(default="", max_length=500)
     infotext: str = ""
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ class Section(Frozen):
     """A part of the forms, with a switch in front."""
 
     tabs: tuple[Literal["txt2img", "img2img"], ...] = TABS
-    fields: tuple[Input, ...] = Field((), max_length=100)
+    fields: tuple[Input, ...] = Field(default=(), max_length=100)
 
 
 class Tab(Frozen):
@@ -143,12 +143,12 @@ class Declared(Frozen):
     """An extension.toml."""
 
     name: str = Field(min_length=1, max_length=60)
-    version: str = Field("", max_length=40)
-    description: str = Field("", max_length=1000)
-    author: str = Field("", max_length=200)
+    version: str = Field(default="", max_length=40)
+    description: str = Field(default="", max_length=1000)
+    author: str = Field(default="", max_length=200)
     needs: tuple[Literal["net", "disk", "models", "programs"], ...] = ()
     section: Section | None = None
-    settings: tuple[Input, ...] = Field((), max_length=200)
+    settings: tuple[Input, ...] = Field(default=(), max_length=200)
     tab: Tab | None = None
 
     @model_validator(mode="after")
@@ -189,6 +189,16 @@ class Declared(Frozen):
     def with_settings(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """All of its own settings, likewise."""
         return _filled(self.settings, given, self.name)
+
+    def kept_settings(self, kept: Mapping[str, Any]) -> dict[str, Value]:
+        """All of its own settings as they are kept; what does not fit any more is a default."""
+        values = self.with_settings({})
+        for each in self.settings:
+            try:
+                values[each.name] = each.value(kept.get(each.name, each.default))
+            except ValueError:
+                continue
+        return values
 
     def told(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Values of the section by their infotext keys."""

@@ -320,8 +320,9 @@ class ProcessWorker:
 
         def follow() -> None:
             if child is not None:
-                child.join()
+                wait([child.sentinel])
             with self._reading, contextlib.suppress(OSError):  # its last words are read; the next job tells of errors
+                self._buried(child)
                 self.warm(settings)
 
         if self._send({"do": "end"}):
@@ -393,8 +394,7 @@ class ProcessWorker:
             if taken:
                 break
             dying = self._asked
-            if dying is not None:  # its pipe closes a moment before it counts as dead, and it must not be asked again
-                dying.join(timeout=CLOSE_SECONDS)
+            self._buried(dying)  # its pipe closes a moment before it counts as dead, and it must not be asked again
         yield self._lost()
 
     def _talk(self, message: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
@@ -428,15 +428,21 @@ class ProcessWorker:
             self._ready, self._facts = True, got["facts"]
         return got, data
 
+    def _buried(self, child: BaseProcess | None) -> int | None:
+        """Waits for a child that is ending; its exit code."""
+        if child is None:
+            return None
+        with self._lock:  # of two threads that ask at once whether a child is dead, one would be told that it lives
+            child.join(timeout=CLOSE_SECONDS)
+            return child.exitcode
+
     def _lost(self) -> ev.Event:
         """The final event of a job whose child is gone; a new child is started for the next one."""
-        child = self._child
+        child = self._asked or self._child
         if self._closed:
             return ev.Failed(code="worker_lost", message="The program was closed while this job was drawn.")
-        if child is not None:
-            child.join(timeout=CLOSE_SECONDS)
+        code = self._buried(child)
         was_ready, killed = self._ready, self._killed
-        code = child.exitcode if child is not None else None
         log.error("the drawing process ended (exit code %s)", code)
         if was_ready:  # one that dies while it starts is not tried again before somebody asks
             with contextlib.suppress(OSError):
@@ -467,10 +473,12 @@ class ProcessWorker:
                 pass  # it died; the next job finds out
             finally:
                 self._reading.release()
+        with self._lock:
+            alive = child is not None and child.is_alive()
         return {
             "kind": "process",
             "pid": child.pid if child is not None else None,
-            "alive": child is not None and child.is_alive(),
+            "alive": alive,
             "ready": self._ready,
             "jobs": self._jobs,
             "restarts": self._restarts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 
 from modules.frontends import serve
 from modules.schema.folders import Folders
+from modules.service.freezing import Freeze
 from modules.service.generation import GenerationService
 from modules.service.worker import ThreadWorker
 from tests.extending import SECTION, write_extension
@@ -118,3 +120,86 @@ def test_the_api_does_not_switch_extensions_on(client: TestClient, service: Gene
     assert client.post("/sdapi/v1/txt2img", json=body).status_code == 200
     body = {"override_settings": {"disable_all_extensions": "all"}, **SMALL}
     assert client.post("/sdapi/v1/txt2img", json=body).status_code == 422
+
+
+def page_of(service: GenerationService) -> TestClient:
+    return TestClient(serve.build_app(service, page=True), base_url="http://127.0.0.1:7860")
+
+
+def test_a_tab_that_fails_shows_its_reason_and_the_page_is_there(tmp_path: Path) -> None:
+    folders = Folders.under(tmp_path)
+    assert folders.extensions is not None
+    tabs = {
+        "raises": "import gradio\n\ndef build(own):\n    gradio.Textbox()\n    raise ValueError('not today')\n",
+        "torch": "import torch\n\ndef build(own):\n    pass\n",
+        "broken": "def build(:",
+        "empty": "",
+        "leaves": "raise SystemExit(2)",
+    }
+    for key, code in tabs.items():
+        write_extension(folders.extensions, key, None, f'[tab]\ntitle = "T {key}"', tab=code)
+    write_extension(folders.extensions, "missing", None, '[tab]\ntitle = "T missing"')
+    write_extension(folders.extensions, "off", None, '[tab]\ntitle = "T off"', tab="raise SystemExit(3)")
+    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    try:
+        service.change_settings(service.extensions.switched([*tabs, "missing"]))
+        with page_of(service) as client:
+            told = client.get("/config").text
+        for key, said in (
+            ("raises", "ValueError: not today"), ("torch", "imports torch"), ("broken", "SyntaxError"),
+            ("empty", "no function build"), ("leaves", "SystemExit: 2"), ("missing", "cannot be read"),
+        ):  # fmt: skip
+            assert f'"T {key}"' in told
+            assert said in told
+        assert '"T off"' not in told
+    finally:
+        service.close()
+
+
+def test_the_list_switches_with_what_was_shown_alone(tmp_path: Path) -> None:
+    folders = Folders.under(tmp_path)
+    assert folders.extensions is not None
+    write_extension(folders.extensions, "one", "", 'needs = ["net"]')
+    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    try:
+        with page_of(service) as client:
+            (row,) = client.get("/easel/extensions").json()["rows"]
+            assert (row["on"], row["needs"]) == (
+                False, [{"name": "net", "about": "talks to other machines", "new": True}],
+            )  # fmt: skip
+            answer = client.post("/easel/extensions", json={"on": {"one": []}})
+            assert (answer.status_code, "needs net" in answer.text) == (422, True)
+            (row,) = client.post("/easel/extensions", json={"on": {"one": ["net"]}}).json()["rows"]
+            assert (row["on"], row["needs"][0]["new"]) == (True, False)
+            service.freeze = Freeze.of({}, extension_access=False)
+            assert "insecure" in client.get("/easel/extensions").json()["frozen"]
+            for body in ({"on": {}}, {"on": {"one": ["net"]}}, {"on": {"one": ["net"]}, "disabled": "all"}):
+                assert client.post("/easel/extensions", json=body).status_code == 422
+            assert service.extensions.active() != []
+    finally:
+        service.close()
+
+
+def test_settings_of_its_own_are_a_section_of_the_settings(tmp_path: Path) -> None:
+    folders = Folders.under(tmp_path)
+    assert folders.extensions is not None
+    own = SECTION.replace("[section]", "").replace("[[section.fields]]", "[[settings]]")
+    write_extension(folders.extensions, "one", "", own, name="The one")
+    service = GenerationService(folders, lambda folders: ThreadWorker(lambda: Engine(folders)))
+    try:
+        with page_of(service) as client:
+            assert "The one" not in [part["name"] for part in client.get("/easel/settings").json()]
+            service.change_settings(service.extensions.switched(["one"]))
+            part = client.get("/easel/settings").json()[-1]
+            assert (part["name"], part["options"][0]["key"], part["options"][0]["value"]) == (
+                "The one", "one/strength", 0.5,
+            )  # fmt: skip
+            changed = client.post("/easel/settings", json={"one/strength": "0.25", "jpeg_quality": 70}).json()
+            assert changed[-1]["options"][0]["value"] == 0.25
+            assert service.settings.extensions.extension_settings == {"one": {"strength": 0.25}}
+            assert service.settings.saving.jpeg_quality == 70
+            for key, value in (("one/strength", 3), ("one/x", 1), ("two/strength", 0.5), ("enabled_extensions", {})):
+                assert client.post("/easel/settings", json={key: value, "jpeg_quality": 30}).status_code == 422
+            assert service.settings.saving.jpeg_quality == 70
+    finally:
+        service.close()

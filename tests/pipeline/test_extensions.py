@@ -15,7 +15,8 @@ from PIL import Image
 from modules.imaging.inputs import keep
 from modules.pipeline import hooks as specs
 from modules.pipeline.denoiser import Denoiser
-from modules.pipeline.extensions import Library, imported
+from modules.pipeline.extensions import Library
+from modules.pipeline.imports import imported
 from modules.pipeline.run import Engine
 from modules.prompt import infotext
 from modules.schema.errors import BadFile, NotANumber

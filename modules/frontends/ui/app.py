@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import extras, forms, history, img2img, merger, png_info, queue, settings, txt2img
+from modules.frontends.ui import extensions, extras, forms, history, img2img, merger, png_info, queue, settings, txt2img
 from modules.frontends.ui.examples import examples_html
 from modules.frontends.ui.panel import AT_ONCE, on_checkpoint, opening, plain
 from modules.schema.fields import facts
@@ -22,12 +22,12 @@ STATIC = Path(__file__).parent / "static"
 # In this order: the others use the tools of the first.
 STYLES = (
     "easel.css", "editor.css", "tabs.css", "networks.css", "scripts.css", "controlnet.css", "history.css", "memory.css",
-    "habits.css",
+    "habits.css", "extensions.css",
 )  # fmt: skip
 SCRIPTS = (
     "easel.js", "language.js", "controls.js", "editor.js", "prompts.js", "pictures.js", "settings.js", "networks.js",
     "extras.js", "merger.js", "scripts.js", "controlnet.js", "queue.js", "history.js", "results.js", "presets.js",
-    "notify.js", "memory.js", "habits.js", "options.js",
+    "notify.js", "memory.js", "habits.js", "options.js", "extensions.js",
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ BUILDERS: dict[str, Callable[[FrontDesk, gr.Dropdown], Any]] = {
     "queue": lambda *_: queue.build(),
     "modelmerger": lambda *_: merger.build(),
     "settings": lambda *_: settings.build(),
+    "extensions": lambda *_: extensions.build(),
 }
 
 
@@ -74,6 +75,7 @@ def head(files: dict[str, bytes]) -> str:
 
 def build_blocks(service: FrontDesk) -> gr.Blocks:
     """All of the page. Cheap: lists that need the disk are filled in when a page opens."""
+    own_tabs = extensions.own_tabs(service)
     with gr.Blocks(title=NAME, analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="quicksettings"):
             gr.HTML(
@@ -95,6 +97,9 @@ def build_blocks(service: FrontDesk) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs"):
             built: dict[str, Any] = {}
             for id in tab_order(service.settings.page.ui_tab_order):
+                for own_id, title, content in own_tabs if id == "settings" else ():
+                    with gr.Tab(title, id=own_id, elem_id=f"tab_{own_id}"):
+                        content.render()
                 with gr.Tab(settings.TABS[id], id=id, elem_id=f"tab_{id}"):
                     built[id] = BUILDERS[id](service, checkpoint)
         panels = (first, _) = (built["txt2img"], built["img2img"])

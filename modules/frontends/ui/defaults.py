@@ -11,7 +11,7 @@ from modules.frontends.desk import FrontDesk
 from modules.frontends.ui import forms
 
 # Never what a form begins with.
-PASSING = ("script", "controlnet", "override_settings", "prompt", "negative_prompt")
+PASSING = ("script", "controlnet", "extensions", "override_settings", "prompt", "negative_prompt")
 
 
 class Changed(BaseModel):

@@ -21,6 +21,7 @@ from modules.frontends.requests import make_request, put_script
 from modules.frontends.ui import control
 from modules.frontends.ui.look import NOTHING, Look, is_number, look_of
 from modules.frontends.ui.scripts import told_script
+from modules.frontends.ui.sections import put_sections, told_sections
 from modules.imaging.upscale import UPSCALERS
 from modules.prompt import infotext
 from modules.prompt.networks import renamed
@@ -43,6 +44,7 @@ from modules.schema.request import (
     Source,
 )
 from modules.schema.settings import Settings
+from modules.service.extensions import ExtensionStore
 
 # ------------------------------------------------------------------------------------------------------ what a form has
 
@@ -73,6 +75,7 @@ COMMON: dict[str, str] = {
     "override_settings": "T_override_settings",
     "script": "T_script",
     "controlnet": "T_controlnet",
+    "extensions": "T_extensions",
 }
 TXT2IMG = COMMON | {
     "hires": "T_hr-checkbox",
@@ -157,7 +160,7 @@ SHOWN_DEFAULTS: dict[str, Any] = {
     "hires.hr_scheduler": SAME_SCHEDULER, "hires": False, "refiner": False, "override_settings": [], "styles": [],
     "seed": "-1", "subseed": "-1", "refiner.refiner_checkpoint": None, "source.mask.soft": False,
     "source.image_cfg_scale": 1.5, "script": "",
-    "controlnet": "",
+    "controlnet": "", "extensions": "",
 }  # fmt: skip
 # Infotext keys of fields that are not written under one key of their own.
 KEYS = {
@@ -421,6 +424,7 @@ def request_from_form(
         for path in SEED_EXTRAS:
             del chosen[path]
     script, units = chosen.pop("script"), control.units_of(chosen.pop("controlnet"))
+    extended = chosen.pop("extensions")
     settings, model = overrides(chosen.pop("override_settings"))
     nested: dict[str, Any] = {"checkpoint": model or checkpoint or None, "override_settings": settings}
     if tab == "img2img":
@@ -438,6 +442,7 @@ def request_from_form(
         place[name] = value
     put_script(nested, script)
     nested["controlnet"] = units
+    put_sections(nested, extended)
     return make_request(nested)
 
 
@@ -591,6 +596,7 @@ def values_from_infotext(
     styles: Mapping[str, Style] | None = None,
     loras: Mapping[str, str] | None = None,
     looks: Looks = NO_LOOKS,
+    extensions: ExtensionStore | None = None,
 ) -> dict[str, Any]:
     """What a form gets from an infotext, by path. What the infotext does not tell, or tells in a way that makes no
     sense here, is not in it: that stays as it is. `loras`: by hash, how those that are here are called."""
@@ -620,6 +626,8 @@ def values_from_infotext(
             values[path] = told_script(fields, tab)
         elif path == "controlnet":
             values[path] = control.told(fields)
+        elif path == "extensions":
+            values[path] = told_sections(extensions, fields, tab) if extensions else ""
         elif path == "styles":
             found = list(fields.get(infotext.STYLES, ()))  # type: ignore[arg-type]
             if wanted.infotext_styles == "Apply" or (wanted.infotext_styles == "Apply if any" and found):

@@ -15,7 +15,7 @@ import gradio as gr
 
 from modules.frontends.api.extras import models as upscaler_models
 from modules.frontends.desk import FrontDesk, desk_of
-from modules.frontends.ui import control, forms, scripts
+from modules.frontends.ui import control, forms, scripts, sections
 from modules.schema.errors import EaselError
 
 PROMPT_HINT = "Describe the picture"
@@ -170,6 +170,7 @@ class Panel:
             if "source.image_cfg_scale" in forms.FORMS[self.tab]:
                 self.slider("source.image_cfg_scale")
             plain("", f"{self.tab}_sampler_options", elem_classes="easel-form")
+        self.fields["extensions"] = sections.build(self.tab)
         self.fields["script"] = scripts.build(self.tab)
         self.dropdown(
             "override_settings", choices=(), multiselect=True, allow_custom_value=True, elem_classes="easel-overrides"
@@ -194,10 +195,11 @@ class Panel:
 
         # Straight to the handler (queue=False): the answer is an id, there within milliseconds. Raw values
         # (preprocess=False): what is wrong with them is said by the same sentence as in the REST API.
-        script, units = paths.index("script"), paths.index("controlnet")
+        script, units, own = (paths.index(path) for path in ("script", "controlnet", "extensions"))
         collect = (
             f"async (name, sent, ...values) => [name, await window.easel.collect('{tab}'),"
-            f" ...await window.easel.withUnits('{tab}', window.easel.withScript('{tab}', values, {script}), {units})]"
+            f" ...await window.easel.withUnits('{tab}', window.easel.withSections('{tab}',"
+            f" window.easel.withScript('{tab}', values, {script}), {own}), {units})]"
         )
         buttons["generate"].click(
             submit, [checkpoint, pictures or submitted, *ordered], submitted, preprocess=False,
@@ -272,7 +274,7 @@ def on_generate(
         request = forms.request_from_form(values, checkpoint, tab, pictures, looks_of(service, tab))
         return json.dumps({"id": service.submit(request)})
     except EaselError as error:
-        known = error.field in forms.FORMS[tab] and error.field not in ("script", "controlnet")
+        known = error.field in forms.FORMS[tab] and error.field not in ("script", "controlnet", "extensions")
         field = forms.element(tab, error.field) if known and error.field else None
         return json.dumps({"error": {"message": error.message, "field": field}})
 
@@ -282,7 +284,7 @@ def on_paste(service: FrontDesk, tab: str, text: str, checkpoint: str | None) ->
     text = text.strip() or newest_infotext(service)
     values = forms.values_from_infotext(
         text, tab, service.settings, service.checkpoints(), checkpoint, service.styles.known(), service.cards.by_hash(),
-        looks_of(service, tab),
+        looks_of(service, tab), service.extensions,
     )  # fmt: skip
     return updates_of(service, tab, values)
 

@@ -15,9 +15,11 @@ from modules.frontends.api.controlnet import detected
 from modules.frontends.api.native import Mine
 from modules.frontends.api.sdapi import NO_CLIP
 from modules.frontends.desk import FrontDesk
-from modules.frontends.ui import control, forms, scripts
+from modules.frontends.ui import control, extensions, forms, scripts
 from modules.frontends.ui.language import Languages
+from modules.frontends.ui.own_forms import Part
 from modules.frontends.ui.results import no_folders
+from modules.frontends.ui.sections import parts
 from modules.frontends.ui.settings import SECTIONS_ELSEWHERE, Section, lists, sections
 from modules.imaging.metadata import open_bounded, read_infotext
 from modules.sampling.table import SAMPLER_NAMES, find_sampler
@@ -61,7 +63,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
 
     def _sections(mine: FrontDesk) -> list[Section]:
         known = languages.allowed(mine.settings.extensions.disables)
-        return sections(mine.settings, known, lists(mine), mine.freeze)
+        return [*sections(mine.settings, known, lists(mine), mine.freeze), *extensions.settings_of(mine)]
 
     @router.get("/easel/page", include_in_schema=False)
     def page(mine: Mine, accept_language: Annotated[str, Header()] = "") -> Response:
@@ -99,7 +101,7 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
         for key in changes:
             if SECTION_OF.get(key) in SECTIONS_ELSEWHERE:
                 raise BadRequest(f"{key} is not changed here.", field=key)
-        mine.change_settings(changes)
+        mine.change_settings(extensions.with_own_settings(mine, changes))
         return _sections(mine)
 
     @router.get("/easel/scripts/{tab}", include_in_schema=False)
@@ -117,6 +119,20 @@ def make_router(flags: Mapping[str, Any], shared: bool = False) -> APIRouter:
         """What a unit's preprocessor makes of a picture (the body is its file) for that size; `unit`: JSON."""
         made = await to_thread.run_sync(_map, await request.body(), unit, (width, height))
         return Response(made, media_type="image/png")
+
+    @router.get("/easel/sections/{tab}", include_in_schema=False)
+    def sections_of_tab(tab: Literal["txt2img", "img2img"], mine: Mine) -> list[Part]:
+        """The sections that extensions have in a tab."""
+        return parts(mine.extensions, tab)
+
+    @router.get("/easel/extensions", include_in_schema=False)
+    def all_extensions(mine: Mine) -> extensions.Listing:
+        return extensions.listing(mine)
+
+    @router.post("/easel/extensions", include_in_schema=False)
+    def switch_extensions(mine: Mine, wanted: extensions.Switches) -> extensions.Listing:
+        extensions.switch(mine, wanted)
+        return extensions.listing(mine)
 
     @router.post("/easel/memory", include_in_schema=False)
     def memory(

@@ -39,7 +39,7 @@ ETAS = ("eta_ddim", "eta_ancestral")
 # Tabs by id, as they are called, in their order.
 TABS = {
     "txt2img": "txt2img", "img2img": "img2img", "extras": "Extras", "pnginfo": "PNG Info", "history": "History",
-    "queue": "Queue", "modelmerger": "Checkpoint Merger", "settings": "Settings",
+    "queue": "Queue", "modelmerger": "Checkpoint Merger", "settings": "Settings", "extensions": "Extensions",
 }  # fmt: skip
 FRAME = '<div id="settings" class="easel-settings-page"></div>'
 

@@ -108,10 +108,18 @@
         return made;
     }
 
+    function number(option, id) {
+        const input = make("input", { type: "number", step: "any", "aria-label": t(option.label) });
+        const element = make("div", { id, class: "easel-field" }, make("span", { class: "easel-field-name" }, t(option.label)), input);
+        const made = { element, input, get: () => Number(input.value === "" ? option.default : input.value), set: (value) => { input.value = String(value); } };
+        input.addEventListener("input", () => made.onchange?.());
+        return made;
+    }
+
     /** The control of an option, holding its value. What cannot be chosen at present says why. */
     function of(option, id) {
         const kind = Array.isArray(option.default) ? several : option.choices?.length ? choice : typeof option.default === "boolean" ? check
-            : typeof option.default === "number" && option.le != null && option.step != null ? slider : text;
+            : typeof option.default !== "number" ? text : option.le != null && option.step != null ? slider : number;
         const made = kind({ names: [], choices: [], ...option }, id);
         made.option = option;
         made.set(option.value ?? option.default);

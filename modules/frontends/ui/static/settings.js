@@ -30,6 +30,7 @@
             }
         },
         show(sections) {
+            this.sections = sections;
             this.rows.clear();
             const focused = this.list.contains(document.activeElement) ? document.activeElement.id : "";
             this.list.replaceChildren(...sections.map(({ name, about, options }) => {
@@ -89,7 +90,7 @@
         row(option) {
             const input = this.input(option);
             // An option in the bar above has its A1111 id there.
-            input.id = document.querySelector(`#quicksettings_more #setting_${option.key}`) ? `settings_tab_${option.key}` : `setting_${option.key}`;
+            input.id = document.querySelector(`#quicksettings_more [id="setting_${option.key}"]`) ? `settings_tab_${option.key}` : `setting_${option.key}`;
             const read = () => {
                 const value = this.valueOf(option, input);
                 if (same(value, option.value)) this.changed.delete(option.key);
@@ -280,4 +281,8 @@
     });
 
     window.easel.whenThere(["settings"], (root) => page.build(root));
+    // Extensions were switched: theirs come or go.
+    document.addEventListener("easel:extensions", async () => {
+        if (page.root) page.show(await ask("easel/settings").catch(() => [...page.sections]));
+    });
 })();
