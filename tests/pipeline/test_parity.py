@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.memory import policy
-from modules.pipeline import decode, latents, passes, text
+from modules.pipeline import control, decode, latents, passes, text
 from modules.pipeline.context import RunContext
-from modules.pipeline.generate import draw, met
+from modules.pipeline.generate import Job, draw, met
 from modules.pipeline.models import Models
 from modules.pipeline.plan import make_plan
 from modules.pipeline.progress import Meter
@@ -100,7 +100,8 @@ def both(
             extra = latents.net_input(model, prepared, plan, range(1), run.size)
             ours = passes.sample(plan, run, range(1), models, ctx, meter, start, extra)
         else:
-            ours = draw(plan, range(1), prepared, models, ctx, meter).latents
+            maps = control.Maps(engine.folders.inputs, ctx.warn, ctx.check)
+            ours = draw(plan, range(1), prepared, Job(models, ctx, meter, maps)).latents
         told = text.condition(
             model, plan.prompts[0], plan.negative_prompts[0], run.steps, settings, run.size, engine.conditionings
         ).at(0)

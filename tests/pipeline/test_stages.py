@@ -119,8 +119,10 @@ def held() -> int:
     """Bytes of all tensors that are alive; those that other tests only pretend to have hold none."""
     gc.collect()
     real = (torch.Tensor, torch.nn.Parameter)
-    storages = [each.untyped_storage() for each in gc.get_objects() if type(each) in real]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    tensors = [each for each in gc.get_objects() if type(each) in real]
+    storages = [each.untyped_storage() for each in tensors if each.layout is torch.strided]
+    packed = sum(each.nbytes for each in tensors if each.layout is not torch.strided)
+    return packed + sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def fresh(atelier: Atelier, stage: str) -> None:

@@ -128,7 +128,9 @@
         const bar = host === document.body && [...document.querySelectorAll(".easel-generate-box")]
             .find((one) => one.offsetHeight && getComputedStyle(one).position === "fixed");
         const below = EDGE + (bar ? bar.offsetHeight : 0);
-        const there = [...host.querySelectorAll(CLICKED)].filter((one) => !place.contains(one) && !one.matches(".easel-picture"))
+        // What lies in a closed fold has a place, though it is not seen.
+        const there = [...host.querySelectorAll(CLICKED)]
+            .filter((one) => !place.contains(one) && !one.matches(".easel-picture") && one.checkVisibility())
             .map((one) => one.getBoundingClientRect()).filter((box) => box.width && box.height);
         const covered = ([x, y]) => {
             const left = EDGE + x * (innerWidth - width - 2 * EDGE), top = y ? innerHeight - height - below : EDGE;

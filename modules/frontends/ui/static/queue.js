@@ -97,6 +97,7 @@
 
     const page = {
         root: null,
+        moving: 0,   // moves that the server has not answered
         queue: { jobs: [], ended: [], held: false, others_before: 0, trouble: null },
         rows: new Map(),     // job → its element
         dragged: null,
@@ -137,6 +138,7 @@
             if (told.kind === "queue") this.take(told.queue); else this.progress();
         },
         take(queue) {
+            if (this.moving) return;
             this.queue = queue;
             if (!this.dragged) this.draw();
         },
@@ -157,7 +159,7 @@
             this.heads.waiting.hidden = !waiting.length;
             this.hint.hidden = waiting.length < 2;
             this.heads.over.hidden = !ended.length;
-            const left = new Map(this.rows);
+            const left = new Map(this.rows), focused = document.activeElement;
             this.fill(this.now, running, left, (view) => this.runningRow(view));
             this.fill(this.waiting, waiting, left, (view) => this.waitingRow(view));
             this.fill(this.over, ended, left, (view) => this.overRow(view));
@@ -165,6 +167,8 @@
                 row.remove();
                 this.rows.delete(id);
             }
+            // A row that changes its place loses the focus.
+            if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
             this.placed(waiting);
             this.progress();
         },
@@ -289,7 +293,16 @@
         ids() { return this.queue.jobs.filter((view) => view.state !== "running").map((view) => view.id); },
         async move(id, to) {
             const others = this.ids().filter((one) => one !== id), before = others[to] ?? null;
+            const was = this.queue, rest = was.jobs.filter((view) => view.id !== id);
+            const at = before ? rest.findIndex((view) => view.id === before) : rest.length;
+            // There at once, so that the next press counts from there; what is told meanwhile is of before.
+            this.moving += 1;
+            this.queue = { ...was, jobs: rest.toSpliced(at, 0, was.jobs.find((view) => view.id === id)) };
+            this.draw();
             const told = await act(`jobs/${id}/move`, { before });
+            const queue = await ask("queue").catch(() => was);
+            this.moving -= 1;
+            this.take(queue);
             if (told) this.said.textContent = t("Now in place {n}.", { n: to + 1 });
         },
         step(id, by) {
@@ -363,8 +376,6 @@
                 for (const one of rows) one.style.translate = "";
                 this.dragged = null;
                 if (!moved || to === from) return this.draw();
-                const others = rows.filter((one) => one !== row);
-                this.waiting.insertBefore(row, others[to] ?? null);  // there at once; the server's word follows
                 this.move(id, to);
             };
             const stop = new AbortController(), { signal } = stop;
