@@ -17,9 +17,9 @@ from safetensors import safe_open
 
 from modules.imaging.metadata import read_infotext
 from modules.memory import policy
-from modules.pipeline import decode, latents, networks, passes
+from modules.pipeline import control, decode, latents, networks, passes
 from modules.pipeline.context import RunContext
-from modules.pipeline.generate import draw, met
+from modules.pipeline.generate import Job, draw, met
 from modules.pipeline.infotext import infotext_of
 from modules.pipeline.models import Models
 from modules.pipeline.plan import make_plan
@@ -145,7 +145,8 @@ def _drawn(
     """
     meter = Meter(ctx, plan, 1)
     if prepared is None:
-        drawn = draw(plan, batch, prepared, models, ctx, meter)
+        maps = control.Maps(ctx.folders.inputs, ctx.warn, ctx.check)
+        drawn = draw(plan, batch, prepared, Job(models, ctx, meter, maps))
         return drawn.latents, drawn.start
     start = latents.start(models.current, prepared, plan, batch)
     theirs = recorded.get_tensor(f"{case['id']}/init")
