@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def forget(call: Callable[..., Tensor]) -> None:
         call.forget()
 
 
-class _Before:
+class _Before(ABC):
     """What both share: inputs as plain tensors, and the key they have."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -66,9 +67,9 @@ class _Before:
         """Whether layers make their weights anew at each call, as those do that an adapter changes from beside."""
         return any(layer.delta is not None for layer in self._slots)
 
+    @abstractmethod
     def forget(self) -> None:
         """Let go of what was recorded."""
-        raise NotImplementedError
 
 
 class _Graph(NamedTuple):

@@ -269,14 +269,14 @@ class History:
 
     def get(self, id: str) -> PictureDetail:
         """NotFound for an unknown id."""
-        row = self._row(id)
+        row, record = self._row(id), self._recorded(id)
         parents = self._database.read("SELECT sha256, kind FROM picture_parents WHERE child = ?", (row["place"],))
         return PictureDetail(
             **_view(row).model_dump(exclude={"prompt"}), prompt=row["prompt"], infotext=row["infotext"],
             negative=row["negative"], sampler=row["sampler"], networks=row["networks"], path=row["path"],
             bytes=row["bytes"], trashed=row["state"] != "here",
             parents={parent["sha256"]: parent["kind"] for parent in parents}, job=row["job"],
-            number=record.index if (record := self._recorded(id)) else 0,
+            number=record.index if record else 0,
             drawn_with=record.drawn_with if record else (),
         )  # fmt: skip
 
@@ -449,10 +449,9 @@ class History:
 
     def compare(self, one: str, other: str) -> Comparison:
         changes = difference(self._row(one)["infotext"], self._row(other)["infotext"])
-        with_one, with_other = (
-            dict(record.drawn_with) if (record := self._recorded(id)) else {} for id in (one, other)
-        )
-        changes = (*changes, *surroundings(with_one, with_other))
+        before, after = self._recorded(one), self._recorded(other)
+        if before and after:
+            changes = (*changes, *surroundings(dict(before.drawn_with), dict(after.drawn_with)))
         pixels, largest = self._apart(one, other)
         views = tuple(ChangeView(**vars(change)) for change in changes)
         return Comparison(words=in_words(changes), changes=views, pixels=pixels, largest=largest)

@@ -174,7 +174,7 @@ def test_a_test_server_has_the_api_and_the_shipped_model():
     assert (found.flags["api"], found.flags["disable_nan_check"]) == (True, True)
     assert found.settings == {"disable_nan_check": True}
     assert found.checkpoint == ROOT / "models/Stable-diffusion/postcards.safetensors"
-    assert (Path(__file__).parents[2] / found.checkpoint.relative_to(ROOT)).is_file()
+    assert (Path(__file__).parents[2] / "models/Stable-diffusion/postcards.safetensors").is_file()
     assert options("--test-server --ckpt /x/a.safetensors").checkpoint == Path("/x/a.safetensors")
 
 

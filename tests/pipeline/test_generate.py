@@ -165,7 +165,9 @@ def test_a_picture_is_saved_in_the_format_asked_for_with_a_text_beside_it(studio
 
 
 def test_an_infotext_leaves_out_what_the_owner_does_not_tell(studio: Studio) -> None:
-    hidden = dict.fromkeys(("add_model_name_to_info", "add_model_hash_to_info", "add_version_to_infotext"), False)
+    hidden: dict[str, Any] = dict.fromkeys(
+        ("add_model_name_to_info", "add_model_hash_to_info", "add_version_to_infotext"), False
+    )
     (plain,), (quiet,) = studio.draw(), studio.draw(settings=Settings().with_options(hidden))
     words = [", Model: tiny", ", Version: ", ", Model hash: "]
     assert [word in plain.record.infotext for word in words] == [True] * 3

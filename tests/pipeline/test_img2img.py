@@ -239,7 +239,7 @@ def test_masks_are_shown_after_their_pictures_and_not_saved(studio: Studio, test
         ("mask", None, seed) for seed in (first.record.seed, second.record.seed) for _ in wanted
     ]
     white = np.asarray(disc()) == 255
-    shown = [Image.open(io.BytesIO(one.data)) for one in masks]
+    shown = [Image.open(io.BytesIO(one.data or b"")) for one in masks]
     assert [((np.asarray(mask.convert("L")) == 255) == white).all() for mask in shown[::2]] == [True, True]
     assert [((np.asarray(alone)[..., 3] == 255) == white).all() for alone in shown[1::2]] == [True, True]
     assert (np.asarray(shown[3])[white][:, :3] == array(studio, second)[white]).all()

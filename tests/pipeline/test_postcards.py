@@ -80,9 +80,8 @@ def test_a_house_of_the_asked_colour_is_put_into_an_empty_field(postcards: Studi
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_horizon_goes_on_beyond_the_edge(side: str, postcards: Studio) -> None:
     before = np.asarray(scene("sunset", "sea")).astype(int)
-    source = Source(
-        images=(keep(postcards, scene("sunset", "sea")),), denoising_strength=0.9, outpaint=Outpaint(**{side: 48})
-    )
+    beyond = Outpaint(left=48) if side == "left" else Outpaint(right=48)
+    source = Source(images=(keep(postcards, scene("sunset", "sea")),), denoising_strength=0.9, outpaint=beyond)
     (after,) = draw(postcards, prompt="sea, sunset", source=source)
     assert after.shape == (128, 176, 3)
     new = after[:, :40] if side == "left" else after[:, -40:]

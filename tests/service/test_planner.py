@@ -18,7 +18,7 @@ from modules.nets.unet import UNetConfig
 from modules.schema.control import ControlUnit
 from modules.schema.errors import NotFound
 from modules.schema.folders import Folders
-from modules.schema.request import GenerationRequest, Hires, Outpaint, Refiner, Source
+from modules.schema.request import Extras, GenerationRequest, Hires, Outpaint, Refiner, Source
 from modules.schema.rounds import Tiles
 from modules.schema.settings import Settings
 from modules.service.planner import Planner, shape_of
@@ -188,7 +188,7 @@ def test_measured_jobs_correct_it(folders):
 
 def test_nothing_is_said_of_an_unknown_machine_or_of_extras(folders):
     assert planner(folders, None).estimate(ask()) is None
-    assert planner(folders).estimate(ask(source=Source(images=("0" * 64,), extras={}))) is None
+    assert planner(folders).estimate(ask(source=Source(images=("0" * 64,), extras=Extras()))) is None
 
 
 def test_the_largest_picture_counts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -37,12 +38,18 @@ def test_the_rules_see_what_is_wrong(test_seed):
     assert score_scenes(moved, scenes, [True] * len(scenes)).kind.value < 0.6
 
 
-def test_a_kind_is_known_when_the_picture_is_not_quite_sharp(test_seed):
-    """As drawn ones are; outlines alone told 91 % then, with what is inside them 97 %."""
-    scenes = one_thing_scenes(70, test_seed)[:40]
-    unsharp = ImageFilter.GaussianBlur(1)
-    pictures = [np.asarray(Image.fromarray(draw_scene(scene)).filter(unsharp)) for scene in scenes]
-    assert score_scenes(np.stack(pictures), scenes, [True] * len(scenes)).kind.value >= 0.9
+@pytest.mark.parametrize("land", ["hills", "mountains"])
+def test_a_kind_is_known_when_the_picture_is_not_quite_sharp(land):
+    """As drawn ones are. By its outline alone a small cactus was a balloon then in most colours."""
+    right = []
+    for when, color in itertools.product(("day", "sunset"), COLORS):
+        if rules.readable(when, land, color):
+            thing = place_thing("cactus", color, "middle", "small", land)
+            picture = Image.fromarray(draw_scene(Scene(when, land, (thing,)))).filter(ImageFilter.GaussianBlur(1.5))
+            seen = rules.things(np.asarray(picture), when, land)
+            right.append(rules.kind_and_size_of(np.asarray(picture), seen[0], when, land, color)[0] == "cactus")
+    assert len(right) >= 16
+    assert sum(right) >= len(right) - 1
 
 
 @pytest.mark.parametrize("color", [c for c in COLORS if c != "white"])
